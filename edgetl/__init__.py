@@ -1,0 +1,53 @@
+"""edgetl: fine-tune compact vision models, quantize and gate them, measure them, run them on edge devices.
+
+The verbs are those of the command line: `finetune`, `export`, `evaluate`, `bench`, and `load` for
+what `predict` does. They are imported on first use, so that a device needs only what it uses.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgetl.evaluation import evaluate as evaluate
+    from edgetl.exporter.export import export as export
+    from edgetl.runtime.measure import bench as bench
+    from edgetl.runtime.model import Model as Model
+    from edgetl.runtime.model import load as load
+    from edgetl.train.finetune import finetune as finetune
+
+try:
+    __version__ = version("edgetl")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+_HOMES = {
+    "Model": ("edgetl.runtime.model", ""),
+    "bench": ("edgetl.runtime.measure", ""),
+    "evaluate": ("edgetl.evaluation", ""),
+    "export": ("edgetl.exporter.export", "export"),
+    "finetune": ("edgetl.train.finetune", "train"),
+    "load": ("edgetl.runtime.model", ""),
+}
+
+__all__ = ["Model", "__version__", "bench", "evaluate", "export", "finetune", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgetl' has no attribute '{name}'")
+    home, extra = _HOMES[name]
+    try:
+        return getattr(importlib.import_module(home), name)
+    except ModuleNotFoundError as error:
+        if not extra or (error.name or "").startswith("edgetl"):
+            raise
+        from edgetl.errors import missing_extra
+
+        raise missing_extra(extra, f"edgetl.{name}") from error
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

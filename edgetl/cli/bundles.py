@@ -1,0 +1,90 @@
+"""`edgetl inspect` and `edgetl unpack`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from edgetl.bundle import Bundle, open_bundle
+from edgetl.bundle import unpack as unpack_bundle
+from edgetl.cli.common import Debug, Json, emit, number, say, show, table, verb
+from edgetl.runtime.selftest import Check, self_test
+
+
+@verb
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Run the golden self-test in every engine here.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what a bundle holds; its hash, structure and manifest are checked first."""
+    with open_bundle(bundle) as opened:
+        checks = self_test(opened) if verify else []
+        verified = bool(checks) and all(check.passed is not False for check in checks)
+        if json:
+            document = msgspec.to_builtins(opened.manifest) | {"sha256": opened.sha256}
+            if verify:
+                document |= {"verified": verified, "checks": msgspec.to_builtins(checks)}
+            emit(document)
+        else:
+            _print(opened, checks)
+    if verify and not verified:
+        say("error: the self-test failed. Fix: see `edgetl doctor`; export the bundle again.")
+        raise typer.Exit(1)
+
+
+def _print(bundle: Bundle, checks: list[Check]) -> None:
+    manifest = bundle.manifest
+    made = manifest.provenance
+    show(f"{bundle.path}  sha256 {bundle.sha256}")
+    show(
+        f"{manifest.name}: {made.config.backbone} ({made.strategy}), {len(manifest.labels)} classes, "
+        f"{manifest.preprocess.size} px {manifest.preprocess.fit}, for {', '.join(manifest.targets)}"
+    )
+    show(f"labels: {', '.join(manifest.labels)}")
+    show(f"weights: {made.weights.source} (licence: {made.weights.licence})")
+    show(f"made by edgetl {made.edgetl}, {made.created_utc}")
+    sizes = {artifact.path: artifact.size for artifact in manifest.artifacts}
+    rows = [
+        [
+            c.recipe,
+            c.engine,
+            c.precision,
+            number(c.accuracy),
+            number(c.agreement),
+            number(c.p50_ms, 3),
+            number(sum(sizes[p] for p in c.artifacts) / 2**20, 1) if c.artifacts else "–",
+            f"refused: {c.rejected}"
+            if c.rejected
+            else ("chosen" if c.recipe == manifest.chosen else "passed"),
+        ]
+        for c in manifest.candidates
+    ]
+    columns = ["recipe", "engine", "precision", "accuracy#", "agreement#", "p50 ms#", "MiB#", ""]
+    show(table("", columns, rows))
+    for check in checks:
+        word = {True: "passed", False: "FAILED", None: "skipped"}[check.passed]
+        difference = "" if check.difference is None else f" (difference {check.difference:g})"
+        show(f"self-test {check.name}: {word}{difference} {check.detail}".rstrip())
+
+
+@verb
+def unpack(
+    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a bundle's members as plain files, for C++, Triton or DeepStream."""
+    written = unpack_bundle(bundle, folder)
+    if json:
+        emit({"folder": str(folder), "files": [str(path) for path in written]})
+        return
+    for path in written:
+        typer.echo(str(path))

@@ -1,0 +1,91 @@
+"""`edgetl devices`, `edgetl backbones` and `edgetl doctor`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import typer
+
+from edgetl.cli.common import Debug, Json, emit, show, table, verb
+from edgetl.devices import all_devices, find_device
+from edgetl.errors import missing_extra
+from edgetl.machine import this_machine
+from edgetl.runtime.doctor import examine
+
+
+@verb
+def devices(
+    name: Annotated[str | None, typer.Argument(help="One profile in full.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the targets of `export`, or show one."""
+    if name is not None:
+        device = find_device(name)
+        if json:
+            emit(device)
+            return
+        facts = msgspec.to_builtins(device)
+        rows = [
+            [key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)]
+            for key, value in facts.items()
+            if value not in ("", 0, [], None)
+        ]
+        show(table(device.title, ["field", "value"], rows))
+        return
+    found = all_devices()
+    if json:
+        emit(list(found.values()))
+        return
+    rows = [
+        [
+            d.name,
+            d.title,
+            "yes" if d.runtime else "no: raw ONNX by unpack",
+            ", ".join(d.members or d.recipes),
+        ]
+        for d in found.values()
+    ]
+    show(table("", ["target", "device", "runtime", "recipes or members"], rows))
+    show(f"cpu is this machine: {this_machine().fingerprint}")
+
+
+@verb
+def backbones(json: Json = False, debug: Debug = False) -> None:
+    """List the backbones that `finetune` knows, with their ImageNet figures by torchvision."""
+    try:
+        from edgetl.train.backbones import all_backbones
+    except ModuleNotFoundError as error:
+        raise missing_extra("train", "edgetl backbones") from error
+    found = sorted(all_backbones().values(), key=lambda b: b.parameters)
+    if json:
+        emit(found)
+        return
+    rows = [
+        [
+            b.name,
+            f"{b.parameters / 1e6:.2f}",
+            f"{b.gflops:.3f}",
+            f"{b.imagenet_top1:.4f}",
+            b.weights,
+        ]
+        for b in found
+    ]
+    columns = ["backbone", "M parameters#", "GFLOP at 224 px#", "ImageNet top-1#", "weights"]
+    show(table("", columns, rows))
+
+
+@verb
+def doctor(json: Json = False, debug: Debug = False) -> None:
+    """Say what is here, what is missing, and the exact fix."""
+    machine, parts = this_machine(), examine()
+    if json:
+        emit({"machine": machine, "parts": parts})
+        return
+    show(
+        f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB, {machine.arch}, "
+        f"{machine.system}; {', '.join(machine.features) or 'no known features'}"
+    )
+    rows = [[p.name, p.version or "missing", p.purpose, p.fix] for p in parts]
+    show(table("", ["part", "version", "for", "fix"], rows))

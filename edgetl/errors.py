@@ -1,0 +1,100 @@
+"""Every error that edgetl raises on purpose.
+
+EdgetlError
+├── UsageError           options that contradict each other or cannot be honoured
+├── UnknownNameError     a name that is looked up (backbone, target, recipe, candidate) is not known
+├── DataError            the photos: folders, classes, labels, splits
+│   └── ImageError       one image that cannot be read
+├── RunError             the run folder: not a run, unfinished, finished, other options
+├── WeightsError         pretrained weights: absent, wrong hash, wrong keys or shapes
+├── BundleError          the bundle: damaged, unsafe, of another version
+├── EngineError          an inference engine refused or failed
+│   └── EngineMissingError   the engine or extra is not installed, or has no hardware here
+├── TraceError           the model cannot be written as the ONNX that the targets read
+├── GateError            no candidate passed the accuracy gate
+└── StorageError         a file could not be written (disk full, no permission)
+
+Each says what is wrong and where (`message`) and how to mend it (`fix`); both are one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgetlError(Exception):
+    """Base of all errors that a user can mend."""
+
+    def __init__(self, message: str, *, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = " ".join(message.split())
+        self.fix = " ".join(fix.split())
+
+    def __str__(self) -> str:
+        return f"{self.message} Fix: {self.fix}" if self.fix else self.message
+
+
+class UsageError(EdgetlError):
+    """Options contradict each other or cannot be honoured."""
+
+
+class UnknownNameError(EdgetlError):
+    """A looked-up name is not known; the nearest known names are suggested."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, listing: str) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+        near += [n for n in names if name.lower() in n and n not in near][: 3 - len(near)]
+        hint = f"did you mean {', '.join(near)}?" if near else "no name is close."
+        super().__init__(
+            f"Unknown {kind} '{name}': {hint}", fix=f"choose one that `{listing}` lists."
+        )
+        self.name, self.nearest = name, near
+
+
+class DataError(EdgetlError):
+    """The photos cannot be used as they are: folders, classes, labels, splits."""
+
+
+class ImageError(DataError):
+    """One image cannot be read."""
+
+
+class RunError(EdgetlError):
+    """The run folder is not a run, is unfinished, finished, or has other options."""
+
+
+class WeightsError(EdgetlError):
+    """Pretrained weights are absent, damaged or belong to another network."""
+
+
+class BundleError(EdgetlError):
+    """The bundle is damaged, unsafe or of another version."""
+
+
+class EngineError(EdgetlError):
+    """An inference engine refused a request or failed."""
+
+
+class EngineMissingError(EngineError):
+    """An engine, an extra or its hardware is not here."""
+
+
+class TraceError(EdgetlError):
+    """The model cannot be written as the ONNX that the targets read."""
+
+
+class GateError(EdgetlError):
+    """No candidate passed the accuracy gate."""
+
+
+class StorageError(EdgetlError):
+    """A file could not be written."""
+
+
+def missing_extra(extra: str, what: str) -> EngineMissingError:
+    """Error for a part of edgetl whose packages are not installed."""
+    return EngineMissingError(
+        f"{what} needs packages that are not installed.", fix=f"pip install 'edgetl[{extra}]'"
+    )

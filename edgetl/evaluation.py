@@ -1,0 +1,66 @@
+"""`edgetl evaluate`: a run in PyTorch or a bundle in its engine, on labelled photos."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from edgetl.errors import missing_extra
+from edgetl.metrics import Logits
+from edgetl.preprocess import Pixels
+from edgetl.runtime.choose import AUTO
+from edgetl.runtime.evaluation import evaluate_photos
+from edgetl.runtime.model import load
+from edgetl.spec import Evaluation, SkippedFile
+
+
+def evaluate(
+    model: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    engine: str = AUTO,
+    precision: str = AUTO,
+    advance: Callable[[int], None] = lambda _: None,
+    skipped: list[SkippedFile] | None = None,
+) -> Evaluation:
+    """Score a run folder or a bundle on the test split of `data`, or on all its photos.
+
+    Unreadable files are added to `skipped`. Raises DataError, RunError, BundleError, EngineError.
+    """
+    if Path(model).expanduser().is_dir():
+        scores, left_out = _evaluate_run(Path(model).expanduser(), data, advance)
+    else:
+        with load(model, engine=engine, precision=precision) as opened:
+
+            def one_by_one(images: Pixels) -> Logits:
+                return np.concatenate([opened.logits(image[np.newaxis]) for image in images])
+
+            manifest = opened.manifest
+            scores, left_out = evaluate_photos(
+                data, manifest.labels, manifest.preprocess, one_by_one, advance=advance
+            )
+    if skipped is not None:
+        skipped += left_out
+    return scores
+
+
+def _evaluate_run(
+    run: Path, data: str | os.PathLike[str], advance: Callable[[int], None]
+) -> tuple[Evaluation, list[SkippedFile]]:
+    try:
+        from edgetl.exporter.reference import load_classifier, reference_logits
+        from edgetl.train.run import finished_run
+    except ModuleNotFoundError as error:
+        raise missing_extra("train", "Evaluating a run") from error
+    record = finished_run(run)
+    network = load_classifier(run, record)
+    return evaluate_photos(
+        data,
+        record.labels,
+        record.preprocess,
+        lambda images: reference_logits(network, record, images),
+        advance=advance,
+    )

@@ -1,0 +1,95 @@
+"""The run's own photos again, from their files through the one preprocessing."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl.errors import DataError
+from edgetl.files import read_jsonl, sha256_bytes
+from edgetl.machine import available_cores
+from edgetl.photos.scan import data_folder
+from edgetl.preprocess import SUFFIXES, Pixels, pixels
+from edgetl.spec import Calibration, Photo, Preprocess, RunRecord, Split
+
+
+class RunPhotos:
+    """Finds, checks and decodes photos that a run's data.jsonl lists."""
+
+    def __init__(self, run: Path, record: RunRecord, moved_to: str = "") -> None:
+        """`moved_to` is where the photos are now; DataError counts the missing ones."""
+        self.record = record
+        self.photos = read_jsonl(run / "data.jsonl", Photo)
+        self.root = data_folder(moved_to) if moved_to else Path(record.data.root)
+        self.paths = {photo.path: self.root / photo.path for photo in self.photos}
+        lost = [photo for photo in self.photos if not self.paths[photo.path].is_file()]
+        if lost and moved_to:
+            lost = self._search(lost)
+        needed = [photo for photo in lost if photo.split != "test"]
+        if needed:
+            raise DataError(
+                f"{len(needed)} of the {len(self.photos)} photos of the run are not in "
+                f"{self.root}, {needed[0].path} for one.",
+                fix="give the folder that holds them now by --data FOLDER.",
+            )
+
+    def _search(self, lost: list[Photo]) -> list[Photo]:
+        """Look for photos by content under another name or in another folder."""
+        wanted = {photo.sha256: photo for photo in lost}
+        for path in sorted(self.root.rglob("*")):
+            if not wanted:
+                break
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                photo = wanted.pop(sha256_bytes(path.read_bytes()), None)
+                if photo:
+                    self.paths[photo.path] = path
+        return [photo for photo in lost if not self.paths[photo.path].is_file()]
+
+    def of(self, split: Split) -> list[Photo]:
+        """The photos of one split, in their stored order."""
+        return [photo for photo in self.photos if photo.split == split]
+
+    def truth(self, photos: list[Photo]) -> npt.NDArray[np.int64]:
+        """Class numbers in the run's label order."""
+        column = {label: i for i, label in enumerate(self.record.labels)}
+        return np.array([column[photo.label] for photo in photos], np.int64)
+
+    def pixels(self, photos: list[Photo]) -> Pixels:
+        """Decode photos to `(N, size, size, 3)`; DataError when a file's hash has changed."""
+        with ThreadPoolExecutor(available_cores()) as pool:
+            rows = list(pool.map(lambda p: _read(self.paths[p.path], p, self.spec), photos))
+        return np.stack(rows)
+
+    @property
+    def spec(self) -> Preprocess:
+        """The run's preprocessing."""
+        return self.record.preprocess
+
+    def calibration(self, count: int) -> tuple[list[Photo], Calibration]:
+        """`count` training photos, every class by its share, and their fingerprint."""
+        photos = self.of("train")
+        order = np.random.default_rng(self.record.config.seed).permutation(len(photos))
+        ranked: dict[str, int] = {}
+        keyed: list[tuple[float, int]] = []
+        totals = {label: sum(p.label == label for p in photos) for label in self.record.labels}
+        for index in order:
+            label = photos[index].label
+            rank = ranked[label] = ranked.get(label, -1) + 1
+            keyed.append(((rank + 0.5) / totals[label], int(index)))
+        chosen = [photos[i] for _, i in sorted(keyed)[:count]]
+        digest = hashlib.sha256("\n".join(sorted(p.sha256 for p in chosen)).encode()).hexdigest()
+        return chosen, Calibration(n=len(chosen), sha256=digest)
+
+
+def _read(path: Path, photo: Photo, spec: Preprocess) -> Pixels:
+    data = path.read_bytes()
+    if sha256_bytes(data) != photo.sha256:
+        raise DataError(
+            f"{path} is not the photo that the run was trained with: its hash differs.",
+            fix="restore the file, or train the run again.",
+        )
+    return pixels(data, spec)

@@ -1,0 +1,98 @@
+"""Scores from logits, in numpy alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetl.spec import ClassScore, Evaluation
+
+Logits = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+
+def softmax(logits: Logits, temperature: float = 1.0) -> Logits:
+    """Probabilities float32 `(N, C)` of logits `(N, C)` divided by `temperature`."""
+    scaled = logits.astype(np.float32) / np.float32(temperature)
+    scaled = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    result: Logits = scaled / scaled.sum(axis=-1, keepdims=True)
+    return result
+
+
+def evaluate_logits(logits: Logits, truth: Indices, labels: tuple[str, ...]) -> Evaluation:
+    """Accuracy, macro-F1 (over the classes present in `truth`), per-class scores and confusion."""
+    return evaluate_classes(logits.argmax(axis=1), truth, labels)
+
+
+def evaluate_classes(predicted: Indices, truth: Indices, labels: tuple[str, ...]) -> Evaluation:
+    """The same from predicted classes `(N,)`."""
+    count = len(labels)
+    confusion = np.zeros((count, count), np.int64)
+    np.add.at(confusion, (truth, predicted), 1)
+    right = confusion.diagonal()
+    shown, called = confusion.sum(axis=1), confusion.sum(axis=0)
+    recall = right / np.maximum(shown, 1)
+    precision = right / np.maximum(called, 1)
+    f1 = 2 * right / np.maximum(shown + called, 1)
+    present = shown > 0
+    return Evaluation(
+        accuracy=float(right.sum() / max(1, len(truth))),
+        macro_f1=float(f1[present].mean()) if present.any() else 0.0,
+        n=len(truth),
+        labels=labels,
+        per_class=tuple(
+            ClassScore(
+                label=label,
+                precision=float(precision[i]),
+                recall=float(recall[i]),
+                f1=float(f1[i]),
+                n=int(shown[i]),
+            )
+            for i, label in enumerate(labels)
+        ),
+        confusion=tuple(tuple(int(v) for v in row) for row in confusion),
+    )
+
+
+def cross_entropy(logits: Logits, truth: Indices, temperature: float = 1.0) -> float:
+    """Mean negative log-likelihood in nats."""
+    scaled = logits.astype(np.float64) / temperature
+    top = scaled.max(axis=1, keepdims=True)
+    norm = top[:, 0] + np.log(np.exp(scaled - top).sum(axis=1))
+    return float((norm - scaled[np.arange(len(truth)), truth]).mean()) if len(truth) else math.nan
+
+
+def fit_temperature(logits: Logits, truth: Indices) -> float:
+    """Temperature in 0.05…20 that minimises the validation loss (Guo et al., ICML 2017).
+
+    The loss is unimodal in log T, so a golden-section search finds it.
+    """
+    low, high, ratio = math.log(0.05), math.log(20.0), (math.sqrt(5) - 1) / 2
+    for _ in range(40):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        if cross_entropy(logits, truth, math.exp(left)) < cross_entropy(
+            logits, truth, math.exp(right)
+        ):
+            high = right
+        else:
+            low = left
+    return round(math.exp((low + high) / 2), 4)
+
+
+def paired_drop(
+    reference_right: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]
+) -> tuple[float, tuple[float, float]]:
+    """Accuracy lost against the reference on the same photos, with a 95 % interval.
+
+    Interval of Agresti and Min (Statistics in Medicine, 2005): Wald with half a count added to
+    each of the four cells of the paired table, which behaves when few photos differ.
+    """
+    n = len(right)
+    lost = int((reference_right & ~right).sum())
+    won = int((~reference_right & right).sum())
+    total, b, c = n + 2, lost + 0.5, won + 0.5
+    centre = (b - c) / total
+    half = 1.96 * math.sqrt(max(0.0, b + c - (b - c) ** 2 / total)) / total
+    return (lost - won) / max(1, n), (centre - half, centre + half)

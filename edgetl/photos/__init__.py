@@ -1,0 +1,1 @@
+"""Photos of a data folder: found, checked, hashed, grouped by likeness, and split."""

@@ -1,0 +1,166 @@
+"""The one way from an image to pixels: training-time evaluation, calibration, gates and runtime.
+
+Rule set 1, in order:
+
+1. Decode the first frame. A JPEG is decoded at the smallest of libjpeg's DCT scales (1, 1/2, 1/4,
+   1/8) that keeps at least the wanted size. ICC profiles are ignored.
+2. Apply the EXIF orientation.
+3. To 8-bit RGB: 16-bit samples keep their upper byte, transparency is laid over white, and grey,
+   palette and CMYK are converted. Floating-point samples are refused.
+4. Resize with Pillow's antialiased bilinear filter, to (size, size): `crop` takes the central
+   square of 224/256 of the shorter side, `squash` the whole image with its aspect changed, `pad`
+   the whole image with its aspect kept, centred on (124, 116, 104).
+
+Nothing else happens outside the graph.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeAlias, Union
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from edgetl.errors import ImageError
+from edgetl.spec import Preprocess
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, Image.Image, Pixels]
+
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm"]
+)
+CROP = 224 / 256
+PADDING = (124, 116, 104)
+ORIENTATION_TAG = 0x0112
+
+
+def pixels(source: Source, spec: Preprocess, *, crop: float = CROP) -> Pixels:
+    """Turn one image into uint8 RGB `(size, size, 3)`.
+
+    `crop` is the share of the shorter side that fit `crop` keeps; only training, which crops
+    again by itself, keeps all of it. `source` is a file's path, its bytes, a Pillow image, or a uint8 array `(H, W, 3)` in RGB or
+    `(H, W)` in grey. Raises ImageError when it cannot be read.
+    """
+    if spec.rules != 1:
+        raise ImageError(
+            f"The model wants preprocessing rules {spec.rules}; this edgetl knows rules 1.",
+            fix="pip install -U edgetl",
+        )
+    name = _name(source)
+    try:
+        image = _opened(source)
+        return _fit(_rgb(_decoded(image, spec, crop)), spec, crop)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's plug-ins raise almost anything on damaged files
+        raise ImageError(
+            f"Cannot read image {name}: {_reason(error)}.",
+            fix="replace it with a whole JPEG, PNG, WebP, BMP, TIFF, GIF or PPM file.",
+        ) from error
+
+
+def batch(sources: Iterable[Source], spec: Preprocess) -> Pixels:
+    """Turn images into one uint8 array `(N, size, size, 3)`; errors as in `pixels`."""
+    rows = [pixels(source, spec) for source in sources]
+    return np.stack(rows) if rows else np.zeros((0, spec.size, spec.size, 3), np.uint8)
+
+
+def _name(source: Source) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    return f"<{type(source).__name__}>"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder"
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "not an image in a format that edgetl reads"
+    return str(error).split("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _opened(source: Source) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or not (
+            source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)
+        ):
+            raise ImageError(
+                f"An image array must be uint8 of shape (H, W, 3) or (H, W), not {source.dtype} "
+                f"{source.shape}.",
+                fix="convert it to RGB with values 0…255 first.",
+            )
+        return Image.fromarray(source)
+    if isinstance(source, bytes):
+        if not source:
+            raise ImageError("Cannot read image <bytes>: it is empty.", fix="pass a whole file.")
+        return Image.open(io.BytesIO(source), formats=FORMATS)
+    path = Path(source)
+    if not path.stat().st_size:
+        raise ImageError(f"Cannot read image {path}: the file is empty.", fix="replace the file.")
+    return Image.open(path, formats=FORMATS)
+
+
+def _decoded(image: Image.Image, spec: Preprocess, crop: float) -> Image.Image:
+    """Decode at the smallest sufficient scale, then turn upright."""
+    if image.format in ("JPEG", "MPO"):
+        image.draft(image.mode, _wanted(image.width, image.height, spec, crop))
+    image.load()
+    if image.getexif().get(ORIENTATION_TAG, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    return image
+
+
+def _wanted(width: int, height: int, spec: Preprocess, crop: float) -> tuple[int, int]:
+    """Smallest (width, height) that a scaled decode may have."""
+    if spec.fit == "crop":
+        least = round(spec.size / crop)
+        return least, least
+    if spec.fit == "squash":
+        return spec.size, spec.size
+    scale = spec.size / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    if mode == "RGB" and "transparency" not in image.info:
+        return image
+    if mode.startswith("I"):
+        wide = np.asarray(image)
+        image = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
+    elif mode == "F":
+        raise ImageError(
+            "Floating-point images have no fixed range.", fix="save it as 8 or 16 bit."
+        )
+    elif "transparency" in image.info or mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        over = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+    return image.convert("RGB")
+
+
+def _fit(image: Image.Image, spec: Preprocess, crop: float) -> Pixels:
+    size = (spec.size, spec.size)
+    box = None
+    if spec.fit == "crop":
+        side = min(image.size) * crop
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (left, top, left + side, top + side)
+    elif spec.fit == "pad":
+        scale = spec.size / max(image.size)
+        inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        canvas = Image.new("RGB", size, PADDING)
+        resized = image.resize(inner, Image.Resampling.BILINEAR)
+        canvas.paste(resized, ((spec.size - inner[0]) // 2, (spec.size - inner[1]) // 2))
+        return np.asarray(canvas)
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box))

@@ -1,0 +1,221 @@
+"""The report's page: a run's record, history and mistakes put into run.html."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from edgetl.report import Mistake, curves, text
+from edgetl.report.matrix import matrix
+from edgetl.spec import ClassScore, EpochRow, Evaluation, RunRecord
+
+HERE = Path(__file__).parent
+SKIPPED_SHOWN = 50
+SPLITS = ("train", "validation", "test")
+
+
+def render(record: RunRecord, history: list[EpochRow], mistakes: list[Mistake]) -> str:
+    """The whole report as HTML text; every text of users is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=text.percent,
+        number=text.number,
+        count=text.count,
+        duration=text.duration,
+        share=lambda value: f"{value:.1%}",
+    )
+    evaluation, split = _evaluation(record)
+    worst = sorted(mistakes, key=lambda mistake: -mistake.probability)
+    return environment.get_template("run.html").render(
+        css=Markup((HERE / "report.css").read_text("utf-8")),
+        record=record,
+        name=text.folder_name(record),
+        shipped=text.shipped_name(record),
+        stage_names=text.STAGES,
+        verdict=text.verdict(record),
+        stages=[(stage, _details(stage.details)) for stage in record.stages],
+        evaluation=evaluation,
+        split=split,
+        figures=_figures(record, evaluation, split),
+        curves=_curves(record, history),
+        matrix=matrix(evaluation, record.labels) if evaluation else None,
+        classes=_classes(evaluation),
+        mistakes=[(mistake, _data_uri(mistake.jpeg)) for mistake in worst],
+        mistakes_split=mistakes[0].split if len({m.split for m in mistakes}) == 1 else "",
+        no_mistakes=_no_mistakes(evaluation, split),
+        counts=_counts(record),
+        skipped_shown=SKIPPED_SHOWN,
+        configuration=_configuration(record),
+    )
+
+
+def _evaluation(record: RunRecord) -> tuple[Evaluation | None, str]:
+    if record.test is not None:
+        return record.test, "test"
+    return record.validation, "validation"
+
+
+def _details(details: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(key.replace("_", " "), text.detail(value)) for key, value in details.items()]
+
+
+def _figures(
+    record: RunRecord, evaluation: Evaluation | None, split: str
+) -> list[tuple[str, str, str]]:
+    """Key figures: name, value, remark."""
+    figures = []
+    if evaluation is not None:
+        photos = text.plural(evaluation.n, f"{split} photo")
+        accuracy = f"on {photos}"
+        if evaluation.n:
+            low, high = text.interval(evaluation.accuracy, evaluation.n)
+            accuracy += f"; 95{text.SPACE}% interval {low * 100:.1f}–{text.percent(high)}"
+        figures += [
+            (f"{split} accuracy", text.percent(evaluation.accuracy), accuracy),
+            (f"{split} macro-F1", text.number(evaluation.macro_f1), "mean of the classes’ F1"),
+        ]
+    total = sum(sum(labels.values()) for labels in record.data.counts.values())
+    parts = ", ".join(
+        f"{text.count(sum(labels.values()))} {name}" for name, labels in _by_split(record).items()
+    )
+    classes = text.plural(len(record.labels), "class", "classes")
+    figures.append(("photos", text.count(total), f"{classes}; {parts}" if parts else classes))
+    device = {"cpu": text.plural(record.threads, "CPU thread"), "cuda": "on a CUDA GPU"}
+    figures.append(("time", text.duration(record.seconds), device[record.config.device]))
+    return figures
+
+
+def _by_split(record: RunRecord) -> dict[str, dict[str, int]]:
+    counts = record.data.counts
+    return {split: counts[split] for split in SPLITS if sum(counts.get(split, {}).values())}
+
+
+def _curves(record: RunRecord, history: list[EpochRow]) -> dict[str, Any]:
+    """Both curves and the rows behind them, or the reason why there are none."""
+    rows = curves.trained_rows(history)
+    if len(rows) > 1:
+        probe = curves.probe_level(record)
+        best = max(rows, key=lambda row: row.validation_accuracy)
+        return {
+            "figures": [
+                (curves.loss_svg(rows), _caption("Loss", rows)),
+                (curves.accuracy_svg(rows, probe), _caption("Validation accuracy", rows)),
+            ],
+            "rows": rows,
+            "best": best.epoch,
+            "reason": "",
+        }
+    if rows:
+        reason = "One epoch was trained: a curve needs at least two. Its figures:"
+    elif history or any(stage.name == "probe" for stage in record.stages):
+        reason = (
+            "No curves: the probe fits one linear layer on fixed features in a single step, "
+            "so there are no epochs to draw."
+        )
+    else:
+        reason = "No curves: no epoch was recorded."
+    return {"figures": [], "rows": rows, "best": None, "reason": reason}
+
+
+def _caption(what: str, rows: list[EpochRow]) -> str:
+    """What the curve says, for those who do not see it."""
+    first, last = rows[0], rows[-1]
+    if what == "Loss":
+        return (
+            f"Loss over epochs {first.epoch} to {last.epoch}: training from "
+            f"{text.number(first.loss)} to {text.number(last.loss)}, validation from "
+            f"{text.number(first.validation_loss)} to {text.number(last.validation_loss)}."
+        )
+    return (
+        f"{what} over epochs {first.epoch} to {last.epoch}: from "
+        f"{text.percent(first.validation_accuracy)} to {text.percent(last.validation_accuracy)}."
+    )
+
+
+def _classes(evaluation: Evaluation | None) -> list[tuple[ClassScore, bool]]:
+    """Classes by rising F1 with a mark on the lowest; those without photos come last, unmarked."""
+    if evaluation is None:
+        return []
+    scores = sorted(evaluation.per_class, key=lambda score: (not score.n, score.f1, score.label))
+    seen = [score.f1 for score in scores if score.n]
+    lowest = seen[0] if seen and seen[0] < seen[-1] else None
+    return [(score, bool(score.n) and score.f1 == lowest) for score in scores]
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" if jpeg else ""
+
+
+def _no_mistakes(evaluation: Evaluation | None, split: str) -> str:
+    """What stands where the pictures would, when there are none."""
+    if evaluation is None:
+        return "Nothing was evaluated, so no mistakes are known."
+    rows = enumerate(evaluation.confusion)
+    wrong = evaluation.n - sum(counts[truth] for truth, counts in rows)
+    if evaluation.confusion and not wrong:
+        photos = text.plural(evaluation.n, f"{split} photo")
+        return f"None: every one of the {photos} was classified correctly."
+    return "No pictures of mistakes were kept."
+
+
+def _counts(record: RunRecord) -> dict[str, Any]:
+    """Photos by class and split, with totals."""
+    by_split = _by_split(record)
+    rows = []
+    for label in record.data.labels:
+        cells = [labels.get(label, 0) for labels in by_split.values()]
+        rows.append((label, cells, sum(cells)))
+    totals = [sum(labels.values()) for labels in by_split.values()]
+    return {"splits": list(by_split), "rows": rows, "totals": totals, "total": sum(totals)}
+
+
+def _configuration(record: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Tables of names and values: options, images, weights, data, timings, versions."""
+    config, images, origin = record.config, record.preprocess, record.weights_origin
+    options = [(key, text.detail(getattr(config, key))) for key in config.__struct_fields__]
+    normalize = record.normalize
+    groups = [
+        ("Options", options),
+        (
+            "Images",
+            [
+                ("size", f"{images.size} × {images.size} pixels"),
+                ("fit", images.fit),
+                ("rules", text.detail(images.rules)),
+                ("mean (RGB)", text.detail(normalize.mean)),
+                ("deviation (RGB)", text.detail(normalize.std)),
+            ],
+        ),
+        (
+            "Starting weights",
+            [
+                ("source", text.detail(origin.source)),
+                ("licence", text.detail(origin.licence)),
+                ("SHA-256", text.detail(origin.sha256)),
+            ],
+        ),
+        (
+            "Data",
+            [
+                ("folder", record.data.root),
+                ("split by", record.data.split_by),
+                ("SHA-256 of data.jsonl", record.data.sha256),
+            ],
+        ),
+        ("Time", [(key, text.duration(value)) for key, value in record.timings_s.items()]),
+        (
+            "Versions",
+            [*record.versions.items(), ("run format", text.detail(record.edgetl_run))],
+        ),
+    ]
+    return [(title, rows) for title, rows in groups if rows]

@@ -1,0 +1,66 @@
+"""Which candidate of a bundle runs here."""
+
+from __future__ import annotations
+
+from edgetl.bundle import Bundle
+from edgetl.engines import find_engine
+from edgetl.errors import EngineError, EngineMissingError
+from edgetl.machine import this_machine
+from edgetl.runtime.local import local_p50_ms
+from edgetl.spec import Candidate
+
+AUTO = "auto"
+
+
+def shipped(bundle: Bundle) -> list[Candidate]:
+    """The candidates that passed and are in the file."""
+    return [c for c in bundle.manifest.candidates if c.rejected is None and c.artifacts]
+
+
+def matching(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) -> list[Candidate]:
+    """Shipped candidates of an engine and precision; EngineError when there is none."""
+    found = [
+        c
+        for c in shipped(bundle)
+        if engine in (AUTO, c.engine) and precision in (AUTO, c.precision)
+    ]
+    if found:
+        return found
+    refused = [
+        f"{c.recipe} was refused: {c.rejected}"
+        for c in bundle.manifest.candidates
+        if c.rejected and engine in (AUTO, c.engine) and precision in (AUTO, c.precision)
+    ]
+    have = ", ".join(f"{c.engine} {c.precision}" for c in shipped(bundle))
+    raise EngineError(
+        f"{bundle.path} has no candidate for engine {engine}, precision {precision}; it has {have}."
+        + (f" {'; '.join(refused)}." if refused else ""),
+        fix="choose one of these, or export with --engine and --precision.",
+    )
+
+
+def best_candidate(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) -> Candidate:
+    """The fastest matching candidate whose engine is here.
+
+    By this machine's own measurements if there are any, else those of the export when it ran on
+    this machine, else the profile's order.
+    """
+    found = matching(bundle, engine, precision)
+    reasons = {c.recipe: find_engine(c.engine).missing(c.session) for c in found}
+    here = [c for c in found if reasons[c.recipe] is None]
+    if not here:
+        reason, _, fix = str(next(iter(reasons.values()))).partition(" Fix: ")
+        raise EngineMissingError(reason, fix=fix)
+    known = local_p50_ms(bundle.sha256)
+    fingerprint = this_machine().fingerprint
+    order = {name: place for place, name in enumerate(bundle.manifest.order)}
+
+    def rank(candidate: Candidate) -> tuple[int, float]:
+        measured = known.get(candidate.recipe)
+        if measured is None and candidate.measured_on == fingerprint:
+            measured = candidate.p50_ms
+        if measured is not None:
+            return 0, measured
+        return 1, order.get(candidate.recipe, len(order))
+
+    return min(here, key=rank)

@@ -1,0 +1,67 @@
+"""Score a bundle, or anything else that gives logits, on labelled photos."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from edgetl.errors import DataError
+from edgetl.metrics import Logits, evaluate_logits
+from edgetl.photos.dataset import check_bad
+from edgetl.photos.ingest import look_all
+from edgetl.photos.scan import Found, data_folder, scan
+from edgetl.preprocess import Pixels
+from edgetl.spec import Evaluation, Preprocess, SkippedFile
+
+BLOCK = 64
+
+
+def labelled_photos(
+    data: str | os.PathLike[str], labels: tuple[str, ...]
+) -> tuple[Path, list[Found]]:
+    """The test split of a data folder if it has one, else every photo; DataError for new classes."""
+    root = data_folder(data)
+    found = scan(root, need_train=False)
+    if any(item.split == "test" for item in found):
+        found = [item for item in found if item.split == "test"]
+    unknown = sorted({item.label for item in found} - set(labels))
+    if unknown:
+        raise DataError(
+            f"The model does not know class {', '.join(unknown)} of {root}.",
+            fix=f"its classes are {', '.join(labels)}; rename or remove the folders.",
+        )
+    return root, found
+
+
+def evaluate_photos(
+    data: str | os.PathLike[str],
+    labels: tuple[str, ...],
+    spec: Preprocess,
+    run: Callable[[Pixels], Logits],
+    *,
+    advance: Callable[[int], None] = lambda _: None,
+) -> tuple[Evaluation, list[SkippedFile]]:
+    """Score `run`, which gives logits `(N, classes)` of images `(N, size, size, 3)`."""
+    root, found = labelled_photos(data, labels)
+    column = {label: i for i, label in enumerate(labels)}
+    logits: list[Logits] = []
+    truth: list[int] = []
+    skipped: list[SkippedFile] = []
+    waiting: list[Pixels] = []
+    for item, seen in zip(found, look_all([root / f.path for f in found], spec), strict=True):
+        advance(1)
+        if seen.pixels is None:
+            skipped.append(SkippedFile(path=item.path, reason=seen.error))
+            continue
+        truth.append(column[item.label])
+        waiting.append(seen.pixels)
+        if len(waiting) == BLOCK:
+            logits.append(run(np.stack(waiting)))
+            waiting.clear()
+    if waiting:
+        logits.append(run(np.stack(waiting)))
+    check_bad(skipped, len(found), root)
+    return evaluate_logits(np.concatenate(logits), np.array(truth, np.int64), labels), skipped

@@ -1,0 +1,86 @@
+"""One candidate in a process of its own, timed on request: `python -m edgetl.runtime.worker`.
+
+Speaks JSON lines: the first line in is a Job, the first line out a Ready; then each line in is a
+number of nanoseconds to run for, and each line out the samples of that slice. A process of its own
+gives an honest peak memory, and pausing it between slices lets candidates be measured in turns.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import msgspec
+import numpy as np
+
+from edgetl.bundle import open_bundle
+from edgetl.engines import Description
+from edgetl.errors import EdgetlError
+from edgetl.machine import peak_rss_mib
+from edgetl.runtime.model import open_session
+from edgetl.spec import Record
+
+WARMUP = 10
+
+
+class Job(Record, frozen=True, kw_only=True):
+    """What to measure."""
+
+    bundle: str
+    recipe: str
+    threads: int
+    batch: int
+
+
+class Ready(Record, frozen=True, kw_only=True):
+    """The candidate is loaded and warm, or why not."""
+
+    description: Description | None = None
+    load_ms: float = 0.0
+    error: str = ""
+    fix: str = ""
+
+
+class Slice(Record, frozen=True, kw_only=True):
+    """Samples of one turn."""
+
+    samples_ns: tuple[int, ...]
+    peak_rss_mib: float
+
+
+def main() -> None:
+    """Serve one job over stdin and stdout."""
+    job = msgspec.json.decode(sys.stdin.readline(), type=Job)
+    try:
+        start = time.perf_counter_ns()
+        bundle = open_bundle(job.bundle)
+        candidate = next(c for c in bundle.manifest.candidates if c.recipe == job.recipe)
+        session = open_session(bundle, candidate, threads=job.threads)
+        size = bundle.manifest.preprocess.size
+        # Drawn noise: no engine's speed here depends on the values, and no photo is needed.
+        images = np.random.default_rng(0).integers(0, 256, (job.batch, size, size, 3), np.uint8)
+        session.run(images)
+        load_ms = (time.perf_counter_ns() - start) / 1e6
+        for _ in range(WARMUP - 1):
+            session.run(images)
+    except EdgetlError as error:
+        _say(Ready(error=error.message, fix=error.fix))
+        return
+    _say(Ready(description=session.describe(), load_ms=load_ms))
+    for line in sys.stdin:
+        samples: list[int] = []
+        end = time.perf_counter_ns() + int(line)
+        while not samples or time.perf_counter_ns() < end:
+            begin = time.perf_counter_ns()
+            session.run(images)
+            samples.append(time.perf_counter_ns() - begin)
+        _say(Slice(samples_ns=tuple(samples), peak_rss_mib=peak_rss_mib()))
+
+
+def _say(message: Record) -> None:
+    sys.stdout.write(msgspec.json.encode(message).decode() + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

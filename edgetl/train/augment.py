@@ -1,0 +1,91 @@
+"""Training batches: random crops of cached photos, with every draw fixed by (seed, epoch, step)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from edgetl.preprocess import Pixels
+
+SCALE = (0.4, 1.0)  # share of the photo's area
+RATIO = (3 / 4, 4 / 3)
+COLOUR = 0.25
+ERASE_CHANCE = 0.25
+
+
+class Batches:
+    """Augmented batches of one epoch after another; a later epoch can be opened directly."""
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        truth: npt.NDArray[np.int64],
+        *,
+        size: int,
+        batch: int,
+        flip: bool,
+        seed: int,
+        erase: bool,
+    ) -> None:
+        self.pixels, self.truth = pixels, truth  # (N, S, S, 3), (N,)
+        self.size, self.batch, self.flip, self.seed, self.erase = size, batch, flip, seed, erase
+        self.steps = max(1, round(len(truth) / batch))
+
+    def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (images uint8 `(B, size, size, 3)`, truth `(B,)`); one batch is made ahead."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.truth))
+        parts = np.array_split(order, self.steps)
+        with ThreadPoolExecutor(1, thread_name_prefix="edgetl-batch") as pool:
+            ahead = pool.submit(self._make, parts[0], epoch, 0)
+            for step in range(self.steps):
+                ready = ahead.result()
+                if step + 1 < self.steps:
+                    ahead = pool.submit(self._make, parts[step + 1], epoch, step + 1)
+                yield ready
+
+    def _make(
+        self, rows: npt.NDArray[np.int64], epoch: int, step: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = np.random.default_rng([self.seed, epoch, step + 1])
+        images = np.stack([self._crop(self.pixels[row], rng) for row in rows])
+        return torch.from_numpy(images), torch.from_numpy(self.truth[rows])
+
+    def _crop(self, photo: Pixels, rng: np.random.Generator) -> Pixels:
+        box = random_box(photo.shape[0], rng)
+        image = Image.fromarray(photo).resize(
+            (self.size, self.size), Image.Resampling.BILINEAR, box=box
+        )
+        pixels = np.array(image)
+        if self.flip and rng.random() < 0.5:
+            pixels = np.ascontiguousarray(pixels[:, ::-1])
+        if self.erase and rng.random() < ERASE_CHANCE:
+            side = max(1, round(self.size * math.sqrt(rng.uniform(0.02, 0.2))))
+            top, left = rng.integers(0, self.size - side + 1, 2)
+            pixels[top : top + side, left : left + side] = rng.integers(0, 256, 3)
+        return pixels
+
+
+def random_box(side: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """A random crop of a `side` by `side` photo (Szegedy et al., CVPR 2015)."""
+    area = side * side * rng.uniform(*SCALE)
+    ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
+    width, height = min(side, math.sqrt(area * ratio)), min(side, math.sqrt(area / ratio))
+    left, top = rng.uniform(0, side - width), rng.uniform(0, side - height)
+    return left, top, left + width, top + height
+
+
+def jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Vary brightness, contrast and saturation of each photo of float `(B, H, W, 3)` in 0…255."""
+    draws = torch.rand((3, len(images), 1, 1, 1), generator=generator) * 2 * COLOUR + 1 - COLOUR
+    brightness, contrast, saturation = draws.to(images.device)
+    images = images * brightness
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    images = (images - mean) * contrast + mean
+    grey = images.mean(dim=3, keepdim=True)
+    return ((images - grey) * saturation + grey).clamp(0, 255)

@@ -1,0 +1,128 @@
+"""Compact backbones, found in torchvision's own registry."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from edgetl.errors import UnknownNameError, WeightsError
+from edgetl.spec import Normalize, Record
+
+MAX_PARAMETERS = 12_000_000
+
+
+class BackboneInfo(Record, frozen=True, kw_only=True):
+    """What the registry says about a backbone; accuracies are ImageNet top-1 fractions."""
+
+    name: str
+    parameters: int
+    gflops: float
+    imagenet_top1: float
+    weights: str  # the enum's member, e.g. MobileNet_V2_Weights.IMAGENET1K_V2
+    url: str
+    normalize: Normalize
+
+
+@functools.lru_cache(maxsize=1)
+def all_backbones() -> dict[str, BackboneInfo]:
+    """Every torchvision classification model with ImageNet weights and under 12 M parameters.
+
+    Models with auxiliary heads (their training output is no plain tensor) are left out.
+    """
+    found: dict[str, BackboneInfo] = {}
+    for name in torchvision.models.list_models(module=torchvision.models):
+        builder = torchvision.models.get_model_builder(name)
+        if "aux_logits" in inspect.getsource(inspect.unwrap(builder)):
+            continue
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        meta = weights.meta
+        if len(meta.get("categories", ())) != 1000 or meta["num_params"] >= MAX_PARAMETERS:
+            continue
+        transforms = weights.transforms()
+        found[name] = BackboneInfo(
+            name=name,
+            parameters=meta["num_params"],
+            gflops=meta["_ops"],
+            imagenet_top1=round(meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100, 5),
+            weights=str(weights),
+            url=weights.url,
+            normalize=Normalize(mean=tuple(transforms.mean), std=tuple(transforms.std)),
+        )
+    return found
+
+
+def find_backbone(name: str) -> BackboneInfo:
+    """Look a backbone up; UnknownNameError suggests the nearest names."""
+    known = all_backbones()
+    if name not in known:
+        raise UnknownNameError("backbone", name, known, listing="edgetl backbones")
+    return known[name]
+
+
+class Classifier(nn.Module):
+    """A backbone without its ImageNet head, and a linear head on its features.
+
+    Input float32 `(N, 3, size, size)`, normalised; output logits `(N, classes)`.
+    """
+
+    def __init__(self, body: nn.Module, head_name: str, features: int, classes: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(features, classes)
+        self.head_name = head_name
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits."""
+        logits: torch.Tensor = self.head(self.body(images))
+        return logits
+
+
+def build_classifier(name: str, classes: int, *, seed: int) -> Classifier:
+    """A randomly initialised classifier on backbone `name`.
+
+    The head is found generically: the last Linear or 1x1 convolution with 1000 outputs. It is
+    replaced by nothing, so that the network ends in its pooled features.
+    """
+    info = find_backbone(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = torchvision.models.get_model(name, weights=None)
+        head_name, width = _cut_head(body, info.name)
+        model = Classifier(body, head_name, width, classes)
+    _check_features(model, width, info.name)
+    return model
+
+
+def _cut_head(body: nn.Module, name: str) -> tuple[str, int]:
+    head_name, width = "", 0
+    for path, module in body.named_modules():
+        if isinstance(module, nn.Linear) and module.out_features == 1000:
+            head_name, width = path, module.in_features
+        elif isinstance(module, nn.Conv2d) and module.out_channels == 1000:
+            head_name, width = path, module.in_channels
+    if not head_name:
+        raise WeightsError(
+            f"Backbone {name} has no head that edgetl recognises.", fix="use another."
+        )
+    parent_path, _, leaf = head_name.rpartition(".")
+    parent: Any = body.get_submodule(parent_path)
+    setattr(parent, leaf, nn.Identity())
+    return head_name, width
+
+
+def _check_features(model: Classifier, width: int, name: str) -> None:
+    was = model.training
+    model.eval()
+    with torch.inference_mode():
+        shape = tuple(model.body(torch.zeros(1, 3, 64, 64)).shape)
+    model.train(was)
+    if shape != (1, width):
+        raise WeightsError(
+            f"Backbone {name} does not end in pooled features: {shape}, not (1, {width}).",
+            fix="use another backbone.",
+        )

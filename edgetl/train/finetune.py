@@ -1,0 +1,327 @@
+"""`edgetl finetune`: from a folder of photos to a finished run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import PIL
+import torch
+import torchvision
+
+import edgetl
+from edgetl.errors import UsageError
+from edgetl.files import write_bytes
+from edgetl.metrics import evaluate_logits
+from edgetl.photos.dataset import Dataset, load_dataset, photo_lines
+from edgetl.progress import progress_bar
+from edgetl.spec import (
+    RUN_VERSION,
+    EpochRow,
+    Evaluation,
+    FinetuneConfig,
+    Fit,
+    Preprocess,
+    RunRecord,
+    Split,
+    Stage,
+    Strategy,
+    TorchDevice,
+)
+from edgetl.train import run as runs
+from edgetl.train.backbones import BackboneInfo, Classifier, build_classifier, find_backbone
+from edgetl.train.infer import forward_rows
+from edgetl.train.mistakes import worst_mistakes
+from edgetl.train.stages import Context, fit_network, fit_probe_stage
+from edgetl.train.weights import load_weights, save_classifier
+
+log = logging.getLogger("edgetl")
+
+
+def finetune(
+    data: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    backbone: str = "mobilenet_v2",
+    weights: str | os.PathLike[str] | None = None,
+    strategy: Strategy = "auto",
+    epochs: int | None = None,
+    size: int = 224,
+    fit: Fit = "crop",
+    flip: bool = True,
+    seed: int = 0,
+    device: TorchDevice = "auto",
+    labels: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> RunRecord:
+    """Train a classifier on the photos in `data` and write the run folder `out`.
+
+    `weights` is "imagenet" (the default; "none" with strategy "scratch"), "none", or a file.
+    Returns the finished run's record. Raises UsageError, UnknownNameError, DataError, WeightsError,
+    RunError or StorageError.
+    """
+    start = time.perf_counter()
+    config = resolve(
+        data=os.fspath(data),
+        backbone=backbone,
+        weights=None if weights is None else os.fspath(weights),
+        strategy=strategy,
+        epochs=epochs,
+        size=size,
+        fit=fit,
+        flip=flip,
+        seed=seed,
+        device=device,
+        labels=os.fspath(labels) if labels else "",
+    )
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite contradict each other.", fix="give one of them.")
+    info = find_backbone(config.backbone)
+    home = Path(out).expanduser()
+    with runs.locked(home):
+        going_on = runs.claim(home, config, resume=resume, overwrite=overwrite)
+        return _train(home, config, info, going_on=going_on, start=start, progress=progress)
+
+
+def resolve(
+    *,
+    data: str,
+    backbone: str,
+    weights: str | None,
+    strategy: Strategy,
+    epochs: int | None,
+    size: int,
+    fit: Fit,
+    flip: bool,
+    seed: int,
+    device: TorchDevice,
+    labels: str,
+) -> FinetuneConfig:
+    """Check options and fill in what they leave open; UsageError for contradictions.
+
+    `epochs` 0 stands for "by the number of photos".
+    """
+    if not 32 <= size <= 1024 or size % 8:
+        raise UsageError(f"--size {size} is not possible.", fix="choose 32…1024, a multiple of 8.")
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"--epochs {epochs} is not possible.", fix="choose 1 or more.")
+    if weights is None:
+        weights = "none" if strategy == "scratch" else "imagenet"
+    if strategy == "scratch" and weights != "none":
+        raise UsageError(
+            f"--strategy scratch does not use --weights {weights}.",
+            fix="leave --weights out, or choose another strategy.",
+        )
+    if weights == "none":
+        if strategy in ("probe", "finetune"):
+            raise UsageError(
+                f"--strategy {strategy} needs pretrained weights.",
+                fix="give --weights imagenet or a file, or choose --strategy scratch.",
+            )
+        strategy = "scratch"
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise UsageError("--device cuda: torch sees no CUDA device here.", fix="use --device cpu.")
+    chosen: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and cuda else "cpu"
+    return FinetuneConfig(
+        data=str(Path(data).expanduser().resolve()),
+        backbone=backbone,
+        weights=weights if weights in ("imagenet", "none") else str(Path(weights).resolve()),
+        strategy=strategy,
+        epochs=epochs or 0,
+        size=size,
+        fit=fit,
+        flip=flip,
+        seed=seed,
+        device=chosen,
+        labels=str(Path(labels).expanduser().resolve()) if labels else "",
+    )
+
+
+def _train(
+    home: Path,
+    config: FinetuneConfig,
+    info: BackboneInfo,
+    *,
+    going_on: bool,
+    start: float,
+    progress: bool,
+) -> RunRecord:
+    timings: dict[str, float] = {}
+    spec = Preprocess(size=config.size, fit=config.fit)
+    clock = time.perf_counter()
+    dataset = _load_photos(home, config, spec, progress)
+    timings["photos"] = time.perf_counter() - clock
+    for text in dataset.summary.warnings:
+        log.warning(text)
+    for skipped in dataset.summary.skipped_files:
+        log.warning("skipped %s: %s", skipped.path, skipped.reason)
+    labels = dataset.summary.labels
+    model = build_classifier(config.backbone, len(labels), seed=config.seed)
+    origin = load_weights(model, config.backbone, config.weights)
+    record = RunRecord(
+        edgetl_run=RUN_VERSION,
+        status="running",
+        config=config,
+        preprocess=spec,
+        normalize=info.normalize,
+        labels=labels,
+        data=dataset.summary,
+        weights_origin=origin,
+        created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions=versions(),
+        threads=torch.get_num_threads(),
+    )
+    if going_on:
+        _check_same(record, runs.read_run(home))
+    else:
+        write_bytes(home / runs.PHOTOS, photo_lines(dataset.photos))
+        runs.write_run(home, record)
+    context = Context(home, config, dataset, info.normalize, progress, timings)
+    shipped, stages, history = _stages(context, model)
+    return _finish(context, record, shipped, stages, history, start)
+
+
+def _load_photos(home: Path, config: FinetuneConfig, spec: Preprocess, progress: bool) -> Dataset:
+    done = 0
+    with progress_bar("reading photos", 1, show=progress) as advance:
+        del advance
+    from edgetl.photos.scan import data_folder, scan
+
+    total = len(scan(data_folder(config.data), config.labels))
+    with progress_bar("reading photos", total, show=progress) as advance:
+
+        def count(now: int, _: int) -> None:
+            nonlocal done
+            advance(now - done)
+            done = now
+
+        return load_dataset(
+            config.data,
+            spec,
+            home / runs.CACHE / "photos.npy",
+            labels_csv=config.labels,
+            seed=config.seed,
+            progress=count,
+        )
+
+
+def _check_same(now: RunRecord, before: RunRecord) -> None:
+    from edgetl.errors import DataError, WeightsError
+
+    if now.data.sha256 != before.data.sha256:
+        raise DataError(
+            f"The photos in {now.data.root} are not those that the run was started with.",
+            fix="restore them, or start anew with --overwrite.",
+        )
+    if now.weights_origin.sha256 != before.weights_origin.sha256:
+        raise WeightsError(
+            "The starting weights are not those that the run was started with.",
+            fix="restore them, or start anew with --overwrite.",
+        )
+    if now.threads != before.threads:
+        log.warning(
+            "the run was started with %d threads and goes on with %d: results may differ in the "
+            "last digits",
+            before.threads,
+            now.threads,
+        )
+
+
+def _stages(context: Context, model: Classifier) -> tuple[Classifier, list[Stage], list[EpochRow]]:
+    """Train as the strategy says; the network that is best on validation is returned."""
+    strategy = context.config.strategy
+    if strategy == "scratch":
+        network, stage, history = fit_network(context, model, "scratch")
+        return network, [stage], history
+    probed, probe_stage, row = fit_probe_stage(context, model)
+    if strategy == "probe":
+        return probed, [probe_stage], [row]
+    tuned, tuned_stage, history = fit_network(context, probed, "finetune")
+    stages, rows = [probe_stage, tuned_stage], [row, *history]
+    if strategy == "auto" and _score(probe_stage) > _score(tuned_stage):
+        log.warning(
+            "fine-tuning (%.4f) did not beat the probe (%.4f) on validation: the probe ships",
+            tuned_stage.accuracy,
+            probe_stage.accuracy,
+        )
+        return probed, stages, rows
+    return tuned, stages, rows
+
+
+def _score(stage: Stage) -> tuple[float, float]:
+    return stage.accuracy, -stage.loss
+
+
+def _finish(
+    context: Context,
+    record: RunRecord,
+    model: Classifier,
+    stages: list[Stage],
+    history: list[EpochRow],
+    start: float,
+) -> RunRecord:
+    from edgetl.report import write_run_report
+
+    home, dataset = context.home, context.dataset
+    clock = time.perf_counter()
+    results: dict[Split, tuple[Evaluation, Any]] = {}
+    for split in ("validation", "test"):
+        rows = dataset.rows(split)
+        if len(rows):
+            logits = forward_rows(
+                model, dataset.pixels, rows, record.normalize, device=context.config.device
+            )
+            results[split] = (
+                evaluate_logits(logits, dataset.truth(rows), dataset.summary.labels),
+                logits,
+            )
+    context.timings["evaluation"] = time.perf_counter() - clock
+    shown: Split = "test" if "test" in results else "validation"
+    record = msgspec.structs.replace(
+        record,
+        strategy=_shipped(stages, context.config.strategy),
+        stages=tuple(stages),
+        validation=results["validation"][0],
+        test=results["test"][0] if "test" in results else None,
+        timings_s={k: round(v, 3) for k, v in context.timings.items()},
+    )
+    metadata = {"format": "pt", "edgetl": edgetl.__version__, "backbone": context.config.backbone}
+    save_classifier(model, home / runs.MODEL, metadata)
+    runs.write_history(home, history)
+    mistakes = worst_mistakes(dataset, shown, results[shown][1])
+    record = msgspec.structs.replace(record, seconds=round(time.perf_counter() - start, 3))
+    write_run_report(home / runs.REPORT, record, history, mistakes)
+    record = msgspec.structs.replace(
+        record, status="finished", seconds=round(time.perf_counter() - start, 3)
+    )
+    runs.write_run(home, record)
+    runs.tidy(home)
+    return record
+
+
+def _shipped(stages: list[Stage], strategy: Strategy) -> str:
+    if strategy == "auto":
+        return max(reversed(stages), key=_score).name
+    return stages[-1].name
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a training's result."""
+    return {
+        "edgetl": edgetl.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }

@@ -1,0 +1,74 @@
+"""Forward passes over cached pixels: fast frozen features, and FP32 reference logits."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edgetl.machine import this_machine
+from edgetl.preprocess import Pixels
+from edgetl.spec import Normalize
+
+BATCH = 32
+Floats = npt.NDArray[np.float32]
+
+
+def bf16_pays(device: Literal["cpu", "cuda"]) -> bool:
+    """Whether bfloat16 arithmetic is native on the device."""
+    return torch.cuda.is_bf16_supported() if device == "cuda" else this_machine().bf16
+
+
+def normalise(images: torch.Tensor, normalize: Normalize, dtype: torch.dtype) -> torch.Tensor:
+    """uint8 `(N, H, W, 3)` → normalised `(N, 3, H, W)`, channels-last, of `dtype`."""
+    mean = torch.tensor(normalize.mean, device=images.device) * 255
+    scale = 1 / (torch.tensor(normalize.std, device=images.device) * 255)
+    return ((images.float() - mean) * scale).permute(0, 3, 1, 2).to(dtype)
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """A copy for inference with batch normalisation folded into convolutions, channels-last.
+
+    Equal up to rounding. Networks that torch.fx cannot follow keep their batch normalisation.
+    """
+    from torch.fx.experimental.optimization import fuse
+
+    plain = copy.deepcopy(model).eval()
+    with warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("ignore")
+        plain = fuse(plain)
+    ready: nn.Module = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ready
+
+
+def forward_rows(
+    model: nn.Module,
+    pixels: Pixels,
+    rows: npt.NDArray[np.int64],
+    normalize: Normalize,
+    *,
+    device: Literal["cpu", "cuda"],
+    dtype: torch.dtype = torch.float32,
+    fold: bool = True,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Floats:
+    """Outputs float32 `(len(rows), D)` of `model` for rows of `pixels (N, H, W, 3)`.
+
+    `fold` folds batch normalisation first, which is faster and equal up to rounding.
+    """
+    ready = (folded(model) if fold else copy.deepcopy(model).eval()).to(device=device, dtype=dtype)
+    outputs: list[Any] = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), BATCH):
+            block = torch.from_numpy(np.ascontiguousarray(pixels[rows[start : start + BATCH]]))
+            out = ready(normalise(block.to(device), normalize, dtype))
+            outputs.append(out.float().cpu().numpy())
+            advance(len(block))
+    return np.concatenate(outputs)

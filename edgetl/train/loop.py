@@ -1,0 +1,257 @@
+"""Gradient training of a whole network: LP-FT and from scratch, with exact resume."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from edgetl.files import write_bytes
+from edgetl.metrics import cross_entropy, evaluate_logits
+from edgetl.preprocess import Pixels
+from edgetl.spec import EpochRow, Normalize, Strict
+from edgetl.train.augment import Batches, jitter
+from edgetl.train.backbones import Classifier
+from edgetl.train.infer import bf16_pays, forward_rows
+
+
+class Settings(Strict, frozen=True, kw_only=True):
+    """How to train; the rates are AdamW's, at the top of the backbone and at the head."""
+
+    stage: Literal["finetune", "scratch"]
+    epochs: int
+    batch: int
+    train_size: int
+    head_rate: float
+    body_rate: float
+    bottom_rate: float  # the first layer's rate as a fraction of body_rate
+    freeze: float  # share of the first layers that stays as pretrained
+    weight_decay: float
+    smoothing: float
+    warmup: float  # share of all steps
+    patience: int  # epochs without a better validation score
+    train_norm: bool  # whether batch normalisation learns statistics
+    flip: bool
+    seed: int
+
+
+class Validation:
+    """Held-out photos that choose the checkpoint."""
+
+    def __init__(self, pixels: Pixels, truth: npt.NDArray[np.int64], labels: tuple[str, ...]):
+        self.pixels, self.truth, self.labels = pixels, truth, labels
+
+    def score(
+        self, model: nn.Module, normalize: Normalize, device: Literal["cpu", "cuda"]
+    ) -> tuple[float, float, float]:
+        """(accuracy, macro-F1, loss) in float32."""
+        rows = np.arange(len(self.truth), dtype=np.int64)
+        logits = forward_rows(model, self.pixels, rows, normalize, device=device)
+        scores = evaluate_logits(logits, self.truth, self.labels)
+        return scores.accuracy, scores.macro_f1, cross_entropy(logits, self.truth)
+
+
+class Trainer:
+    """State of one training: network, its running average, optimiser, and the best so far."""
+
+    def __init__(
+        self, model: Classifier, settings: Settings, normalize: Normalize, device: Any, steps: int
+    ) -> None:
+        self.settings, self.normalize, self.device = settings, normalize, device
+        self.model: Classifier = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.total = max(1, steps * settings.epochs)
+        self.groups = parameter_groups(self.model, settings)
+        self.optimizer = torch.optim.AdamW(self.groups, lr=0.0, fused=True)
+        self.bf16 = bf16_pays(device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.best = copy.deepcopy(self.average)
+        self.best_score: tuple[float, float] = (-1.0, -math.inf)
+        self.step = self.epoch = self.stale = 0
+        self.history: list[EpochRow] = []
+
+    def run_epoch(self, batches: Batches, advance: Callable[[int], None]) -> tuple[float, float]:
+        """Train one epoch; returns (mean loss, photos per second)."""
+        self._set_mode()
+        loss_sum, seen, start = 0.0, 0, time.perf_counter()
+        for images, truth in batches.epoch(self.epoch):
+            loss_sum += self._step(images.to(self.device), truth.to(self.device)) * len(truth)
+            seen += len(truth)
+            advance(len(truth))
+        return loss_sum / seen, seen / (time.perf_counter() - start)
+
+    def _set_mode(self) -> None:
+        self.model.train()
+        if not self.settings.train_norm:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def _step(self, images: torch.Tensor, truth: torch.Tensor) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * self._rate()
+        # Dropout and colour draw from the step's own seed, so that a resumed run draws the same.
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
+        generator = torch.Generator().manual_seed(self.settings.seed * 7_368_787 + self.step)
+        inputs = self._inputs(jitter(images.float(), generator))
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+            logits = self.model(inputs)
+        loss = nn.functional.cross_entropy(
+            logits.float(), truth, label_smoothing=self.settings.smoothing
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_([p for g in self.groups for p in g["params"]], 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self._update_average()
+        return float(loss.detach())
+
+    def _inputs(self, images: torch.Tensor) -> torch.Tensor:
+        mean = torch.tensor(self.normalize.mean, device=images.device) * 255
+        std = torch.tensor(self.normalize.std, device=images.device) * 255
+        return ((images - mean) / std).permute(0, 3, 1, 2)
+
+    def _rate(self) -> float:
+        """Warm-up, then cosine, as a share of the peak rate."""
+        warm = max(1.0, self.settings.warmup * self.total)
+        if self.step < warm:
+            return (self.step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (self.step - warm) / max(1.0, self.total - warm)))
+
+    def _update_average(self) -> None:
+        """Exponential moving average over about a tenth of the steps; quick at first."""
+        decay = min(1 - 1 / max(10.0, 0.1 * self.total), (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            mine, other = self.average.state_dict(), self.model.state_dict()
+            floats = [k for k, v in mine.items() if v.is_floating_point()]
+            torch._foreach_lerp_([mine[k] for k in floats], [other[k] for k in floats], 1 - decay)
+            for key in mine.keys() - set(floats):
+                mine[key].copy_(other[key])
+
+    def finish_epoch(self, row: EpochRow) -> None:
+        """Keep the best average; count epochs without progress."""
+        self.history.append(row)
+        score = (row.validation_accuracy, -row.validation_loss)
+        if score > self.best_score:
+            self.best_score, self.stale = score, 0
+            self.best.load_state_dict(self.average.state_dict())
+        else:
+            self.stale += 1
+        self.epoch += 1
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are over, or nothing got better for `patience` of them."""
+        return self.epoch >= self.settings.epochs or self.stale > self.settings.patience
+
+    def save(self, path: Path) -> None:
+        """Write the whole state to one safetensors file, atomically."""
+        tensors: dict[str, torch.Tensor] = {}
+        for prefix, module in self._modules().items():
+            tensors |= {f"{prefix}.{k}": v for k, v in module.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+        clean = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        metadata = {
+            "stage": self.settings.stage,
+            "epoch": str(self.epoch),
+            "step": str(self.step),
+            "stale": str(self.stale),
+            "best": repr(self.best_score),
+        }
+        write_bytes(path, safetensors.torch.save(clean, metadata=metadata))
+
+    def load(self, path: Path, history: list[EpochRow]) -> None:
+        """Continue from what `save` wrote; `history` is cut to its epochs."""
+        with safetensors.safe_open(str(path), framework="pt") as opened:
+            metadata = opened.metadata()
+        tensors = safetensors.torch.load_file(path)
+        for prefix, module in self._modules().items():
+            start = f"{prefix}."
+            module.load_state_dict(
+                {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
+            )
+        saved = self.optimizer.state_dict()
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                saved["state"].setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(saved)
+        self.epoch, self.step = int(metadata["epoch"]), int(metadata["step"])
+        self.stale = int(metadata["stale"])
+        accuracy, loss = metadata["best"].strip("()").split(",")
+        self.best_score = (float(accuracy), float(loss))
+        self.history = [row for row in history if row.stage == self.settings.stage][: self.epoch]
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.model, "average": self.average, "best": self.best}
+
+
+def parameter_groups(model: Classifier, settings: Settings) -> list[dict[str, Any]]:
+    """Optimiser groups: rates rise with depth, the first layers rest, norms and biases do not decay."""
+    body = list(model.body.named_parameters())
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for index, (_, parameter) in enumerate(body):
+        depth = index / max(1, len(body) - 1)
+        if depth < settings.freeze:
+            parameter.requires_grad_(False)
+            continue
+        band = math.floor(depth * 8) / 8  # a few groups, not one a tensor
+        rate = settings.body_rate * settings.bottom_rate ** (1 - band)
+        decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+        _add(groups, rate, decay, parameter)
+    _add(groups, settings.head_rate, settings.weight_decay, model.head.weight)
+    _add(groups, settings.head_rate, 0.0, model.head.bias)
+    return list(groups.values())
+
+
+def _add(
+    groups: dict[tuple[float, float], dict[str, Any]], rate: float, decay: float, parameter: Any
+) -> None:
+    key = (rate, decay)
+    groups.setdefault(key, {"params": [], "peak": rate, "weight_decay": decay})
+    groups[key]["params"].append(parameter)
+
+
+def train(
+    trainer: Trainer,
+    batches: Batches,
+    validation: Validation,
+    *,
+    checkpoint: Callable[[Trainer], None],
+    bar: Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]],
+) -> None:
+    """Train until done; `checkpoint` is called after every epoch with everything settled."""
+    settings = trainer.settings
+    while not trainer.done:
+        start = time.perf_counter()
+        title = f"{settings.stage} {trainer.epoch + 1}/{settings.epochs}"
+        with bar(title, len(batches.truth)) as advance:
+            loss, rate = trainer.run_epoch(batches, advance)
+        accuracy, macro_f1, validation_loss = validation.score(
+            trainer.average, trainer.normalize, trainer.device
+        )
+        row = EpochRow(
+            stage=settings.stage,
+            epoch=trainer.epoch + 1,
+            loss=loss,
+            learning_rate=settings.body_rate * trainer._rate(),
+            validation_accuracy=accuracy,
+            validation_macro_f1=macro_f1,
+            validation_loss=validation_loss,
+            images_per_s=rate,
+            seconds=time.perf_counter() - start,
+        )
+        trainer.finish_epoch(row)
+        checkpoint(trainer)

@@ -1,0 +1,1 @@
+"""Export recipes: one TOML file a recipe; see README.md."""
