@@ -1,4 +1,4 @@
-"""edgetl: fine-tune compact vision models, quantize and gate them, measure them, run them on edge devices.
+"""Fine-tune compact vision models, quantize and gate them, measure them, run them on the edge.
 
 The verbs are those of the command line: `finetune`, `export`, `evaluate`, `bench`, and `load` for
 what `predict` does. They are imported on first use, so that a device needs only what it uses.

@@ -34,8 +34,11 @@ Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, Image.Image, Pixels]
 
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm"]
-)
+    f".{name}" for name in (
+        "jpg", "jpeg", "jpe", "jfif", "mpo", "png", "bmp", "webp", "tif", "tiff", "gif", "ppm",
+        "pgm", "pbm",
+    )
+)  # fmt: skip
 CROP = 224 / 256
 PADDING = (124, 116, 104)
 ORIENTATION_TAG = 0x0112
@@ -44,9 +47,9 @@ ORIENTATION_TAG = 0x0112
 def pixels(source: Source, spec: Preprocess, *, crop: float = CROP) -> Pixels:
     """Turn one image into uint8 RGB `(size, size, 3)`.
 
-    `crop` is the share of the shorter side that fit `crop` keeps; only training, which crops
-    again by itself, keeps all of it. `source` is a file's path, its bytes, a Pillow image, or a uint8 array `(H, W, 3)` in RGB or
-    `(H, W)` in grey. Raises ImageError when it cannot be read.
+    `source` is a file's path, its bytes, a Pillow image, or a uint8 array `(H, W, 3)` in RGB or
+    `(H, W)` in grey. `crop` is the share of the shorter side that fit `crop` keeps; only training,
+    which crops again by itself, keeps all of it. Raises ImageError when it cannot be read.
     """
     if spec.rules != 1:
         raise ImageError(

@@ -35,7 +35,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Preprocess(Record, frozen=True, kw_only=True):
-    """How an image becomes uint8 `(N, size, size, 3)` RGB; see preprocess.py for rule set `rules`."""
+    """How an image becomes uint8 `(N, size, size, 3)` RGB, by preprocess.py's `rules`."""
 
     size: int = 224
     fit: Fit = "crop"
@@ -122,7 +122,7 @@ class DataSummary(Record, frozen=True, kw_only=True):
 class WeightsOrigin(Record, frozen=True, kw_only=True):
     """Where the starting weights came from, and under which terms."""
 
-    source: str  # "torchvision MobileNet_V2_Weights.IMAGENET1K_V2", a file's path, or "random initialisation"
+    source: str  # torchvision's enum member, a file's name, or "random initialisation"
     sha256: str = ""
     licence: str = ""
 

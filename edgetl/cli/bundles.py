@@ -44,8 +44,9 @@ def _print(bundle: Bundle, checks: list[Check]) -> None:
     made = manifest.provenance
     show(f"{bundle.path}  sha256 {bundle.sha256}")
     show(
-        f"{manifest.name}: {made.config.backbone} ({made.strategy}), {len(manifest.labels)} classes, "
-        f"{manifest.preprocess.size} px {manifest.preprocess.fit}, for {', '.join(manifest.targets)}"
+        f"{manifest.name}: {made.config.backbone} ({made.strategy}), {len(manifest.labels)} "
+        f"classes, {manifest.preprocess.size} px {manifest.preprocess.fit}, "
+        f"for {', '.join(manifest.targets)}"
     )
     show(f"labels: {', '.join(manifest.labels)}")
     show(f"weights: {made.weights.source} (licence: {made.weights.licence})")

@@ -52,7 +52,7 @@ PrecisionChoice = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 
 
 def verb(run: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors of a verb into one line on stderr (or JSON on stdout) and exit 1; Ctrl-C is 130."""
+    """Turn errors of a verb into one line on stderr (and JSON) and exit 1; Ctrl-C is 130."""
 
     @functools.wraps(run)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:

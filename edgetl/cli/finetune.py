@@ -70,7 +70,7 @@ def finetune(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train a classifier on a folder of photos: probe in seconds, then fine-tune, ship the better."""
+    """Train a classifier on a folder of photos: probe, then fine-tune, and ship the better."""
     given: dict[str, Any] = {
         "backbone": backbone,
         "weights": weights,

@@ -30,7 +30,7 @@ def find_engine(name: EngineName) -> Engine:
 
 
 def ready_engine(name: EngineName, session: dict[str, str] | None = None) -> Engine:
-    """The engine, ready for these session options, or EngineMissingError with the reason and the fix."""
+    """The engine, ready for these session options; EngineMissingError says why it is not."""
     engine = find_engine(name)
     reason = engine.missing(session)
     if reason is not None:

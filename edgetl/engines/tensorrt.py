@@ -10,7 +10,6 @@ import ctypes
 import hashlib
 import importlib.util
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ class TrtSession:
                     fix="free GPU memory and try again.",
                 )
             write_bytes(path, plan)
-            os.chmod(path, 0o600)
+            path.chmod(0o600)
         self._loaded[batch] = _Loaded(self._trt, engine)
         return self._loaded[batch]
 
@@ -186,7 +185,7 @@ class _Loaded:
 
 
 def build(trt: Any, logger: Any, model: bytes, options: Options, batch: int) -> bytes:
-    """A serialized engine of an ONNX file for one batch size; EngineError with the parser's words."""
+    """A serialized engine for one batch size; EngineError with the parser's words."""
     builder = trt.Builder(logger)
     flags = 0
     creation = trt.NetworkDefinitionCreationFlag

@@ -24,7 +24,7 @@ def judge(
     labels: tuple[str, ...],
     max_drop: float,
 ) -> Candidate:
-    """Fill in a candidate's scores from its validation logits `(N, classes)`, and refuse or pass it.
+    """Fill in a candidate's scores from its logits `(N, classes)`, and refuse or pass it.
 
     Refused are: values that are not finite, agreement below the recipe's, and an accuracy drop
     above `max_drop` unless so few photos cannot show it (n < 1 / max_drop).

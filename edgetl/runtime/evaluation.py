@@ -22,7 +22,7 @@ BLOCK = 64
 def labelled_photos(
     data: str | os.PathLike[str], labels: tuple[str, ...]
 ) -> tuple[Path, list[Found]]:
-    """The test split of a data folder if it has one, else every photo; DataError for new classes."""
+    """The test split of a data folder if it has one, else every photo."""
     root = data_folder(data)
     found = scan(root, need_train=False)
     if any(item.split == "test" for item in found):

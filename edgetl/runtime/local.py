@@ -24,7 +24,7 @@ def _path(bundle_sha256: str) -> Path:
 
 
 def local_p50_ms(bundle_sha256: str) -> dict[str, float]:
-    """Medians that `bench` found here, by recipe; empty for another machine's or unreadable ones."""
+    """Medians that `bench` found here, by recipe; empty for another machine's."""
     try:
         found = msgspec.json.decode(_path(bundle_sha256).read_bytes(), type=Local)
     except (OSError, msgspec.DecodeError):

@@ -88,4 +88,5 @@ def jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     images = (images - mean) * contrast + mean
     grey = images.mean(dim=3, keepdim=True)
-    return ((images - grey) * saturation + grey).clamp(0, 255)
+    varied: torch.Tensor = ((images - grey) * saturation + grey).clamp(0, 255)
+    return varied

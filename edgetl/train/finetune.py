@@ -8,7 +8,7 @@ import platform
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,11 +17,13 @@ import torch
 import torchvision
 
 import edgetl
-from edgetl.errors import UsageError
+from edgetl.errors import DataError, UsageError, WeightsError
 from edgetl.files import write_bytes
 from edgetl.metrics import evaluate_logits
 from edgetl.photos.dataset import Dataset, load_dataset, photo_lines
+from edgetl.photos.scan import data_folder, scan
 from edgetl.progress import progress_bar
+from edgetl.report import write_run_report
 from edgetl.spec import (
     RUN_VERSION,
     EpochRow,
@@ -37,6 +39,7 @@ from edgetl.spec import (
 )
 from edgetl.train import run as runs
 from edgetl.train.backbones import BackboneInfo, Classifier, build_classifier, find_backbone
+from edgetl.train.config import resolve
 from edgetl.train.infer import forward_rows
 from edgetl.train.mistakes import worst_mistakes
 from edgetl.train.stages import Context, fit_network, fit_probe_stage
@@ -92,61 +95,6 @@ def finetune(
         return _train(home, config, info, going_on=going_on, start=start, progress=progress)
 
 
-def resolve(
-    *,
-    data: str,
-    backbone: str,
-    weights: str | None,
-    strategy: Strategy,
-    epochs: int | None,
-    size: int,
-    fit: Fit,
-    flip: bool,
-    seed: int,
-    device: TorchDevice,
-    labels: str,
-) -> FinetuneConfig:
-    """Check options and fill in what they leave open; UsageError for contradictions.
-
-    `epochs` 0 stands for "by the number of photos".
-    """
-    if not 32 <= size <= 1024 or size % 8:
-        raise UsageError(f"--size {size} is not possible.", fix="choose 32…1024, a multiple of 8.")
-    if epochs is not None and epochs < 1:
-        raise UsageError(f"--epochs {epochs} is not possible.", fix="choose 1 or more.")
-    if weights is None:
-        weights = "none" if strategy == "scratch" else "imagenet"
-    if strategy == "scratch" and weights != "none":
-        raise UsageError(
-            f"--strategy scratch does not use --weights {weights}.",
-            fix="leave --weights out, or choose another strategy.",
-        )
-    if weights == "none":
-        if strategy in ("probe", "finetune"):
-            raise UsageError(
-                f"--strategy {strategy} needs pretrained weights.",
-                fix="give --weights imagenet or a file, or choose --strategy scratch.",
-            )
-        strategy = "scratch"
-    cuda = torch.cuda.is_available()
-    if device == "cuda" and not cuda:
-        raise UsageError("--device cuda: torch sees no CUDA device here.", fix="use --device cpu.")
-    chosen: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and cuda else "cpu"
-    return FinetuneConfig(
-        data=str(Path(data).expanduser().resolve()),
-        backbone=backbone,
-        weights=weights if weights in ("imagenet", "none") else str(Path(weights).resolve()),
-        strategy=strategy,
-        epochs=epochs or 0,
-        size=size,
-        fit=fit,
-        flip=flip,
-        seed=seed,
-        device=chosen,
-        labels=str(Path(labels).expanduser().resolve()) if labels else "",
-    )
-
-
 def _train(
     home: Path,
     config: FinetuneConfig,
@@ -187,16 +135,11 @@ def _train(
         write_bytes(home / runs.PHOTOS, photo_lines(dataset.photos))
         runs.write_run(home, record)
     context = Context(home, config, dataset, info.normalize, progress, timings)
-    shipped, stages, history = _stages(context, model)
-    return _finish(context, record, shipped, stages, history, start)
+    return _finish(context, record, _stages(context, model), start=start)
 
 
 def _load_photos(home: Path, config: FinetuneConfig, spec: Preprocess, progress: bool) -> Dataset:
     done = 0
-    with progress_bar("reading photos", 1, show=progress) as advance:
-        del advance
-    from edgetl.photos.scan import data_folder, scan
-
     total = len(scan(data_folder(config.data), config.labels))
     with progress_bar("reading photos", total, show=progress) as advance:
 
@@ -216,8 +159,6 @@ def _load_photos(home: Path, config: FinetuneConfig, spec: Preprocess, progress:
 
 
 def _check_same(now: RunRecord, before: RunRecord) -> None:
-    from edgetl.errors import DataError, WeightsError
-
     if now.data.sha256 != before.data.sha256:
         raise DataError(
             f"The photos in {now.data.root} are not those that the run was started with.",
@@ -265,13 +206,12 @@ def _score(stage: Stage) -> tuple[float, float]:
 def _finish(
     context: Context,
     record: RunRecord,
-    model: Classifier,
-    stages: list[Stage],
-    history: list[EpochRow],
+    trained: tuple[Classifier, list[Stage], list[EpochRow]],
+    *,
     start: float,
 ) -> RunRecord:
-    from edgetl.report import write_run_report
-
+    """Score, write the weights and the report, and mark the run as finished, last."""
+    model, stages, history = trained
     home, dataset = context.home, context.dataset
     clock = time.perf_counter()
     results: dict[Split, tuple[Evaluation, Any]] = {}

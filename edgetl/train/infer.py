@@ -44,7 +44,7 @@ def folded(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
         plain = fuse(plain)
-    ready: nn.Module = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ready: nn.Module = plain.to(memory_format=torch.channels_last)
     return ready
 
 

@@ -69,7 +69,7 @@ class Trainer:
         self, model: Classifier, settings: Settings, normalize: Normalize, device: Any, steps: int
     ) -> None:
         self.settings, self.normalize, self.device = settings, normalize, device
-        self.model: Classifier = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: Classifier = model.to(device).to(memory_format=torch.channels_last)
         self.total = max(1, steps * settings.epochs)
         self.groups = parameter_groups(self.model, settings)
         self.optimizer = torch.optim.AdamW(self.groups, lr=0.0, fused=True)
@@ -199,7 +199,7 @@ class Trainer:
 
 
 def parameter_groups(model: Classifier, settings: Settings) -> list[dict[str, Any]]:
-    """Optimiser groups: rates rise with depth, the first layers rest, norms and biases do not decay."""
+    """Optimiser groups: rates rise with depth, first layers rest, norms do not decay."""
     body = list(model.body.named_parameters())
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for index, (_, parameter) in enumerate(body):

@@ -29,7 +29,7 @@ from edgetl.train.probe import Head, fit_probe
 
 BATCH = 32
 TRAIN_SIZE = 0.8  # of the deployed size: random crops magnify (Touvron et al., NeurIPS 2019)
-FINETUNE_PHOTOS = 30_000  # photos seen in a default fine-tuning
+FINETUNE_PHOTOS = 25_000  # photos seen in a default fine-tuning
 SCRATCH_PHOTOS = 60_000
 
 
@@ -141,7 +141,7 @@ def settings_for(
         batch=BATCH,
         train_size=size if pretrained else config.size,
         head_rate=5e-4 if pretrained else 2e-3,
-        body_rate=2e-4 if pretrained else 2e-3,
+        body_rate=4e-4 if pretrained else 2e-3,
         bottom_rate=0.1 if pretrained else 1.0,
         freeze=0.2 if pretrained else 0.0,
         weight_decay=0.01 if pretrained else 0.05,
@@ -157,7 +157,7 @@ def settings_for(
 def fit_network(
     context: Context, model: Classifier, stage: Literal["finetune", "scratch"]
 ) -> tuple[Classifier, Stage, list[EpochRow]]:
-    """Train `model` (a copy of it) as `stage`; goes on from the run's checkpoint if there is one."""
+    """Train a copy of `model`; goes on from the run's checkpoint if there is one."""
     clock = time.perf_counter()
     dataset, config = context.dataset, context.config
     rows = dataset.rows("train")

@@ -69,14 +69,15 @@ def read_tensors(path: Path) -> Tensors:
         )
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            tensors: Tensors = safetensors.torch.load_file(path)
+            return tensors
         if path.suffix in (".pth", ".pt"):
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
             for key in ("state_dict", "model"):
                 if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
                     loaded = loaded[key]
             if isinstance(loaded, dict) and all(torch.is_tensor(v) for v in loaded.values()):
-                return loaded
+                return dict(loaded)
             raise WeightsError(
                 f"{path} holds no state dict of tensors.",
                 fix="save model.state_dict(), best as safetensors.",
@@ -95,7 +96,7 @@ def read_tensors(path: Path) -> Tensors:
 
 
 def assign(model: Classifier, tensors: Tensors, *, source: str) -> None:
-    """Copy `tensors` into the body; WeightsError lists what is missing, extra or of another shape."""
+    """Copy `tensors` into the body; WeightsError lists what does not fit."""
     head = {f"{model.head_name}.weight", f"{model.head_name}.bias"}
     wanted = model.body.state_dict()
     given = {key: value for key, value in tensors.items() if key not in head}

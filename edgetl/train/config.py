@@ -1,0 +1,66 @@
+"""Options of `edgetl finetune`, checked and filled in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from edgetl.errors import UsageError
+from edgetl.spec import FinetuneConfig, Fit, Strategy, TorchDevice
+
+
+def resolve(
+    *,
+    data: str,
+    backbone: str,
+    weights: str | None,
+    strategy: Strategy,
+    epochs: int | None,
+    size: int,
+    fit: Fit,
+    flip: bool,
+    seed: int,
+    device: TorchDevice,
+    labels: str,
+) -> FinetuneConfig:
+    """Check options and fill in what they leave open; UsageError for contradictions.
+
+    `epochs` 0 stands for "by the number of photos".
+    """
+    if not 32 <= size <= 1024 or size % 8:
+        raise UsageError(f"--size {size} is not possible.", fix="choose 32…1024, a multiple of 8.")
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"--epochs {epochs} is not possible.", fix="choose 1 or more.")
+    if weights is None:
+        weights = "none" if strategy == "scratch" else "imagenet"
+    if strategy == "scratch" and weights != "none":
+        raise UsageError(
+            f"--strategy scratch does not use --weights {weights}.",
+            fix="leave --weights out, or choose another strategy.",
+        )
+    if weights == "none":
+        if strategy in ("probe", "finetune"):
+            raise UsageError(
+                f"--strategy {strategy} needs pretrained weights.",
+                fix="give --weights imagenet or a file, or choose --strategy scratch.",
+            )
+        strategy = "scratch"
+    cuda = torch.cuda.is_available()
+    if device == "cuda" and not cuda:
+        raise UsageError("--device cuda: torch sees no CUDA device here.", fix="use --device cpu.")
+    chosen: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and cuda else "cpu"
+    return FinetuneConfig(
+        data=str(Path(data).expanduser().resolve()),
+        backbone=backbone,
+        weights=weights if weights in ("imagenet", "none") else str(Path(weights).resolve()),
+        strategy=strategy,
+        epochs=epochs or 0,
+        size=size,
+        fit=fit,
+        flip=flip,
+        seed=seed,
+        device=chosen,
+        labels=str(Path(labels).expanduser().resolve()) if labels else "",
+    )
