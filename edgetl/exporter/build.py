@@ -24,13 +24,16 @@ class Built(NamedTuple):
 
     recipe: Recipe
     files: dict[str, bytes]
+    rehearsal: bytes | None = None  # what a stand-in engine runs in place of the files
 
 
 def build(recipe: Recipe, master: bytes, calibrate: Callable[[int], Pixels]) -> Built:
     """Write the model as `recipe` wants it; `calibrate(n)` gives n training photos."""
     if recipe.form in ("float", "trt-weak"):
-        # TensorRT before 10.12 is weakly typed: it reads FP32 and its FP16 flag does the rest.
-        return Built(recipe, {MASTER: master})
+        # TensorRT before 10.12 is weakly typed: it reads FP32 and its FP16 flag does the rest. The
+        # stand-in has no such flag, so it is given what the flag amounts to: FP16 throughout.
+        weak = recipe.form == "trt-weak"
+        return Built(recipe, {MASTER: master}, strong_fp16(master) if weak else None)
     path = f"models/{recipe.name}"
     if recipe.form == "trt-strong":
         typed = strong_fp16(master)
@@ -60,7 +63,8 @@ def candidate_logits(built: Built, images: Pixels) -> tuple[Logits, str]:
         precision=built.recipe.precision,
         session=built.recipe.session if name == built.recipe.engine else {},
     )
-    session = ready_engine(name).open(tuple(built.files.values()), options)
+    files = (built.rehearsal,) if built.rehearsal is not None else tuple(built.files.values())
+    session = ready_engine(name, options.session).open(files, options)
     try:
         rows = [session.run(images[i : i + 1]) for i in range(len(images))]
     finally:

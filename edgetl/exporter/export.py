@@ -26,8 +26,6 @@ from edgetl.spec import (
 from edgetl.train.run import finished_run
 
 MEASURE_SECONDS = 2.0
-MEASUREMENTS = "measurements.jsonl"
-Say = Callable[[str], None]
 
 
 class Export(Record, frozen=True, kw_only=True):
