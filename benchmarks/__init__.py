@@ -1,0 +1,1 @@
+"""Scripts that regenerate every published figure, and their results."""
