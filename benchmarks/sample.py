@@ -89,7 +89,9 @@ def draw_photo(kind: str, rng: np.random.Generator, size: int) -> Image.Image:
     belt.paste(part, (place[0], place[1]), part)
     belt = belt.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.0)))
     light = np.linspace(rng.uniform(0.7, 1), rng.uniform(1, 1.3), size)[None, :, None]
-    pixels = np.asarray(belt, np.float32) * light + rng.normal(0, rng.uniform(2, 12), (size, size, 3))
+    pixels = np.asarray(belt, np.float32) * light + rng.normal(
+        0, rng.uniform(2, 12), (size, size, 3)
+    )
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 

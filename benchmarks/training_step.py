@@ -24,8 +24,8 @@ import torchvision
 from torch import nn
 
 from benchmarks.common import parser, write_rows
-from edgetl.spec import FinetuneConfig, Normalize, Preprocess
 from edgetl.photos.dataset import Dataset, load_dataset
+from edgetl.spec import FinetuneConfig, Normalize, Preprocess
 from edgetl.train.augment import Batches
 from edgetl.train.backbones import build_classifier
 from edgetl.train.loop import Settings, Trainer

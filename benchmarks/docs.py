@@ -1,0 +1,177 @@
+"""Write the generated parts of the documentation, or check that they are up to date.
+
+    python -m benchmarks.docs [--check]
+
+docs/cli.md comes from the commands' own help; what stands between `<!-- generated: NAME -->` and
+`<!-- end -->` in README.md and docs/*.md comes from benchmarks/results. No figure is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.common import ROOT, read_rows
+
+VERBS = (
+    ["finetune", "export", "evaluate", "predict", "bench", "inspect", "unpack", "devices", "backbones", "doctor"]
+)  # fmt: skip
+BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def command_reference() -> str:
+    """docs/cli.md."""
+    parts = [
+        "# Command line\n",
+        "Generated from the commands' own help; do not edit. `python -m edgetl` is the same as "
+        "`edgetl`.\n",
+        "Exit codes: 0; 1 for an error that you can mend (one line on stderr: what, where, fix); 2 "
+        "for what the parser\nrefuses; 130 on Ctrl-C. With `--json`, stdout holds one JSON document "
+        "and nothing else.\n",
+    ]
+    for verb in VERBS:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgetl", verb, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"COLUMNS": "96", "TERM": "dumb", "NO_COLOR": "1"},
+        )
+        text = "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+        parts.append(f"## {verb}\n\n```text\n{text}\n```\n")
+    return "\n".join(parts)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def machine_line(rows: list[dict[str, Any]]) -> str:
+    """Where and when rows were measured."""
+    first = rows[0]
+    cpu = first["machine"].split(" #")[0]
+    return f"\nMeasured on {cpu}, commit {first['commit']}, {first['utc'][:10]}.\n"
+
+
+def training() -> str:
+    """Accuracy and time of each strategy."""
+    rows = [row for row in read_rows("main_job") if row["row"] == "finetune"]
+    if not rows:
+        return "Not measured yet.\n"
+    body = [
+        [
+            f"`--strategy {row['strategy']}`",
+            f"{row['test_accuracy']:.4f}",
+            f"{row['test_macro_f1']:.4f}",
+            f"{row['n']}",
+            f"{row['wall_s']:.0f} s",
+        ]
+        for row in rows
+    ]
+    header = ["", "test accuracy", "test macro-F1", "photos", "wall time"]
+    return table(header, body) + machine_line(rows)
+
+
+def candidates() -> str:
+    """Every candidate of the fine-tuned run, the refused ones too."""
+    rows = [
+        row
+        for row in read_rows("main_job")
+        if row["row"] == "candidate" and row["run"].endswith("finetune")
+    ]
+    if not rows:
+        return "Not measured yet.\n"
+
+    def cell(value: float | None, digits: int) -> str:
+        return "–" if value is None else f"{value:.{digits}f}"
+
+    body = [
+        [
+            row["recipe"],
+            cell(row["accuracy"], 4),
+            cell(row["agreement"], 4),
+            cell(row.get("test_drop"), 4),
+            cell(row["p50_ms"], 2),
+            f"refused: {row['rejected']}" if row["rejected"] else "passed",
+        ]
+        for row in rows
+    ]
+    header = ["candidate", "validation accuracy", "agreement", "test drop", "p50 ms", "gate"]
+    return table(header, body) + machine_line(rows)
+
+
+def step() -> str:
+    """Training step rates."""
+    rows = read_rows("training_step")
+    if not rows:
+        return "Not measured yet.\n"
+    body = [[row["loop"], f"{row['images_per_s']:.1f}", f"{row['ratio']:.2f}"] for row in rows]
+    return table(["training loop", "photos/s", "× plain"], body) + machine_line(rows)
+
+
+def end_to_end() -> str:
+    """File to top-k."""
+    rows = {row["row"]: row for row in read_rows("end_to_end")}
+    if not rows:
+        return "Not measured yet.\n"
+    file, large = rows["file to top-k"], rows["12 megapixels"]
+    body = [
+        [
+            "JPEG file → top-k, p50",
+            f"{file['p50_ms']:.2f} ms",
+            f"{file['ratio']:.2f} × decode + resize + bare engine ({file['bare_p50_ms']:.2f} ms)",
+        ],
+        [
+            "12-megapixel JPEG → top-k, p50",
+            f"{large['p50_ms']:.2f} ms",
+            f"accuracy {large['accuracy_12mp']:.4f}, originals {large['accuracy']:.4f} "
+            f"({large['n']} photos)",
+        ],
+    ]
+    return table([f"runtime, {file['candidate']}", "", ""], body) + machine_line(
+        list(rows.values())
+    )
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "training": training,
+    "candidates": candidates,
+    "training-step": step,
+    "end-to-end": end_to_end,
+}
+
+
+def filled(text: str) -> str:
+    """A document with its generated blocks written anew."""
+    return BLOCK.sub(lambda m: f"{m[1]}{GENERATED[m[2]]()}{m[3]}", text)
+
+
+def main() -> None:
+    """Write, or check and exit 1 when something is out of date."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--check", action="store_true")
+    check = options.parse_args().check
+    wanted = {ROOT / "docs" / "cli.md": command_reference()}
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        if BLOCK.search(text):
+            wanted[path] = filled(text)
+    stale = [p for p, t in wanted.items() if not p.is_file() or p.read_text("utf-8") != t]
+    if check:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is out of date: run `make docs`", file=sys.stderr)
+        sys.exit(bool(stale))
+    for path in stale:
+        path.write_text(wanted[path], encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
