@@ -71,7 +71,7 @@ def export(
     job = Job(home, record, device, max_drop=max_drop, moved_to=moved_to, progress=progress)
     judged, built = job.candidates(recipes)
     report(judged)
-    _insist(judged, max_drop, asked=precision != "fp32" and (engine, precision) != (AUTO, AUTO))
+    _insist(judged, engine, precision, max_drop)
     with tempfile.TemporaryDirectory(prefix="edgetl-export-") as folder:
         trial = Path(folder) / destination.name
         job.write(trial, judged, built, [])
@@ -80,6 +80,7 @@ def export(
             progress("measuring")
             judged, rows = _measured(trial, judged, progress)
             report(judged)
+            _insist(judged, engine, precision, max_drop)
     sha256 = job.write(destination, judged, built, rows)
     chosen, provisional = choice(judged, job.order(judged))
     return Export(
@@ -91,17 +92,17 @@ def export(
     )
 
 
-def _insist(judged: list[Candidate], max_drop: float, *, asked: bool) -> None:
+def _insist(judged: list[Candidate], engine: str, precision: str, max_drop: float) -> None:
     """GateError when the baseline fails, or all that was asked for by engine or precision."""
     baseline = next(c for c in judged if c.recipe == BASELINE)
     if baseline.rejected is not None:
         raise GateError(
-            f"ONNX Runtime fp32 does not reproduce the trained network: {baseline.rejected}.",
-            fix="report this with the run's run.json; no bundle was written.",
+            f"ONNX Runtime fp32, which every bundle carries, was refused: {baseline.rejected}.",
+            fix="see `edgetl doctor`; if that finds nothing, report this with the run's run.json.",
         )
-    others = [c for c in judged if c.recipe != BASELINE]
-    if asked and others and all(c.rejected for c in others):
-        reasons = "; ".join(f"{c.recipe}: {c.rejected}" for c in others)
+    asked = [c for c in judged if engine in (AUTO, c.engine) and precision in (AUTO, c.precision)]
+    if all(c.rejected for c in asked):
+        reasons = "; ".join(f"{c.recipe}: {c.rejected}" for c in asked)
         raise GateError(
             f"No candidate that was asked for passed the gate ({reasons}).",
             fix=f"allow more than --max-drop {max_drop}, or another engine or precision.",

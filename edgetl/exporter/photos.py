@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.errors import DataError
-from edgetl.files import read_jsonl, sha256_bytes
+from edgetl.errors import DataError, RunError
+from edgetl.files import read_jsonl, sha256_bytes, sha256_file
 from edgetl.machine import available_cores
 from edgetl.photos.scan import data_folder
 from edgetl.preprocess import SUFFIXES, Pixels, pixels
 from edgetl.spec import Calibration, Photo, Preprocess, RunRecord, Split
+from edgetl.train.run import PHOTOS
 
 
 class RunPhotos:
@@ -23,29 +24,30 @@ class RunPhotos:
     def __init__(self, run: Path, record: RunRecord, moved_to: str = "") -> None:
         """`moved_to` is where the photos are now; DataError counts the missing ones."""
         self.record = record
-        self.photos = read_jsonl(run / "data.jsonl", Photo)
+        self.photos = _listed(run / PHOTOS, record.data.sha256)
         self.root = data_folder(moved_to) if moved_to else Path(record.data.root)
         self.paths = {photo.path: self.root / photo.path for photo in self.photos}
-        lost = [photo for photo in self.photos if not self.paths[photo.path].is_file()]
+        needed = [photo for photo in self.photos if photo.split != "test"]
+        lost = [photo for photo in needed if not self.paths[photo.path].is_file()]
         if lost and moved_to:
             lost = self._search(lost)
-        needed = [photo for photo in lost if photo.split != "test"]
-        if needed:
+        if lost:
             raise DataError(
-                f"{len(needed)} of the {len(self.photos)} photos of the run are not in "
-                f"{self.root}, {needed[0].path} for one.",
+                f"{len(lost)} of the {len(needed)} training and validation photos of the run are "
+                f"not in {self.root}, {lost[0].path} for one.",
                 fix="give the folder that holds them now by --data FOLDER.",
             )
 
     def _search(self, lost: list[Photo]) -> list[Photo]:
         """Look for photos by content under another name or in another folder."""
-        wanted = {photo.sha256: photo for photo in lost}
+        wanted: dict[str, list[Photo]] = {}
+        for photo in lost:  # a picture may be in the data set more than once
+            wanted.setdefault(photo.sha256, []).append(photo)
         for path in sorted(self.root.rglob("*")):
             if not wanted:
                 break
             if path.suffix.lower() in SUFFIXES and path.is_file():
-                photo = wanted.pop(sha256_bytes(path.read_bytes()), None)
-                if photo:
+                for photo in wanted.pop(_hash(path), []):
                     self.paths[photo.path] = path
         return [photo for photo in lost if not self.paths[photo.path].is_file()]
 
@@ -85,8 +87,31 @@ class RunPhotos:
         return chosen, Calibration(n=len(chosen), sha256=digest)
 
 
+def _listed(path: Path, sha256: str) -> list[Photo]:
+    """The rows of data.jsonl; RunError unless it is the file that the run wrote."""
+    try:
+        if sha256_file(path) == sha256:
+            return read_jsonl(path, Photo)
+        problem = "is not as the run wrote it"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    raise RunError(f"{path} {problem}.", fix="restore it, or train the run again.")
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError:  # unreadable, so not the photo that is looked for
+        return ""
+
+
 def _read(path: Path, photo: Photo, spec: Preprocess) -> Pixels:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"Cannot read {path}: {error.strerror}.", fix="make the file readable."
+        ) from error
     if sha256_bytes(data) != photo.sha256:
         raise DataError(
             f"{path} is not the photo that the run was trained with: its hash differs.",

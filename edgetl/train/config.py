@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -29,6 +29,17 @@ def resolve(
 
     `epochs` 0 stands for "by the number of photos".
     """
+    for option, value, choices in (
+        ("strategy", strategy, get_args(Strategy)),
+        ("fit", fit, get_args(Fit)),
+        ("device", device, get_args(TorchDevice)),
+    ):
+        if value not in choices:
+            raise UsageError(
+                f"--{option} {value} is not possible.", fix=f"choose among {', '.join(choices)}."
+            )
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"--seed {seed} is not possible.", fix="choose 0…4294967295.")
     if not 32 <= size <= 1024 or size % 8:
         raise UsageError(f"--size {size} is not possible.", fix="choose 32…1024, a multiple of 8.")
     if epochs is not None and epochs < 1:
@@ -52,9 +63,9 @@ def resolve(
         raise UsageError("--device cuda: torch sees no CUDA device here.", fix="use --device cpu.")
     chosen: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and cuda else "cpu"
     return FinetuneConfig(
-        data=str(Path(data).expanduser().resolve()),
+        data=_absolute(data),
         backbone=backbone,
-        weights=weights if weights in ("imagenet", "none") else str(Path(weights).resolve()),
+        weights=weights if weights in ("imagenet", "none") else _absolute(weights),
         strategy=strategy,
         epochs=epochs or 0,
         size=size,
@@ -62,5 +73,9 @@ def resolve(
         flip=flip,
         seed=seed,
         device=chosen,
-        labels=str(Path(labels).expanduser().resolve()) if labels else "",
+        labels=_absolute(labels) if labels else "",
     )
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())

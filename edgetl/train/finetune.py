@@ -130,10 +130,11 @@ def _train(
         threads=torch.get_num_threads(),
     )
     if going_on:
-        _check_same(record, runs.read_run(home))
-    else:
-        write_bytes(home / runs.PHOTOS, photo_lines(dataset.photos))
-        runs.write_run(home, record)
+        before = runs.read_run(home)
+        _check_same(record, before)
+        record = msgspec.structs.replace(record, created_utc=before.created_utc)
+    runs.write_run(home, record)  # first: it is what makes the folder a run
+    write_bytes(home / runs.PHOTOS, photo_lines(dataset.photos))
     context = Context(home, config, dataset, info.normalize, progress, timings)
     return _finish(context, record, _stages(context, model), start=start)
 
@@ -151,7 +152,7 @@ def _load_photos(home: Path, config: FinetuneConfig, spec: Preprocess, progress:
         return load_dataset(
             config.data,
             spec,
-            home / runs.CACHE / "photos.npy",
+            home / runs.CACHE / runs.PIXELS,
             labels_csv=config.labels,
             seed=config.seed,
             progress=count,

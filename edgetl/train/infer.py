@@ -23,7 +23,9 @@ Floats = npt.NDArray[np.float32]
 
 def bf16_pays(device: Literal["cpu", "cuda"]) -> bool:
     """Whether bfloat16 arithmetic is native on the device."""
-    return torch.cuda.is_bf16_supported() if device == "cuda" else this_machine().bf16
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return this_machine().bf16
 
 
 def normalise(images: torch.Tensor, normalize: Normalize, dtype: torch.dtype) -> torch.Tensor:

@@ -63,8 +63,10 @@ def _choose_strength(
     parts = [
         (train, held)
         for train, held in splitter.split(scaled, truth, keys)
-        if len(np.unique(truth[train])) == truth.max() + 1
+        if len(held) and len(np.unique(truth[train])) == truth.max() + 1
     ]
+    if not parts:  # every split by groups would leave a class out
+        return STRENGTHS[len(STRENGTHS) // 2]
     warm: list[tuple[Floats, Floats] | None] = [None] * len(parts)
     losses: list[float] = []
     for strength in STRENGTHS:

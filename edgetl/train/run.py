@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 
 from edgetl.errors import RunError, StorageError
 from edgetl.files import write_json, write_jsonl
-from edgetl.spec import RUN_VERSION, EpochRow, FinetuneConfig, RunRecord
+from edgetl.spec import RUN_VERSION, EpochRow, FinetuneConfig, Record, RunRecord
 
 RUN_JSON = "run.json"
 METRICS = "metrics.jsonl"
@@ -22,7 +23,14 @@ REPORT = "report.html"
 CHECKPOINT = "checkpoint.safetensors"
 PROBE = "probe.npz"
 CACHE = "cache"
+PIXELS, CROPS = "photos.npy", "train.npy"  # in the cache
 LOCK = ".lock"
+# All that a run writes. run.json goes last when they are removed: until then the folder is a run.
+OWN = (CACHE, METRICS, PHOTOS, MODEL, REPORT, CHECKPOINT, PROBE, RUN_JSON)
+
+
+class _Mark(Record, frozen=True, kw_only=True):
+    edgetl_run: int
 
 
 def read_run(folder: str | Path) -> RunRecord:
@@ -40,7 +48,7 @@ def read_run(folder: str | Path) -> RunRecord:
         record = msgspec.json.decode(path.read_bytes(), type=RunRecord)
     except (msgspec.DecodeError, OSError) as error:
         raise RunError(
-            f"{path} cannot be read: {error}.", fix="train the run again with --overwrite."
+            f"{path} cannot be read: {error}.", fix="restore it, or train into a new folder."
         ) from error
     if record.edgetl_run != RUN_VERSION:
         raise RunError(
@@ -62,8 +70,14 @@ def finished_run(folder: str | Path) -> RunRecord:
 
 @contextlib.contextmanager
 def locked(home: Path) -> Iterator[None]:
-    """Hold the run folder; RunError when another process trains in it."""
+    """Hold the run folder, which is made if need be; a folder that became no run is left as it was.
+
+    RunError when another process trains in it or when it holds something that is no run.
+    """
+    existed = home.exists()
     try:
+        if existed:
+            _refuse_foreign(home)
         home.mkdir(parents=True, exist_ok=True)
         stream = (home / LOCK).open("w")
     except OSError as error:
@@ -73,30 +87,35 @@ def locked(home: Path) -> Iterator[None]:
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            held = os.fstat(stream.fileno()).st_ino == (home / LOCK).stat().st_ino
+        except OSError:
+            held = False
+        if not held:
             raise RunError(
                 f"Another process is training in {home}.",
                 fix="wait for it, or choose another --out.",
-            ) from error
-        yield
+            )
+        try:
+            yield
+        finally:
+            if not (home / RUN_JSON).is_file():
+                tidy(home)
+            (home / LOCK).unlink(missing_ok=True)
+            if not existed:
+                with contextlib.suppress(OSError):  # not empty: it became a run
+                    home.rmdir()
 
 
 def claim(home: Path, config: FinetuneConfig, *, resume: bool, overwrite: bool) -> bool:
     """Decide what becomes of an existing folder; True when an unfinished run goes on.
 
-    Raises RunError for a foreign folder, a finished run, an unfinished one without a decision, and
-    options that differ from those of the run to resume.
+    With `overwrite` the files of the run in it are removed, and no others. Raises RunError for a
+    finished run, an unfinished one without a decision, and options that differ from those of the
+    run to resume.
     """
-    others = [p for p in home.iterdir() if p.name != LOCK]
-    if not others:
-        return False
-    if not (home / RUN_JSON).is_file() and not _is_infant(others):
-        raise RunError(f"{home} is not empty and is no run.", fix="choose a new folder for --out.")
     if overwrite:
-        for path in others:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return False
-    if _is_infant(others):
+        _remove(home, OWN)
+    if not (home / RUN_JSON).is_file():
         return False
     record = read_run(home)
     if record.status == "finished":
@@ -122,9 +141,31 @@ def claim(home: Path, config: FinetuneConfig, *, resume: bool, overwrite: bool) 
     return True
 
 
-def _is_infant(others: list[Path]) -> bool:
-    """Whether a killed process left nothing but its first, nameless traces."""
-    return all(p.name == CACHE or (p.name.startswith(".") and p.suffix == ".tmp") for p in others)
+def _refuse_foreign(home: Path) -> None:
+    """RunError unless the folder is a run, or holds no more than a killed process leaves of one."""
+    others = [path for path in home.iterdir() if path.name != LOCK]
+    if not _is_run(home) and not all(_is_trace(path) for path in others):
+        raise RunError(f"{home} is not empty and is no run.", fix="choose a new folder for --out.")
+
+
+def _is_run(home: Path) -> bool:
+    """Whether run.json is edgetl's, of whatever version."""
+    try:
+        msgspec.json.decode((home / RUN_JSON).read_bytes(), type=_Mark)
+    except (OSError, msgspec.DecodeError):
+        return False
+    return True
+
+
+def _is_trace(path: Path) -> bool:
+    if path.name == CACHE and path.is_dir():
+        return {item.name for item in path.iterdir()} <= {PIXELS, CROPS}
+    return path.name in {item.name for item in _temporary(path.parent)}
+
+
+def _temporary(home: Path) -> list[Path]:
+    """What writing a file of a run leaves when the process is killed meanwhile."""
+    return [path for name in OWN for path in home.glob(f".{name}.*.tmp")]
 
 
 def write_run(home: Path, record: RunRecord) -> None:
@@ -139,6 +180,12 @@ def write_history(home: Path, history: list[EpochRow]) -> None:
 
 def tidy(home: Path) -> None:
     """Remove what only training needed: caches, checkpoints, temporary files."""
-    shutil.rmtree(home / CACHE, ignore_errors=True)
-    for path in [home / CHECKPOINT, home / PROBE, *home.glob(".*.tmp")]:
-        path.unlink(missing_ok=True)
+    _remove(home, (CACHE, CHECKPOINT, PROBE))
+
+
+def _remove(home: Path, names: tuple[str, ...]) -> None:
+    for path in [*_temporary(home), *(home / name for name in names)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -218,7 +218,7 @@ def _training_pixels(context: Context, rows: Any) -> Pixels:
     size = round(context.config.size / CROP / 8) * 8
     spec = Preprocess(size=size, fit=context.config.fit)
     paths = [context.dataset.root / context.dataset.photos[i].path for i in rows]
-    cache = open_cache(context.home / runs.CACHE / "train.npy", len(rows), size)
+    cache = open_cache(context.home / runs.CACHE / runs.CROPS, len(rows), size)
 
     def read(path: Path) -> Pixels:
         return pixels(path, spec, crop=1.0)

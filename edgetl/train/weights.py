@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -128,7 +130,7 @@ def _local_copy(info: BackboneInfo) -> Path | None:
         )
     exact = home / Path(info.url).name
     if exact.is_file():
-        _check_name_hash(exact)
+        check_name_hash(exact)
         return exact
     named = sorted(
         path
@@ -141,13 +143,16 @@ def _local_copy(info: BackboneInfo) -> Path | None:
             f"{home} holds several weights for {info.name}: {', '.join(p.name for p in named)}.",
             fix="keep one, or name it by --weights FILE.",
         )
-    return named[0] if named else None
+    if not named:
+        return None
+    check_name_hash(named[0])
+    return named[0]
 
 
-def _check_name_hash(path: Path) -> None:
-    """torchvision's file names end in the first 8 hex digits of their SHA-256."""
+def check_name_hash(path: Path) -> None:
+    """torchvision's file names end in the first 8 hex digits of their SHA-256; others may not."""
     stated = path.stem.rpartition("-")[2]
-    if not sha256_file(path).startswith(stated):
+    if re.fullmatch("[0-9a-f]{8,64}", stated) and not sha256_file(path).startswith(stated):
         raise WeightsError(
             f"{path} is damaged: its SHA-256 does not begin with {stated}.", fix="fetch it again."
         )
@@ -156,9 +161,11 @@ def _check_name_hash(path: Path) -> None:
 def _from_torchvision(info: BackboneInfo) -> tuple[Tensors, Path]:
     weights = torchvision.models.get_model_weights(info.name).DEFAULT
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    if cached.is_file():
+        check_name_hash(cached)  # torch.hub checks what it downloads, not what it finds
     try:
-        return weights.get_state_dict(progress=False, check_hash=True), cached
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True), cached
+    except (urllib.error.URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         reason = getattr(error, "reason", None) or error
         raise WeightsError(
             f"Cannot fetch the ImageNet weights of {info.name}: {reason}.",

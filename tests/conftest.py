@@ -1,0 +1,349 @@
+"""Fixtures that many tests share: a small drawn data set, weights made on the fly, a trained run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from edgetl.bundle import write_bundle
+from edgetl.engines import Options, find_engine
+from edgetl.exporter.build import Built, build
+from edgetl.exporter.check import NORMALIZED
+from edgetl.exporter.golden import golden_members
+from edgetl.files import sha256_bytes
+from edgetl.recipes import find_recipe
+from edgetl.spec import (
+    BUNDLE_VERSION,
+    Artifact,
+    Candidate,
+    FinetuneConfig,
+    Manifest,
+    Normalize,
+    Preprocess,
+    Provenance,
+    WeightsOrigin,
+)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+CLASSES = ("bars", "disc", "square")
+PER_CLASS = 24
+SIDE = 64
+
+
+def draw(label: str, seed: int) -> Image.Image:
+    """A `SIDE` px photo: one bright shape of its class, anywhere, in any colour, on noise."""
+    rng = np.random.default_rng([seed, CLASSES.index(label)])
+    noise = rng.integers(0, 110, (SIDE // 4, SIDE // 4, 3), np.uint8)
+    image = Image.fromarray(noise).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    pen, colour = ImageDraw.Draw(image), tuple(int(v) for v in rng.integers(150, 256, 3))
+    radius = int(rng.integers(14, 20))
+    x, y = (int(v) for v in rng.integers(radius + 6, SIDE - radius - 6, 2))
+    if label == "disc":
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    elif label == "square":
+        pen.rectangle((x - radius, y - radius, x + radius, y + radius), outline=colour, width=5)
+    else:
+        for left in range(x - radius, x + radius, 8):
+            pen.rectangle((left, y - radius, left + 3, y + radius), fill=colour)
+    return image
+
+
+def draw_folder(root: Path, counts: dict[str, int], *, seed: int = 0) -> Path:
+    """Class folders of drawn photos: `counts` photos of each class."""
+    for label, count in counts.items():
+        (root / label).mkdir(parents=True)
+        for index in range(count):
+            draw(label, seed + index).save(root / label / f"{index:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn photos in plain class folders, three classes of 24; do not write into it."""
+    root = tmp_path_factory.mktemp("shapes")
+    return draw_folder(root, dict.fromkeys(CLASSES, PER_CLASS))
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Callable[..., Path]:
+    """`draw_folder`, for tests that need a data set of their own."""
+    return draw_folder
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write a random torchvision state dict: `weights_file("mobilenet_v2", ".pth", classes=10)`."""
+    import safetensors.torch
+    import torch
+    import torchvision
+
+    home = tmp_path_factory.mktemp("weights")
+    made: dict[Any, Path] = {}
+
+    def make(backbone: str, suffix: str = ".safetensors", *, classes: int = 1000) -> Path:
+        key = (backbone, suffix, classes)
+        if key not in made:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(1)
+                model = torchvision.models.get_model(backbone, num_classes=classes)
+            made[key] = home / f"{backbone}-random-{classes}{suffix}"
+            if suffix == ".pth":
+                torch.save(model.state_dict(), made[key])
+            else:
+                safetensors.torch.save_file(model.state_dict(), made[key])
+        return made[key]
+
+    return make
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread: faster for tiny networks, and the same on every machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture
+def single() -> Iterator[None]:
+    """`one_thread` for a whole test."""
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on the drawn photos, trained from scratch; do not write into it."""
+    import edgetl
+
+    out = tmp_path_factory.mktemp("runs") / "shapes"
+    with one_thread():
+        edgetl.finetune(
+            shapes, out=out, backbone="squeezenet1_1", strategy="scratch", epochs=16, size=48
+        )
+    return out
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real photos and weights beside the checkout; tests that need them are skipped without."""
+    if not (SHARED / "data" / "clothing").is_dir():
+        pytest.skip(f"no real photos at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep measurements of tests out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGETL_CACHE", str(tmp_path_factory.getbasetemp() / "edgetl-cache"))
+        yield
+
+
+# --- a small untrained model, in every form that a bundle carries ------------------------------
+
+CPU_RECIPES = ("ort-fp32", "ort-int8", "ov-fp32", "ov-bf16", "ov-int8")
+
+
+def tiny_onnx() -> bytes:
+    """A network of two convolutions: uint8 `(N, 32, 32, 3)` to logits of three classes."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    normalize, spread = Normalize(), (1, 3, 1, 1)
+    weights = {
+        "mean": 255 * np.reshape(normalize.mean, spread),
+        "scale": 1 / (255 * np.reshape(normalize.std, spread)),
+        "w1": 0.3 * rng.normal(size=(16, 3, 3, 3)),
+        "b1": 0.1 * rng.normal(size=16),
+        "w2": 0.15 * rng.normal(size=(32, 16, 3, 3)),
+        "b2": 0.1 * rng.normal(size=32),
+        "w3": rng.normal(size=(len(CLASSES), 32)),
+        "b3": 0.1 * rng.normal(size=len(CLASSES)),
+    }
+    kernel = {"pads": [1, 1, 1, 1]}
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["images"], ["x0"], "preprocess/cast", to=TensorProto.FLOAT),
+        node("Transpose", ["x0"], ["x1"], "preprocess/transpose", perm=[0, 3, 1, 2]),
+        node("Sub", ["x1", "mean"], ["x2"], "preprocess/sub"),
+        node("Mul", ["x2", "scale"], [NORMALIZED], "preprocess/mul"),
+        node("Conv", [NORMALIZED, "w1", "b1"], ["x4"], "conv1", strides=[2, 2], **kernel),
+        node("Relu", ["x4"], ["x5"], "relu1"),
+        node("Conv", ["x5", "w2", "b2"], ["x6"], "conv2", **kernel),
+        node("Relu", ["x6"], ["x7"], "relu2"),
+        node("GlobalAveragePool", ["x7"], ["x8"], "pool"),
+        node("Flatten", ["x8"], ["x9"], "flatten"),
+        node("Gemm", ["x9", "w3", "b3"], ["logits"], "head", transB=1),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [value("images", TensorProto.UINT8, ["N", 32, 32, 3])],
+        [value("logits", TensorProto.FLOAT, ["N", len(CLASSES)])],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+@pytest.fixture(scope="session")
+def tiny_images() -> Any:
+    """Drawn photos as the tiny model reads them, uint8 `(16, 32, 32, 3)`."""
+    labels = [CLASSES[i % 3] for i in range(16)]
+    return np.stack([np.asarray(draw(k, i).resize((32, 32))) for i, k in enumerate(labels)])
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_images: Any) -> Callable[[str], Built]:
+    """The tiny model's files by recipe: `tiny("ov-int8")`."""
+    master, made = tiny_onnx(), dict[str, Built]()
+
+    def make(recipe: str) -> Built:
+        if recipe not in made:
+            made[recipe] = build(find_recipe(recipe), master, lambda _: tiny_images)
+        return made[recipe]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_logits(tiny: Callable[[str], Built], tiny_images: Any) -> Callable[[str], Any]:
+    """Logits of the first four `tiny_images` by recipe; zeros where its engine is not here."""
+
+    def make(recipe: str) -> Any:
+        stated = tiny(recipe).recipe
+        engine = find_engine(stated.engine)
+        if engine.missing(stated.session):
+            return np.zeros((4, len(CLASSES)), np.float32)
+        options = Options(precision=stated.precision, session=stated.session)
+        session = engine.open(tuple(tiny(recipe).files.values()), options)
+        rows = [session.run(tiny_images[i : i + 1]) for i in range(4)]
+        session.close()
+        return np.concatenate(rows)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_tiny(
+    tiny: Callable[[str], Built], tiny_logits: Callable[[str], Any], tiny_images: Any
+) -> Callable[..., Path]:
+    """Write a bundle: `write_tiny(path, ("ort-fp32",), {"ort-fp32": {"p50_ms": 1.0}}, {...})`.
+
+    The third argument changes candidates, the fourth members; `order=…` and the like the manifest.
+    """
+
+    def make(
+        path: Path,
+        recipes: tuple[str, ...] = CPU_RECIPES,
+        candidates: dict[str, dict[str, Any]] | None = None,
+        members: dict[str, bytes] | None = None,
+        **changes: Any,
+    ) -> Path:
+        spec, listed = Preprocess(size=32, fit="squash"), []
+        files: dict[str, tuple[Any, bytes]] = {}
+        for name in recipes:
+            recipe, more = tiny(name).recipe, (candidates or {}).get(name, {})
+            held = {} if more.get("rejected") else tiny(name).files
+            files |= {member: (recipe.engine, data) for member, data in held.items()}
+            stated = {"session": recipe.session, "artifacts": tuple(held), "provisional": True}
+            kind = {"recipe": name, "engine": recipe.engine, "precision": recipe.precision}
+            listed.append(Candidate(**kind | stated | more))
+        passed = {c.recipe: tiny_logits(c.recipe) for c in listed if c.rejected is None}
+        golden, extra = golden_members(tiny_images, passed, spec)
+        manifest: dict[str, Any] = {
+            "edgetl_bundle": BUNDLE_VERSION,
+            "name": path.stem,
+            "labels": CLASSES,
+            "preprocess": spec,
+            "normalize": Normalize(),
+            "targets": ("cpu",),
+            "order": recipes,
+            "artifacts": tuple(
+                Artifact(path=k, size=len(d), sha256=sha256_bytes(d), engine=engine)
+                for k, (engine, d) in files.items()
+            ),
+            "candidates": tuple(listed),
+            "chosen": next(iter(passed)),
+            "provisional": True,
+            "golden": golden,
+            "provenance": PROVENANCE,
+        }
+        held = {member: data for member, (_, data) in files.items()} | extra | (members or {})
+        write_bundle(path, Manifest(**manifest | changes), held)
+        return path
+
+    return make
+
+
+PROVENANCE = Provenance(
+    edgetl="0.1.0",
+    created_utc="2025-01-01T00:00:00+00:00",
+    data_sha256="0" * 64,
+    weights=WeightsOrigin(source="random initialisation"),
+    config=FinetuneConfig(
+        data="shapes",
+        backbone="tiny",
+        weights="none",
+        strategy="scratch",
+        epochs=1,
+        size=32,
+        fit="squash",
+        flip=True,
+        seed=0,
+        device="cpu",
+    ),
+    versions={},
+    strategy="scratch",
+    max_drop=0.01,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(write_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with every CPU candidate that can run here; do not write to it."""
+    here = [r for r in CPU_RECIPES if _runs(r)]
+    return write_tiny(tmp_path_factory.mktemp("bundles") / "tiny.edgetl", tuple(here))
+
+
+@pytest.fixture(scope="session")
+def jetson_bundle(
+    write_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A bundle as for a Jetson: two TensorRT candidates and the baseline; do not write to it."""
+    recipes = ("trt-fp16-weak", "trt-fp16-strong", "ort-fp32")
+    path = tmp_path_factory.mktemp("bundles") / "jetson.edgetl"
+    return write_tiny(path, recipes, targets=("jetson-orin-nano",))
+
+
+def _runs(name: str) -> bool:
+    recipe = find_recipe(name)
+    return find_engine(recipe.engine).missing(recipe.session) is None
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in a process of its own: `cli("predict", bundle, photo)`."""
+
+    def run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "edgetl", *map(os.fspath, arguments)]
+        settings = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
+        return subprocess.run(command, check=False, **settings | options)
+
+    return run
