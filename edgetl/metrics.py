@@ -67,14 +67,27 @@ def cross_entropy(logits: Logits, truth: Indices, temperature: float = 1.0) -> f
 def fit_temperature(logits: Logits, truth: Indices) -> float:
     """Temperature in 0.05…20 that minimises the validation loss (Guo et al., ICML 2017).
 
+    Of N labels, each counts as 1 - 1/(N + 2) sure (Platt, 1999): without that, photos that are all
+    classified rightly would drive T to its limit, and every later photo to probability 1.
     The loss is unimodal in log T, so a golden-section search finds it.
     """
+    if not len(truth):
+        return 1.0
+    doubt = 1 / (len(truth) + 2)
+    rows, others = np.arange(len(truth)), max(1, logits.shape[1] - 1)
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits.astype(np.float64) / math.exp(log_temperature)
+        scaled -= scaled.max(axis=1, keepdims=True)
+        right = scaled[rows, truth]
+        wrong = scaled.sum(axis=1) - right
+        norm = np.log(np.exp(scaled).sum(axis=1))
+        return float((norm - (1 - doubt) * right - doubt / others * wrong).mean())
+
     low, high, ratio = math.log(0.05), math.log(20.0), (math.sqrt(5) - 1) / 2
     for _ in range(40):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if cross_entropy(logits, truth, math.exp(left)) < cross_entropy(
-            logits, truth, math.exp(right)
-        ):
+        if loss(left) < loss(right):
             high = right
         else:
             low = left
@@ -95,4 +108,7 @@ def paired_drop(
     total, b, c = n + 2, lost + 0.5, won + 0.5
     centre = (b - c) / total
     half = 1.96 * math.sqrt(max(0.0, b + c - (b - c) ** 2 / total)) / total
-    return (lost - won) / max(1, n), (centre - half, centre + half)
+    return (lost - won) / max(1, n), (
+        max(-1.0, centre - half),
+        min(1.0, centre + half),
+    )

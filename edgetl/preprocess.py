@@ -2,8 +2,9 @@
 
 Rule set 1, in order:
 
-1. Decode the first frame. A JPEG is decoded at the smallest of libjpeg's DCT scales (1, 1/2, 1/4,
-   1/8) that keeps at least the wanted size. ICC profiles are ignored.
+1. Decode the first frame. A JPEG file is decoded at the smallest of libjpeg's DCT scales (1, 1/2,
+   1/4, 1/8) that keeps at least the wanted size. ICC profiles are ignored. Arrays and Pillow
+   images are taken as they are.
 2. Apply the EXIF orientation.
 3. To 8-bit RGB: 16-bit samples keep their upper byte, transparency is laid over white, and grey,
    palette and CMYK are converted. Floating-point samples are refused.
@@ -24,7 +25,7 @@ from typing import TypeAlias, Union
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from edgetl.errors import ImageError
 from edgetl.spec import Preprocess
@@ -32,7 +33,7 @@ from edgetl.spec import Preprocess
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, Image.Image, Pixels]
 
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF")  # JPEG covers MPO
 SUFFIXES = frozenset(
     f".{name}" for name in (
         "jpg", "jpeg", "jpe", "jfif", "mpo", "png", "bmp", "webp", "tif", "tiff", "gif", "ppm",
@@ -42,6 +43,15 @@ SUFFIXES = frozenset(
 CROP = 224 / 256
 PADDING = (124, 116, 104)
 ORIENTATION_TAG = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def pixels(source: Source, spec: Preprocess, *, crop: float = CROP) -> Pixels:
@@ -58,10 +68,9 @@ def pixels(source: Source, spec: Preprocess, *, crop: float = CROP) -> Pixels:
         )
     name = _name(source)
     try:
-        image = _opened(source)
-        return _fit(_rgb(_decoded(image, spec, crop)), spec, crop)
-    except ImageError:
-        raise
+        return _fit(_rgb(_upright(_decoded(source, spec, crop))), spec, crop)
+    except ImageError as error:
+        raise ImageError(f"Cannot read image {name}: {error.message}", fix=error.fix) from None
     except Exception as error:  # Pillow's plug-ins raise almost anything on damaged files
         raise ImageError(
             f"Cannot read image {name}: {_reason(error)}.",
@@ -88,40 +97,36 @@ def _reason(error: Exception) -> str:
         return "it is a folder"
     if type(error).__name__ == "UnidentifiedImageError":
         return "not an image in a format that edgetl reads"
-    return str(error).split("\n")[0].rstrip(".") or type(error).__name__
+    return str(error).split("\n")[0].rstrip(". ") or type(error).__name__
 
 
-def _opened(source: Source) -> Image.Image:
+def _decoded(source: Source, spec: Preprocess, crop: float) -> Image.Image:
+    """Decode a file at the smallest sufficient scale; the caller's own image is not scaled."""
     if isinstance(source, Image.Image):
+        source.load()
         return source
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or not (
-            source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)
-        ):
+        right = source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)
+        if source.dtype != np.uint8 or not right or not source.size:
             raise ImageError(
-                f"An image array must be uint8 of shape (H, W, 3) or (H, W), not {source.dtype} "
+                f"an image array must be uint8 of shape (H, W, 3) or (H, W), not {source.dtype} "
                 f"{source.shape}.",
                 fix="convert it to RGB with values 0…255 first.",
             )
         return Image.fromarray(source)
-    if isinstance(source, bytes):
-        if not source:
-            raise ImageError("Cannot read image <bytes>: it is empty.", fix="pass a whole file.")
-        return Image.open(io.BytesIO(source), formats=FORMATS)
-    path = Path(source)
-    if not path.stat().st_size:
-        raise ImageError(f"Cannot read image {path}: the file is empty.", fix="replace the file.")
-    return Image.open(path, formats=FORMATS)
-
-
-def _decoded(image: Image.Image, spec: Preprocess, crop: float) -> Image.Image:
-    """Decode at the smallest sufficient scale, then turn upright."""
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    if not data:
+        raise ImageError("the file is empty.", fix="replace the file.")
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.format in ("JPEG", "MPO"):
         image.draft(image.mode, _wanted(image.width, image.height, spec, crop))
     image.load()
-    if image.getexif().get(ORIENTATION_TAG, 1) != 1:
-        image = ImageOps.exif_transpose(image)
     return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _wanted(width: int, height: int, spec: Preprocess, crop: float) -> tuple[int, int]:
@@ -141,10 +146,12 @@ def _rgb(image: Image.Image) -> Image.Image:
         return image
     if mode.startswith("I"):
         wide = np.asarray(image)
-        image = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
+        if wide.min() < 0 or wide.max() > 0xFFFF:
+            raise ImageError("32-bit samples have no fixed range.", fix="save it as 8 or 16 bit.")
+        image = Image.fromarray((wide >> 8).astype(np.uint8))
     elif mode == "F":
         raise ImageError(
-            "Floating-point images have no fixed range.", fix="save it as 8 or 16 bit."
+            "floating-point samples have no fixed range.", fix="save it as 8 or 16 bit."
         )
     elif "transparency" in image.info or mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         over = image.convert("RGBA")

@@ -40,7 +40,8 @@ def packaged(folder: str) -> list[tuple[str, bytes]]:
         home = beside
     else:
         home = Path(str(importlib.import_module(package).__file__)).parent
-    return [(path.stem, path.read_bytes()) for path in sorted(home.glob("*.toml"))]
+    paths = sorted(home.glob("*.toml"), key=lambda path: path.stem)
+    return [(path.stem, path.read_bytes()) for path in paths]
 
 
 @functools.lru_cache(maxsize=1)

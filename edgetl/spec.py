@@ -113,7 +113,7 @@ class DataSummary(Record, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     counts: dict[str, dict[str, int]]  # split → label → photos
     sha256: str  # of data.jsonl
-    split_by: str  # "folders", "csv", "seeded"
+    split_by: str  # "seeded"; or "folders" or "csv", "…, validation seeded from training"
     skipped_files: tuple[SkippedFile, ...] = ()
     warnings: tuple[str, ...] = ()
     duplicates: int = 0  # photos that repeat another one, byte for byte or nearly

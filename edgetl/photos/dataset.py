@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +61,34 @@ def load_dataset(
     root = data_folder(data)
     found = scan(root, labels_csv)
     check_classes(sorted({item.label for item in found}), root)
+    if {"train", "validation"} <= {item.split for item in found}:
+        check_splits(found)
+    pixels, kept, looks, skipped = _read(root, found, spec, cache, progress)
+    check_bad(skipped, len(found), root)
+    check_emptied(found, kept)
+    photos, split_by, warnings, repeats = _split(kept, looks, seed, "csv" if labels_csv else "")
+    check_splits(photos)
+    labels = tuple(sorted({photo.label for photo in photos}))
+    summary = DataSummary(
+        root=str(root),
+        labels=labels,
+        counts=_counts(photos, labels),
+        sha256=sha256_bytes(photo_lines(photos)),
+        split_by=split_by,
+        skipped_files=tuple(skipped),
+        warnings=(*warnings, *_untested(photos, labels)),
+        duplicates=repeats,
+    )
+    return Dataset(root, photos, pixels[: len(photos)], summary)
+
+
+def _read(
+    root: Path,
+    found: list[Found],
+    spec: Preprocess,
+    cache: Path,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Pixels, list[Found], list[Look], list[SkippedFile]]:
     pixels = open_cache(cache, len(found), spec.size)
     kept: list[Found] = []
     looks: list[Look] = []
@@ -76,29 +104,7 @@ def load_dataset(
             looks.append(seen)
         if progress:
             progress(len(kept) + len(skipped), len(found))
-    check_bad(skipped, len(found), root)
-    check_emptied(found, kept, skipped)
-    photos, split_by, warnings, repeats = _split(kept, looks, seed)
-    labels = tuple(sorted({photo.label for photo in photos}))
-    check_splits(photos, labels, split_by)
-    if not any(photo.split == "test" for photo in photos):
-        warnings.append("No test split: test metrics are null.")
-    for label in labels:
-        if {"test"} <= {p.split for p in photos} and not any(
-            p.label == label and p.split == "test" for p in photos
-        ):
-            warnings.append(f"Class {label} has no test photo: its test score is missing.")
-    summary = DataSummary(
-        root=str(root),
-        labels=labels,
-        counts=_counts(photos, labels),
-        sha256=sha256_bytes(photo_lines(photos)),
-        split_by=split_by,
-        skipped_files=tuple(skipped),
-        warnings=tuple(warnings),
-        duplicates=repeats,
-    )
-    return Dataset(root, photos, pixels[: len(photos)], summary)
+    return pixels, kept, looks, skipped
 
 
 def photo_lines(photos: list[Photo]) -> bytes:
@@ -126,39 +132,50 @@ def check_bad(skipped: list[SkippedFile], total: int, root: Path) -> None:
         )
 
 
-def check_emptied(found: list[Found], kept: list[Found], skipped: list[SkippedFile]) -> None:
+def check_emptied(found: list[Found], kept: list[Found]) -> None:
     """DataError when a class of a split has lost all its photos to damage."""
-    whole = {(item.split, item.label) for item in found}
     left = {(item.split, item.label) for item in kept}
-    for split, label in sorted(whole - left, key=str):
-        where = f" in {split}" if split else ""
-        raise DataError(
-            f"Every photo of class {label}{where} is unreadable, {skipped[0].path} for one.",
-            fix="replace these files.",
-        )
+    for item in found:
+        if (item.split, item.label) not in left:
+            where = f" in {item.split}" if item.split else ""
+            raise DataError(
+                f"Every photo of class {item.label}{where} is unreadable, {item.path} for one.",
+                fix="replace these files.",
+            )
 
 
-def check_splits(photos: list[Photo], labels: tuple[str, ...], split_by: str) -> None:
+def check_splits(photos: Sequence[Found | Photo]) -> None:
     """DataError when a class is missing from training or validation."""
     have = {(photo.split, photo.label) for photo in photos}
     for split in ("train", "validation"):
-        missing = [label for label in labels if (split, label) not in have]
+        missing = sorted({photo.label for photo in photos if (split, photo.label) not in have})
         if missing:
-            name = "training" if split == "train" else split
-            fix = (
-                "add photos of it; a class needs at least 2, each a different picture, to be split."
-                if split_by == "seeded"
-                else f"add photos of it to the {split} split, or remove the class everywhere."
+            raise DataError(
+                f"Class {', '.join(missing)} is missing from "
+                f"{'training' if split == 'train' else split}.",
+                fix="every class needs at least 2 photos of different pictures and groups, and one "
+                "in each of training and validation where you made these; else remove the class.",
             )
-            raise DataError(f"Class {', '.join(missing)} is missing from {name}.", fix=fix)
+
+
+def _untested(photos: list[Photo], labels: tuple[str, ...]) -> list[str]:
+    tested = {photo.label for photo in photos if photo.split == "test"}
+    if not tested:
+        return ["No test split: test metrics are null."]
+    return [
+        f"Class {label} has no test photo: its test score is missing."
+        for label in labels
+        if label not in tested
+    ]
 
 
 def _split(
-    kept: list[Found], looks: list[Look], seed: int
+    kept: list[Found], looks: list[Look], seed: int, source: str
 ) -> tuple[list[Photo], str, list[str], int]:
-    gradients = np.array([seen.gradient for seen in looks], bool)
+    steps = np.array([seen.steps for seen in looks], np.float32)
     thumbs = np.array([seen.thumb for seen in looks], np.uint8)
-    pairs = same_pairs([seen.sha256 for seen in looks]) + near_pairs(gradients, thumbs)
+    near = near_pairs(steps, thumbs)
+    pairs = sorted({*same_pairs([seen.sha256 for seen in looks]), *near})
     repeats = len({j for _, j in pairs})
     warnings = _conflicts(kept, pairs)
     homes: dict[str, int] = {}
@@ -173,7 +190,7 @@ def _split(
         split_by = "seeded"
     else:
         chosen = [item.split or "train" for item in kept]
-        split_by = "folders or labels file"
+        split_by = source or "folders"
         if "validation" not in named:
             chosen = _carve_validation(kept, groups, chosen, seed)
             split_by += ", validation seeded from training"
@@ -204,7 +221,8 @@ def _conflicts(kept: list[Found], pairs: list[tuple[int, int]]) -> list[str]:
         return []
     shown = "; ".join(f"{kept[i].path} = {kept[j].path}" for i, j in bad[:5])
     more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
-    return [f"{len(bad)} pairs show the same picture under two labels: {shown}{more}."]
+    count = "1 pair shows" if len(bad) == 1 else f"{len(bad)} pairs show"
+    return [f"{count} the same picture under two labels: {shown}{more}."]
 
 
 def _leaks(kept: list[Found], chosen: list[Split], pairs: list[tuple[int, int]]) -> list[str]:

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
-# Chosen on 3,781 photos of clothes: re-encoded, resized and slightly cropped copies stay within
-# both limits, different photos of one pose on the same background do not.
-MAX_BITS = 12  # of 256
-MAX_COLOUR = 6.0  # mean absolute difference of the thumbnails, of 255
+# Chosen on 3,781 photos of clothes, whose 7.1 million pairs hold one repeated picture and no false
+# one within both limits. Of 200 copies each, found are: JPEG at quality 60 or 30, resized to 90 %
+# or 50 %, trimmed by 1 or 2 % around the centre: all; by 3 %: 97 %; by 5 %: 59 %; by 2 % on two
+# sides only: 69 %. Heavier or one-sided crops are mostly missed.
+MIN_COSINE = 0.85  # of the brightness steps
+MAX_CELL = 32  # largest difference of any value of the thumbnails, of 255
 BLOCK = 2048
 
 
 def near_pairs(
-    gradients: npt.NDArray[np.bool_], thumbs: npt.NDArray[np.uint8]
+    steps: npt.NDArray[np.float32], thumbs: npt.NDArray[np.uint8]
 ) -> list[tuple[int, int]]:
-    """Pairs (i < j) that look alike, of `gradients (N, 256)` and `thumbs (N, 8, 8, 3)`.
+    """Pairs (i < j) that look alike, of unit vectors `steps (N, D)` and `thumbs (N, 8, 8, 3)`.
 
-    Hamming distance by one matrix product a block: exact, and about 15 s for 50,000 photos.
+    Cosines by one matrix product a block: exact, and about 15 s for 50,000 photos. The thumbnails
+    tell apart photos of a fixed camera, where only a part of the picture differs.
     """
-    signs = np.where(gradients, np.float32(1), np.float32(-1))
-    bits = signs.shape[1] if signs.ndim == 2 else 0
-    flat = thumbs.reshape(len(thumbs), -1).astype(np.float32)
+    flat = thumbs.reshape(len(thumbs), math.prod(thumbs.shape[1:])).astype(np.int16)
     pairs: list[tuple[int, int]] = []
-    for start in range(0, len(signs), BLOCK):
-        for other in range(start, len(signs), BLOCK):
-            alike = signs[start : start + BLOCK] @ signs[other : other + BLOCK].T
-            rows, columns = np.nonzero(alike >= bits - 2 * MAX_BITS)
-            for i, j in zip(rows + start, columns + other, strict=True):
-                if i < j and np.abs(flat[i] - flat[j]).mean() <= MAX_COLOUR:
-                    pairs.append((int(i), int(j)))
+    for start in range(0, len(steps), BLOCK):
+        for other in range(start, len(steps), BLOCK):
+            cosines = steps[start : start + BLOCK] @ steps[other : other + BLOCK].T
+            rows, columns = np.nonzero(cosines >= MIN_COSINE)
+            rows, columns = rows + start, columns + other
+            upper = rows < columns
+            rows, columns = rows[upper], columns[upper]
+            for part in range(0, len(rows), BLOCK):
+                i, j = rows[part : part + BLOCK], columns[part : part + BLOCK]
+                close = np.abs(flat[i] - flat[j]).max(axis=1) <= MAX_CELL
+                pairs += zip(i[close].tolist(), j[close].tolist(), strict=True)
     return pairs
 
 

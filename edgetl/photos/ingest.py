@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,26 +13,27 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgetl.errors import ImageError
+from edgetl.errors import ImageError, StorageError
 from edgetl.files import sha256_bytes
 from edgetl.machine import available_cores
 from edgetl.preprocess import Pixels, pixels
 from edgetl.spec import Preprocess
 
-HASH_SIDE = 16
+STEP_SIDE = 12
 THUMB_SIDE = 8
+FLAT = 32.0  # keeps noise from looking like structure in a photo without any
 
 
 class Look:
     """One photo as read: `error` is set instead of the rest where it cannot be."""
 
-    __slots__ = ("error", "gradient", "pixels", "sha256", "thumb")
+    __slots__ = ("error", "pixels", "sha256", "steps", "thumb")
 
     def __init__(self) -> None:
         self.error = ""
         self.sha256 = ""
         self.pixels: Pixels | None = None  # (size, size, 3)
-        self.gradient: npt.NDArray[np.bool_] | None = None  # (256,)
+        self.steps: npt.NDArray[np.float32] | None = None  # (289,)
         self.thumb: Pixels | None = None  # (8, 8, 3)
 
 
@@ -51,17 +54,19 @@ def look(path: Path, spec: Preprocess) -> Look:
     except ImageError as error:
         seen.error = error.message.removeprefix("Cannot read image <bytes>: ").rstrip(".")
         return seen
-    seen.gradient, seen.thumb = signature(seen.pixels)
+    seen.steps, seen.thumb = signature(seen.pixels)
     return seen
 
 
-def signature(image: Pixels) -> tuple[npt.NDArray[np.bool_], Pixels]:
-    """Signs of 16x16 horizontal brightness steps `(256,)` ("dHash"), and an 8x8 RGB thumbnail."""
+def signature(image: Pixels) -> tuple[npt.NDArray[np.float32], Pixels]:
+    """Unit vector `(289,)` of a 12x12 grid's brightness steps, and an 8x8 RGB thumbnail."""
     small = Image.fromarray(image)
-    grey = small.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
-    steps = np.asarray(grey, np.int16)
+    side = (STEP_SIDE + 1, STEP_SIDE + 1)
+    grey = np.asarray(small.convert("L").resize(side, Image.Resampling.BOX), np.float32)
+    right, down = grey[:-1, 1:] - grey[:-1, :-1], grey[1:, :-1] - grey[:-1, :-1]
+    steps = np.concatenate([right.ravel(), down.ravel(), np.array([FLAT], np.float32)])
     thumb = small.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX)
-    return (steps[:, 1:] > steps[:, :-1]).ravel(), np.asarray(thumb)
+    return steps / np.linalg.norm(steps), np.asarray(thumb)
 
 
 def look_all(
@@ -79,8 +84,23 @@ def look_all(
 
 
 def open_cache(path: Path, count: int, size: int) -> npt.NDArray[np.uint8]:
-    """A new uint8 memory map `(count, size, size, 3)` on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(
-        os.fspath(path), mode="w+", dtype=np.uint8, shape=(max(count, 1), size, size, 3)
-    )
+    """A new uint8 memory map `(count, size, size, 3)` on disk; StorageError when it does not fit.
+
+    The disk space is taken at once: a full disk would otherwise kill the process at some later
+    write into the map.
+    """
+    shape = (max(count, 1), size, size, 3)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cache = np.lib.format.open_memmap(os.fspath(path), mode="w+", dtype=np.uint8, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise StorageError(
+            f"Cannot write {path}, {math.prod(shape) / 2**20:.0f} MiB: {error.strerror or error}.",
+            fix="free disk space or choose a folder you may write to.",
+        ) from error
+    return cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from pathlib import Path
 
@@ -59,20 +60,20 @@ def scan(root: Path, labels_csv: str = "", *, need_train: bool = True) -> list[F
 
 
 def _split_folders(root: Path) -> dict[Split, Path]:
+    folders = _folders(root)
+    named = [path for path in folders if path.name.lower() in SPLIT_FOLDERS]
+    # Among class folders, one that holds photos is a class, even if it is called "train" or "test".
+    if len(named) < len(folders) and not any(_folders(path) for path in named):
+        return {}
     splits: dict[Split, Path] = {}
-    for path in _folders(root):
-        split = SPLIT_FOLDERS.get(path.name.lower())
-        if split is None:
-            continue
+    for path in named:
+        split = SPLIT_FOLDERS[path.name.lower()]
         if split in splits:
             raise DataError(
                 f"{root} has both {splits[split].name} and {path.name}, which mean the same split.",
                 fix="keep one of them.",
             )
         splits[split] = path
-    # A single class folder that happens to be called "test" is no split.
-    if set(splits) == {"test"} and len(_folders(root)) > 1:
-        return {}
     return splits
 
 
@@ -107,8 +108,19 @@ def _from_classes(root: Path, home: Path, split: Split | None) -> list[Found]:
 
 
 def _photos(folder: Path) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            f"Cannot list {error.filename}: {error.strerror}.", fix="make the folder readable."
+        ) from error
+
     paths: list[Path] = []
-    for home, folders, files in os.walk(folder, followlinks=True):
+    seen: set[str] = set()  # a link to a folder above would be followed for ever
+    for home, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(home)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES | FOREIGN:
@@ -123,15 +135,21 @@ def _from_csv(root: Path, table: Path) -> list[Found]:
         raise DataError(
             f"Cannot read labels file {table}: {error}.", fix="give a UTF-8 CSV file."
         ) from error
-    reader = csv.DictReader(text.splitlines())
-    columns = set(reader.fieldnames or ())
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        columns = set(reader.fieldnames or ())
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise DataError(
+            f"{table} line {reader.line_num}: {error}.", fix="give a UTF-8 CSV file."
+        ) from error
     if not {"path", "label"} <= columns or columns - {"path", "label", "split", "group"}:
         raise DataError(
             f"{table} has columns {', '.join(sorted(columns)) or 'none'}; wanted are path, label "
             "and, if you like, split and group.",
             fix="name the columns in the first line.",
         )
-    found = [_csv_row(row, f"{table} line {reader.line_num}") for row in reader]
+    found = [_csv_row(row, f"{table} line {line}") for line, row in rows]
     if not found:
         raise DataError(f"{table} lists no photo.", fix="add one line a photo.")
     _check_csv(root, table, found)
@@ -139,6 +157,10 @@ def _from_csv(root: Path, table: Path) -> list[Found]:
 
 
 def _csv_row(row: dict[str, str | None], where: str) -> Found:
+    if None in row:
+        raise DataError(
+            f"{where}: more fields than columns.", fix="put a field with a comma into quotes."
+        )
     path, label = (row.get("path") or "").strip(), (row.get("label") or "").strip()
     named = (row.get("split") or "").strip().lower()
     if not path or not label:
@@ -172,7 +194,13 @@ def _check_csv(root: Path, table: Path, found: list[Found]) -> None:
                 f"{table}: group {item.group} is in {homes[item.group]} and {item.split}.",
                 fix="keep a group in one split.",
             )
-    missing = [item.path for item in found if not (root / item.path).is_file()]
+    missing = [
+        item.path
+        for item in found
+        if Path(item.path).is_absolute()
+        or ".." in Path(item.path).parts
+        or not (root / item.path).is_file()
+    ]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(found)} photos in {table} are not under {root}, "

@@ -12,8 +12,9 @@ def seeded_split(
 ) -> list[Split]:
     """Split items so that every class is shared out by `shares` (which sum to 1).
 
-    Groups go whole, largest first, each to the side that lacks most of its classes; every class
-    with enough groups gets at least one photo on every side.
+    Groups go whole, largest first, each to the side that lacks most of its classes. A class whose
+    remaining groups only just suffice for its empty sides takes one of these, so that it gets a
+    photo on every side if it has enough groups of its own, and on the first sides if it has fewer.
     """
     classes = sorted(set(labels))
     sides = list(shares)
@@ -28,9 +29,18 @@ def seeded_split(
     np.random.default_rng(seed).shuffle(order)
     order.sort(key=lambda group: -len(members[group]))  # stable: seeded among equals
     result: list[Split] = ["train"] * len(labels)
+    counted = {
+        group: np.bincount([column[labels[i]] for i in rows], minlength=len(classes))
+        for group, rows in members.items()
+    }
+    waiting = (np.array(list(counted.values())) > 0).sum(axis=0)  # groups of each class
     for group in order:
-        counts = np.bincount([column[labels[i]] for i in members[group]], minlength=len(classes))
+        counts = counted[group]
+        empty = (taken == 0) & (counts > 0)
+        urgent = empty & (waiting <= empty.sum(axis=0)) & (np.cumsum(empty, axis=0) <= waiting)
         need = ((1 - (taken + counts) / quota) * (counts > 0)).sum(axis=1)
+        need[urgent.sum(axis=1) < urgent.sum(axis=1).max()] = -np.inf
+        waiting = waiting - (counts > 0)
         side = int(np.argmax(need))
         taken[side] += counts
         for index in members[group]:

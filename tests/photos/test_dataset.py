@@ -1,0 +1,319 @@
+"""A checked, split data set from real files; every refusal by its message."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgetl.errors import DataError
+from edgetl.files import sha256_file
+from edgetl.photos.dataset import Dataset, load_dataset, photo_lines
+from edgetl.preprocess import pixels
+from edgetl.spec import Photo, Preprocess
+
+SPEC = Preprocess(size=64)
+Drawn = Callable[..., Path]
+
+
+def load(root: Path, *, seed: int = 0, labels: str = "", spec: Preprocess = SPEC) -> Dataset:
+    cache = root.parent / f"{root.name}-cache" / "photos.npy"
+    return load_dataset(str(root), spec, cache, labels_csv=labels, seed=seed)
+
+
+def splits(drawn: Drawn, root: Path, names: tuple[str, ...], count: int = 8) -> Path:
+    for index, name in enumerate(names):
+        drawn(root / name, {"disc": count, "square": count}, seed=100 * index)
+    return root
+
+
+def sides(found: Dataset) -> dict[str, str]:
+    return {photo.path: photo.split for photo in found.photos}
+
+
+# --- what is found ----------------------------------------------------------------------------
+
+
+def test_plain_folders_are_split_70_15_15(shapes: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "photos.npy"
+    ticks: list[tuple[int, int]] = []
+    found = load_dataset(str(shapes), SPEC, cache, progress=lambda *now: ticks.append(now))
+    assert found.summary.split_by == "seeded"
+    assert found.summary.labels == ("bars", "disc", "square")
+    for split, least, most in (("train", 16, 18), ("validation", 3, 4), ("test", 3, 4)):
+        assert list(found.summary.counts[split]) == ["bars", "disc", "square"]
+        assert all(least <= n <= most for n in found.summary.counts[split].values())
+    assert ticks == [(i + 1, 72) for i in range(72)]
+    for row in (0, 30, 71):
+        photo = found.photos[row]
+        assert photo.label == photo.path.split("/")[0]
+        assert photo.sha256 == sha256_file(shapes / photo.path)
+        assert np.array_equal(found.pixels[row], pixels(shapes / photo.path, SPEC))
+    rows = found.rows("validation")
+    assert [found.summary.labels[c] for c in found.truth(rows)] == [
+        found.photos[i].label for i in rows
+    ]
+    lines = photo_lines(found.photos).splitlines()
+    assert [msgspec.json.decode(line, type=Photo) for line in lines] == found.photos
+
+
+def test_a_seed_makes_the_split_and_the_data_hash(shapes: Path, tmp_path: Path) -> None:
+    first = load_dataset(str(shapes), SPEC, tmp_path / "1.npy", seed=3)
+    again = load_dataset(str(shapes), SPEC, tmp_path / "2.npy", seed=3)
+    other = load_dataset(str(shapes), SPEC, tmp_path / "3.npy", seed=4)
+    assert first.photos == again.photos
+    assert first.summary == again.summary
+    assert sides(first) != sides(other)
+    assert first.summary.sha256 != other.summary.sha256
+
+
+def test_split_folders_are_kept_as_they_are(drawn: Drawn, tmp_path: Path) -> None:
+    found = load(splits(drawn, tmp_path / "data", ("train", "valid", "test")))
+    assert found.summary.split_by == "folders"
+    assert found.summary.warnings == ()
+    for path, side in sides(found).items():
+        assert path.startswith("valid/" if side == "validation" else f"{side}/")
+
+
+def test_without_a_validation_folder_15_per_cent_of_training_are_carved(
+    drawn: Drawn, tmp_path: Path
+) -> None:
+    root = splits(drawn, tmp_path / "data", ("train", "test"), count=20)
+    found = load(root)
+    assert found.summary.split_by == "folders, validation seeded from training"
+    assert found.summary.counts == {
+        "train": {"disc": 17, "square": 17},
+        "validation": {"disc": 3, "square": 3},
+        "test": {"disc": 20, "square": 20},
+    }
+    assert all((side == "test") == path.startswith("test/") for path, side in sides(found).items())
+    assert sides(load(root, seed=0)) == sides(found)
+    assert sides(load(root, seed=1)) != sides(found)
+
+
+def test_no_test_folder_is_a_warning(drawn: Drawn, tmp_path: Path) -> None:
+    found = load(splits(drawn, tmp_path / "data", ("train", "val")))
+    assert found.summary.warnings == ("No test split: test metrics are null.",)
+    assert "test" not in found.summary.counts
+
+
+def test_a_class_missing_from_test_is_a_warning(drawn: Drawn, tmp_path: Path) -> None:
+    root = splits(drawn, tmp_path / "data", ("train", "val", "test"))
+    shutil.rmtree(root / "test" / "disc")
+    found = load(root)
+    assert found.summary.warnings == ("Class disc has no test photo: its test score is missing.",)
+    assert found.summary.counts["test"] == {"disc": 0, "square": 8}
+
+
+# --- refusals ---------------------------------------------------------------------------------
+
+
+def test_one_class_is_refused(drawn: Drawn, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"Only one class, disc, in "):
+        load(drawn(tmp_path / "data", {"disc": 4}))
+
+
+@pytest.mark.parametrize(
+    ("split", "name"), [("train", r"missing from training"), ("val", r"missing from validation")]
+)
+def test_a_class_missing_from_training_or_validation_is_refused_before_reading(
+    drawn: Drawn, tmp_path: Path, split: str, name: str
+) -> None:
+    root = splits(drawn, tmp_path / "data", ("train", "val"))
+    shutil.rmtree(root / split / "square")
+    with pytest.raises(DataError, match=rf"Class square is {name}"):
+        load(root)
+    assert not (tmp_path / "data-cache").exists()
+
+
+def test_a_class_of_one_photo_or_one_picture_is_refused(drawn: Drawn, tmp_path: Path) -> None:
+    root = drawn(tmp_path / "data", {"disc": 8, "square": 1})
+    with pytest.raises(DataError, match=r"Class square is missing from validation.*at least 2"):
+        load(root)
+    shutil.copy(root / "square/00.png", root / "square/copy.png")
+    with pytest.raises(DataError, match=r"Class square is missing from validation.*different pict"):
+        load(root)
+
+
+def test_more_than_5_per_cent_bad_files_are_refused_by_name(shapes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    for index in range(4):
+        (root / f"disc/{index:02d}.png").write_bytes(b"no photo")
+    match = (
+        r"4 of 72 photos in .* cannot be read, which is more than 5%: disc/00\.png \(not an image "
+        r"in a format that edgetl reads\); disc/01\.png .*; disc/02\.png .*; …"
+    )
+    with pytest.raises(DataError, match=match):
+        load(root)
+
+
+def test_up_to_5_per_cent_bad_files_are_skipped_and_listed(shapes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    whole = (root / "square/03.png").read_bytes()
+    (root / "bars/00.png").write_bytes(b"")
+    (root / "disc/10.png").write_text("a letter, not a photo")
+    (root / "square/03.png").write_bytes(whole[: len(whole) // 2])
+    found = load(root)
+    skipped = {item.path: item.reason for item in found.summary.skipped_files}
+    assert list(skipped) == ["bars/00.png", "disc/10.png", "square/03.png"]
+    assert skipped["bars/00.png"] == "the file is empty"
+    assert skipped["disc/10.png"] == "not an image in a format that edgetl reads"
+    assert "truncated" in skipped["square/03.png"]
+    assert len(found.photos) == len(found.pixels) == 69
+    for row, photo in enumerate(found.photos):  # the gaps have not shifted any row
+        assert np.array_equal(found.pixels[row], pixels(root / photo.path, SPEC))
+
+
+def test_a_class_whose_photos_are_all_damaged_is_named(drawn: Drawn, tmp_path: Path) -> None:
+    root = drawn(tmp_path / "data", {"bars": 40, "disc": 40, "square": 1})
+    (root / "bars/07.png").write_bytes(b"")
+    (root / "square/00.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"Every photo of class square is unreadable, square/00"):
+        load(root)
+
+
+# --- duplicates -------------------------------------------------------------------------------
+
+
+def jpeg(image: Image.Image, path: Path, quality: int) -> None:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    path.write_bytes(stream.getvalue())
+
+
+@pytest.fixture(scope="module")
+def repeated(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 30 real photos, and of the first 12 five copies each."""
+    root = tmp_path_factory.mktemp("repeated") / "data"
+    for label in ("dress", "hat"):
+        (root / label).mkdir(parents=True)
+        for index, path in enumerate(
+            sorted((shared / "data/clothing/train" / label).iterdir())[:30]
+        ):
+            stem = root / label / f"{index:02d}"
+            shutil.copy(path, f"{stem}.jpg")
+            if index >= 12:
+                continue
+            shutil.copy(path, f"{stem}-same.jpg")
+            with Image.open(path) as opened:
+                image = opened.convert("RGB")
+            width, height = image.size
+            jpeg(image, Path(f"{stem}-q60.jpg"), 60)
+            jpeg(image.resize((width * 9 // 10, height * 9 // 10)), Path(f"{stem}-small.jpg"), 90)
+            box = (width // 100, height // 100, width - width // 100, height - height // 100)
+            jpeg(image.crop(box), Path(f"{stem}-crop.jpg"), 90)
+            image.save(f"{stem}-png.png")
+    return root
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_never_land_on_two_sides(repeated: Path, seed: int) -> None:
+    found = load(repeated, seed=seed, spec=Preprocess(size=224))
+    homes: dict[str, set[str]] = {}
+    for path, side in sides(found).items():
+        homes.setdefault(path[: path.index("/") + 3], set()).add(side)
+    assert len(homes) == 60
+    assert all(len(home) == 1 for home in homes.values())
+    assert {photo.split for photo in found.photos} == {"train", "validation", "test"}
+    assert found.summary.duplicates == 24 * 5
+    assert found.summary.warnings == ()
+
+
+def test_copies_in_user_made_splits_are_reported_and_not_moved(
+    repeated: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    for label in ("dress", "hat"):
+        for index, name in enumerate(sorted(p.name for p in (repeated / label).iterdir())):
+            side = "test" if "-q60" in name else ("val" if index % 5 == 4 else "train")
+            if "-" in name and "-q60" not in name:
+                continue
+            (root / side / label).mkdir(parents=True, exist_ok=True)
+            shutil.copy(repeated / label / name, root / side / label / name)
+    found = load(root, spec=Preprocess(size=224))
+    for path, side in sides(found).items():
+        assert path.split("/")[0] == {"validation": "val"}.get(side, side)
+    (warning,) = found.summary.warnings
+    assert warning.startswith("The same picture is in two splits (")
+    assert "nothing was moved: " in warning
+    assert "00-q60.jpg" in warning
+    assert found.summary.duplicates == 24
+
+
+def test_carving_validation_keeps_copies_together(repeated: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(repeated, root / "train")
+    found = load(root, spec=Preprocess(size=224))
+    homes: dict[str, set[str]] = {}
+    for path, side in sides(found).items():
+        label, name = path.split("/")[1:]
+        homes.setdefault(f"{label}/{name[:2]}", set()).add(side)
+    assert all(len(home) == 1 for home in homes.values())
+    assert {photo.split for photo in found.photos} == {"train", "validation"}
+
+
+def test_one_picture_under_two_labels_is_reported(drawn: Drawn, tmp_path: Path) -> None:
+    root = drawn(tmp_path / "data", {"disc": 10, "square": 10})
+    shutil.copy(root / "disc/04.png", root / "square/wrong.png")
+    found = load(root)
+    assert found.summary.warnings == (
+        "1 pair shows the same picture under two labels: disc/04.png = square/wrong.png.",
+    )
+    assert sides(found)["disc/04.png"] == sides(found)["square/wrong.png"]
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def written(root: Path, header: str, rows: list[str]) -> str:
+    (root.parent / "labels.csv").write_text("\n".join([header, *rows]), encoding="utf-8")
+    return str(root.parent / "labels.csv")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_of_a_table_never_cross(shapes: Path, tmp_path: Path, seed: int) -> None:
+    names = sorted(path.relative_to(shapes).as_posix() for path in shapes.rglob("*.png"))
+    rows = [f"{name},{name.split('/')[0]},{name[:4]}{int(name[-6:-4]) // 3}" for name in names]
+    labels = written(tmp_path / "x", "path,label,group", rows)
+    cache = tmp_path / "photos.npy"
+    found = load_dataset(str(shapes), SPEC, cache, labels_csv=labels, seed=seed)
+    assert found.summary.split_by == "seeded"
+    homes: dict[str, set[str]] = {}
+    for photo in found.photos:
+        homes.setdefault(photo.group, set()).add(photo.split)
+    assert len(homes) == 24
+    assert all(len(home) == 1 for home in homes.values())
+    for counts in found.summary.counts.values():
+        assert all(count >= 3 for count in counts.values())
+
+
+def test_a_table_with_splits_is_followed(shapes: Path, tmp_path: Path) -> None:
+    names = sorted(path.relative_to(shapes).as_posix() for path in shapes.rglob("*.png"))
+    split = ("train", "train", "val")
+    rows = [f"{name},{name.split('/')[0]},{split[i % 3]}" for i, name in enumerate(names)]
+    labels = written(tmp_path / "x", "path,label,split", rows)
+    found = load_dataset(str(shapes), SPEC, tmp_path / "photos.npy", labels_csv=labels)
+    assert found.summary.split_by == "csv"
+    for i, name in enumerate(names):
+        assert sides(found)[name] == ("validation" if i % 3 == 2 else "train")
+
+
+def test_a_table_without_validation_keeps_groups_when_carving(shapes: Path, tmp_path: Path) -> None:
+    names = sorted(path.relative_to(shapes).as_posix() for path in shapes.rglob("*.png"))
+    rows = [f"{n},{n.split('/')[0]},train,{n[:4]}{int(n[-6:-4]) // 4}" for n in names]
+    labels = written(tmp_path / "x", "path,label,split,group", rows)
+    found = load_dataset(str(shapes), SPEC, tmp_path / "photos.npy", labels_csv=labels)
+    assert found.summary.split_by == "csv, validation seeded from training"
+    homes: dict[str, set[str]] = {}
+    for photo in found.photos:
+        homes.setdefault(photo.group, set()).add(photo.split)
+    assert all(len(home) == 1 for home in homes.values())
+    assert found.summary.counts["validation"] == {"bars": 4, "disc": 4, "square": 4}
