@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: a small drawn data set, weights made on the fly, a trained run."""
+"""Fixtures of many tests: drawn photos, weights made on the fly, a trained run, small bundles."""
 
 from __future__ import annotations
 

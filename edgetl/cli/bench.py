@@ -44,7 +44,7 @@ def bench(
         progress=lambda _: None,
     )
     for item in done.skipped:
-        say(f"not measured: {item.recipe}: {item.reason}")
+        say(f"not measured: {item.recipe}: {item.reason} Fix: {item.fix}")
     if json:
         emit(done)
         return

@@ -11,7 +11,7 @@ import typer
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.bundle import unpack as unpack_bundle
 from edgetl.cli.common import Debug, Json, emit, number, say, show, table, verb
-from edgetl.runtime.selftest import Check, self_test
+from edgetl.runtime.selftest import Check, self_test, verdict
 
 
 @verb
@@ -26,7 +26,7 @@ def inspect(
     """Show what a bundle holds; its hash, structure and manifest are checked first."""
     with open_bundle(bundle) as opened:
         checks = self_test(opened) if verify else []
-        verified = bool(checks) and all(check.passed is not False for check in checks)
+        verified = verdict(checks)
         if json:
             document = msgspec.to_builtins(opened.manifest) | {"sha256": opened.sha256}
             if verify:
@@ -35,7 +35,10 @@ def inspect(
         else:
             _print(opened, checks)
     if verify and not verified:
-        say("error: the self-test failed. Fix: see `edgetl doctor`; export the bundle again.")
+        if verified is None:
+            say("error: no candidate can run here. Fix: see `edgetl doctor`, or use its device.")
+        else:
+            say("error: the self-test failed. Fix: see `edgetl doctor`; export the bundle again.")
         raise typer.Exit(1)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
+import json
 import logging
 import os
 import sys
@@ -12,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn, ParamSpec, TypeVar
 import msgspec
 import typer
 
-from edgetl.errors import EdgetlError
+from edgetl.errors import EdgetlError, StorageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,6 +60,8 @@ def verb(run: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(run)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         logging.basicConfig(level=logging.WARNING, format="edgetl: %(message)s", stream=sys.stderr)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not fit its encoding
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return run(*args, **kwargs)
         except KeyboardInterrupt:
@@ -67,19 +72,24 @@ def verb(run: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(0) from None
         except EdgetlError as error:
             fail(error)
+        except OSError as error:
+            where = error.filename or "a file or stdout"
+            what = f"Cannot read or write {where}: {error.strerror or error}."
+            fail(StorageError(what, fix="check the path, its permissions and the disk."), error)
 
     return wrapped
 
 
-def fail(error: EdgetlError) -> NoReturn:
+def fail(error: EdgetlError, cause: Exception | None = None) -> NoReturn:
     """Say an error and leave with exit code 1."""
     if State.debug:
         import traceback
 
-        traceback.print_exception(error, file=sys.stderr)
+        traceback.print_exception(cause or error, file=sys.stderr)
     if State.json:
         kind = type(error).__name__
-        emit({"error": {"type": kind, "message": error.message, "fix": error.fix}})
+        with contextlib.suppress(OSError):  # stdout itself may be what failed
+            emit({"error": {"type": kind, "message": error.message, "fix": error.fix}})
     fix = f" Fix: {error.fix}" if error.fix else ""
     say(f"error: {error.message}{fix}")
     raise typer.Exit(1)
@@ -93,7 +103,11 @@ def say(text: str) -> None:
 
 def emit(value: Any) -> None:
     """One JSON document to stdout."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    try:
+        text = msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # a file's name that is no UTF-8; msgspec cannot escape it
+        text = json.dumps(msgspec.to_builtins(value))
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
@@ -101,8 +115,11 @@ def show(renderable: Any) -> None:
     """A rich table or text to stdout; as wide as it needs to be where stdout is no terminal."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width, highlight=False).print(renderable)
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    with console.capture() as captured:  # rich would end the program by itself on a broken pipe
+        console.print(renderable)
+    sys.stdout.write(captured.get())
+    sys.stdout.flush()
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> Any:

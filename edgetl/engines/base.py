@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edgetl.errors import EngineError, EngineMissingError
 from edgetl.spec import EngineName, Record
 
 Images = npt.NDArray[np.uint8]
@@ -66,3 +67,49 @@ class Engine(Protocol):
     def open(self, files: tuple[bytes, ...], options: Options) -> Session:
         """Load a model from its artifacts; EngineError when a request cannot be honoured."""
         ...
+
+
+def accepted(images: Images, wanted: tuple[int, ...]) -> Images:
+    """The images as one block of memory; EngineError unless uint8 `(N, *wanted)` and N ≥ 1.
+
+    Engines differ in what they refuse by themselves: OpenVINO casts other types silently.
+    """
+    shape, kind = getattr(images, "shape", ()), getattr(images, "dtype", type(images).__name__)
+    if kind != np.uint8 or not shape or shape[0] < 1 or shape[1:] != wanted:
+        sides = ", ".join(map(str, wanted))
+        raise EngineError(
+            f"The model reads uint8 images of shape (N, {sides}), not {kind} {shape}.",
+            fix="prepare images by the bundle's own preprocessing.",
+        )
+    return np.ascontiguousarray(images)
+
+
+def delivered(logits: Logits, out: Logits | None) -> Logits:
+    """The logits, in `out` if given; EngineError when they do not fit exactly."""
+    if out is None:
+        return logits
+    if out.shape != logits.shape or out.dtype != np.float32:
+        raise EngineError(
+            f"out must be float32 {logits.shape}, not {out.dtype} {out.shape}.",
+            fix="leave `out` away, or make it of that shape.",
+        )
+    out[...] = logits
+    return out
+
+
+def closed() -> EngineError:
+    """The error for every use of a closed session."""
+    return EngineError("The session is closed.", fix="load the bundle again.")
+
+
+def unloadable(title: str, package: str, error: ImportError) -> EngineMissingError:
+    """The error for an engine that is installed but cannot be imported."""
+    return EngineMissingError(
+        f"{title} is installed but cannot be imported: {first_line(error)}",
+        fix=f"reinstall the package {package}.",
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an engine's own words."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

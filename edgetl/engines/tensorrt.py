@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 
 from edgetl.engines import cuda
-from edgetl.engines.base import Description, Images, Logits, Options
+from edgetl.engines.base import (
+    Description,
+    Images,
+    Logits,
+    Options,
+    accepted,
+    closed,
+    delivered,
+    unloadable,
+)
 from edgetl.errors import EngineError
 from edgetl.files import cache_folder, write_bytes
 from edgetl.spec import EngineName
@@ -39,7 +48,11 @@ def missing(session: dict[str, str] | None = None) -> str | None:
         return "The CUDA runtime (libcudart) is not installed. Fix: install it, or JetPack"
     if not cuda.device_count():
         return "No CUDA device answers here. Fix: run this on the machine that has the GPU"
-    typing = (session or {}).get(TYPING)
+    return mistyped((session or {}).get(TYPING, ""))
+
+
+def mistyped(typing: str) -> str | None:
+    """Why this version of TensorRT does not run a candidate of that typing, or None."""
     strong = _numbers(version()) >= STRONG_FROM
     if typing == "strong" and not strong:
         return f"TensorRT {version()} cannot be strongly typed. Fix: use the weakly typed candidate"
@@ -50,9 +63,15 @@ def missing(session: dict[str, str] | None = None) -> str | None:
 
 def version() -> str:
     """Version of the installed package."""
-    import tensorrt
+    return str(_tensorrt().__version__)
 
-    return str(tensorrt.__version__)
+
+def _tensorrt() -> Any:
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise unloadable("TensorRT's Python binding", name, error) from error
+    return tensorrt
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -68,15 +87,14 @@ class TrtSession:
     """One model; an engine a batch size, built on first use."""
 
     def __init__(self, model: bytes, options: Options) -> None:
-        import tensorrt
-
+        tensorrt = _tensorrt()
         self._trt: Any = tensorrt
         self._logger = tensorrt.Logger(tensorrt.Logger.WARNING)
         self._runtime = tensorrt.Runtime(self._logger)
         self._model, self._options = model, options
         self._loaded: dict[int, _Loaded] = {}
         self._open = True
-        self._load(1)
+        self._wanted = self._load(1).input_shape[1:]
 
     def _load(self, batch: int) -> _Loaded:
         path = self._cache_path(batch)
@@ -113,16 +131,17 @@ class TrtSession:
     def run(self, images: Images, out: Logits | None = None) -> Logits:
         """Logits float32 `(N, classes)`."""
         if not self._open:
-            raise EngineError("The session is closed.", fix="load the bundle again.")
-        loaded = self._loaded.get(len(images)) or self._load(len(images))
-        logits = loaded.run(np.ascontiguousarray(images))
-        if out is None:
-            return logits.copy()
-        out[...] = logits
-        return out
+            raise closed()
+        block = accepted(images, self._wanted)
+        loaded = self._loaded.get(len(block)) or self._load(len(block))
+        logits = loaded.run(block)
+        # They lie in the engine's own buffer, which the next run overwrites.
+        return delivered(logits, np.empty_like(logits) if out is None else out)
 
     def describe(self) -> Description:
         """The GPU in use."""
+        if not self._open:
+            raise closed()
         return Description(
             engine=name,
             version=version(),
@@ -155,17 +174,11 @@ class _Loaded:
             self._context.set_tensor_address(tensor, buffer.device.value)
             self._buffers.append(buffer)
             if engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT:
-                self._input, self._input_shape = buffer, shape
+                self._input, self.input_shape = buffer, shape
             else:
                 self._output, self._output_shape = buffer, shape
 
     def run(self, images: Images) -> Logits:
-        if images.shape != self._input_shape or images.dtype != np.uint8:
-            raise EngineError(
-                f"TensorRT wants uint8 images of shape {self._input_shape}, not {images.dtype} "
-                f"{images.shape}.",
-                fix="pass uint8 images of the size that the bundle states.",
-            )
         ctypes.memmove(self._input.host, images.ctypes.data, images.nbytes)
         self._input.copy(cuda.HOST_TO_DEVICE, self._stream)
         if not self._context.execute_async_v3(self._stream.handle.value):

@@ -45,8 +45,15 @@ def examine() -> list[Part]:
         parts.append(Part(name=name, version=version, purpose=purpose, fix=fix))
     for engine in NAMES:
         reason = find_engine(engine).missing()
-        version = _version(engine) if reason is None else None
-        parts.append(Part(name=engine, version=version, purpose="engine", fix=_fix(reason)))
+        parts.append(
+            Part(
+                name=engine,
+                # A variant such as onnxruntime-gpu has another name, but the same module.
+                version=None if reason else _version(engine) or find_engine(engine).version(),
+                purpose="engine",
+                fix=_fix(reason),
+            )
+        )
     return [*parts, _weights(), _cache()]
 
 
@@ -77,7 +84,7 @@ def _weights() -> Part:
 def _cache() -> Part:
     folder = cache_folder()
     near = next(p for p in (folder, *folder.parents) if p.exists())
-    good = os.access(near, os.W_OK)
+    good = near.is_dir() and os.access(near, os.W_OK)
     free = shutil.disk_usage(near).free / 2**30
     return Part(
         name="cache",

@@ -20,7 +20,9 @@ class Local(Record, frozen=True, kw_only=True):
 
 
 def _path(bundle_sha256: str) -> Path:
-    return cache_folder() / "measurements" / f"{bundle_sha256}.json"
+    # Named after the machine too: a home folder may be shared by several.
+    machine = this_machine().fingerprint.rpartition("#")[2]
+    return cache_folder() / "measurements" / f"{bundle_sha256}-{machine}.json"
 
 
 def local_p50_ms(bundle_sha256: str) -> dict[str, float]:

@@ -7,20 +7,22 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
 
 import edgetl
 from edgetl.bundle import Bundle, open_bundle
-from edgetl.engines import find_engine
+from edgetl.engines import ready_engine
 from edgetl.errors import EngineError, EngineMissingError, UsageError
 from edgetl.machine import available_cores, power_mode, this_machine
 from edgetl.runtime.choose import AUTO, matching
 from edgetl.runtime.local import remember_p50_ms
+from edgetl.runtime.model import check_threads
 from edgetl.runtime.worker import WARMUP, Job, Ready, Slice
 from edgetl.spec import Candidate, Measurement, Record
 
@@ -34,6 +36,7 @@ class Unmeasured(Record, frozen=True, kw_only=True):
     engine: str
     precision: str
     reason: str
+    fix: str
 
 
 class Bench(Record, frozen=True, kw_only=True):
@@ -55,18 +58,16 @@ def bench(
 ) -> Bench:
     """Time every matching candidate for `duration` seconds each, in interleaved turns.
 
-    Each runs in a process of its own, which is stopped while others take their turn. Medians at
-    batch 1 with all cores are remembered and decide what `load` takes here. Raises EngineError
-    when nothing can be measured.
+    Each runs in a process of its own, which is stopped while others take their turn. Medians of all
+    candidates at batch 1 with all cores are remembered and decide what `load` takes here; those of
+    one engine or precision alone are not, as they were not taken in turns with the others. Raises
+    EngineError when nothing can be measured.
     """
     if batch < 1 or batch > 1024:
         raise UsageError(f"--batch {batch} is not possible.", fix="give 1…1024.")
     if not 0.05 <= duration <= 3600:
         raise UsageError(f"--duration {duration} is not possible.", fix="give 0.05…3600 seconds.")
-    if threads < 0 or threads > 4 * available_cores():
-        raise UsageError(
-            f"--threads {threads} is not possible.", fix=f"this machine has {available_cores()}."
-        )
+    check_threads(threads)
     with open_bundle(bundle) as opened:
         found = matching(opened, engine, precision)
         rows, skipped = measure(
@@ -74,11 +75,11 @@ def bench(
         )
         if not rows:
             reasons = "; ".join(f"{item.recipe}: {item.reason}" for item in skipped)
+            fixes = dict.fromkeys(item.fix for item in skipped)
             raise EngineMissingError(
-                f"No candidate of {opened.path} can run here: {reasons}",
-                fix="see `edgetl doctor`.",
+                f"No candidate of {opened.path} can run here: {reasons}", fix="; ".join(fixes)
             )
-        if batch == 1 and threads in (0, available_cores()):
+        if batch == 1 and threads in (0, available_cores()) and engine == precision == AUTO:
             remember_p50_ms(opened.sha256, {row.recipe: row.p50_ms for row in rows})
     return Bench(rows=tuple(rows), skipped=tuple(skipped))
 
@@ -98,10 +99,8 @@ def measure(
         workers: list[Worker] = []
         for candidate in candidates:
             progress(f"loading {candidate.recipe}")
-            reason = find_engine(candidate.engine).missing(candidate.session)
             try:
-                if reason is not None:
-                    raise EngineError(reason)
+                ready_engine(candidate.engine, candidate.session)
                 job = Job(
                     bundle=str(bundle.path), recipe=candidate.recipe, threads=threads, batch=batch
                 )
@@ -112,7 +111,8 @@ def measure(
                         recipe=candidate.recipe,
                         engine=candidate.engine,
                         precision=candidate.precision,
-                        reason=str(error),
+                        reason=error.message,
+                        fix=error.fix,
                     )
                 )
         for turn in range(TURNS):
@@ -130,11 +130,15 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         self.candidate = candidate
         self.samples: list[int] = []
         self.peak_rss_mib = 0.0
+        # A file, as nobody would empty a pipe while the engine fills it.
+        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        # Not `-m`, which would let a numpy.py in the working folder take the place of the real one.
+        program = f"import sys; sys.path[:] = {sys.path!r}; import edgetl.runtime.worker as w"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgetl.runtime.worker"],
+            [sys.executable, "-c", f"{program}; w.main()", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._said,
             text=True,
         )
         try:
@@ -159,12 +163,21 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
             self._process.stdin.flush()
             return msgspec.json.decode(self._process.stdout.readline(), type=kind)
         except (BrokenPipeError, msgspec.DecodeError) as error:
-            _, said = self._process.communicate()
-            last = said.strip().splitlines()[-1:] or [f"exit {self._process.returncode}"]
             raise EngineError(
-                f"The process that measured {self.candidate.recipe} died: {last[0]}",
+                f"The process that measured {self.candidate.recipe} died: {self._last_words()}.",
                 fix="free memory, or measure fewer candidates by --engine and --precision.",
             ) from error
+
+    def _last_words(self) -> str:
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:  # it lives, but does not keep to the protocol
+            self._process.kill()
+            code = self._process.wait()
+        self._said.seek(0)
+        said = self._said.read().decode(errors="replace").strip().splitlines()[-1:]
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return ", ".join([name, *said])
 
     def take_turn(self, nanoseconds: int) -> None:
         """Run for a while and keep the samples."""
@@ -203,6 +216,6 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         )
 
     def __exit__(self, *_: object) -> None:
-        self._signal("SIGCONT")
         self._process.kill()
         self._process.communicate()
+        self._said.close()

@@ -13,6 +13,7 @@ from PIL import Image
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.engines import Description, Images, Logits, Options, Session, ready_engine
 from edgetl.errors import ImageError, UsageError
+from edgetl.machine import available_cores
 from edgetl.metrics import softmax
 from edgetl.preprocess import Source, pixels
 from edgetl.runtime.choose import AUTO, best_candidate
@@ -84,12 +85,21 @@ class Model(contextlib.AbstractContextManager["Model"]):
 
 def open_session(bundle: Bundle, candidate: Candidate, *, threads: int = 0) -> Session:
     """Open one candidate in its engine; EngineMissingError or EngineError when that cannot be."""
-    if threads < 0:
-        raise UsageError(f"--threads {threads} is not possible.", fix="give 1 or more.")
+    check_threads(threads)
     engine = ready_engine(candidate.engine, candidate.session)
     files = tuple(bundle.read(path) for path in candidate.artifacts)
     options = Options(precision=candidate.precision, threads=threads, session=candidate.session)
     return engine.open(files, options)
+
+
+def check_threads(threads: int) -> None:
+    """UsageError for a number of threads that this machine should not be asked for."""
+    most = 4 * available_cores()
+    if not 0 <= threads <= most:
+        raise UsageError(
+            f"--threads {threads} is not possible.",
+            fix=f"give 0, which means every core ({available_cores()} here), or 1…{most}.",
+        )
 
 
 def load(

@@ -1,14 +1,19 @@
-"""One candidate in a process of its own, timed on request: `python -m edgetl.runtime.worker`.
+"""One candidate in a process of its own, timed on request.
 
-Speaks JSON lines: the first line in is a Job, the first line out a Ready; then each line in is a
-number of nanoseconds to run for, and each line out the samples of that slice. A process of its own
-gives an honest peak memory, and pausing it between slices lets candidates be measured in turns.
+Started by measure.py. Speaks JSON lines: the first line in is a Job, the first line out a Ready;
+then each line in is a number of nanoseconds to run for, and each line out the samples of that
+slice. A process of its own gives an honest peak memory, and pausing it between slices lets
+candidates be measured in turns.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import sys
 import time
+from typing import IO
 
 import msgspec
 import numpy as np
@@ -50,6 +55,8 @@ class Slice(Record, frozen=True, kw_only=True):
 
 def main() -> None:
     """Serve one job over stdin and stdout."""
+    _die_with(int(sys.argv[1]))
+    out = _own_stdout()
     job = msgspec.json.decode(sys.stdin.readline(), type=Job)
     try:
         start = time.perf_counter_ns()
@@ -64,9 +71,9 @@ def main() -> None:
         for _ in range(WARMUP - 1):
             session.run(images)
     except EdgetlError as error:
-        _say(Ready(error=error.message, fix=error.fix))
+        _say(out, Ready(error=error.message, fix=error.fix))
         return
-    _say(Ready(description=session.describe(), load_ms=load_ms))
+    _say(out, Ready(description=session.describe(), load_ms=load_ms))
     for line in sys.stdin:
         samples: list[int] = []
         end = time.perf_counter_ns() + int(line)
@@ -74,13 +81,24 @@ def main() -> None:
             begin = time.perf_counter_ns()
             session.run(images)
             samples.append(time.perf_counter_ns() - begin)
-        _say(Slice(samples_ns=tuple(samples), peak_rss_mib=peak_rss_mib()))
+        _say(out, Slice(samples_ns=tuple(samples), peak_rss_mib=peak_rss_mib()))
 
 
-def _say(message: Record) -> None:
-    sys.stdout.write(msgspec.json.encode(message).decode() + "\n")
-    sys.stdout.flush()
+def _die_with(parent: int) -> None:
+    """Be killed when the parent ends: stopped, this process would not notice and stay for ever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it had ended before
+            sys.exit(1)
 
 
-if __name__ == "__main__":
-    main()
+def _own_stdout() -> IO[str]:
+    """Stdout for messages alone; whatever an engine prints goes to stderr."""
+    own = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return os.fdopen(own, "w", encoding="utf-8")
+
+
+def _say(out: IO[str], message: Record) -> None:
+    out.write(msgspec.json.encode(message).decode() + "\n")
+    out.flush()

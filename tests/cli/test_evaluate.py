@@ -1,0 +1,55 @@
+"""`edgetl evaluate` on a bundle, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import edgetl
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+THREE = {"bars": 12, "disc": 9, "square": 9}
+
+
+def test_json_has_the_scores(
+    cli: Cli, tiny_bundle: Path, drawn: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = drawn(tmp_path / "d", THREE)
+    (root / "bars" / "cut.png").write_bytes((root / "bars" / "00.png").read_bytes()[:99])
+    options = ("--engine", "onnxruntime", "--precision", "fp32")
+    done = cli("evaluate", tiny_bundle, root, *options, "--json")
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
+    scores = edgetl.evaluate(tiny_bundle, root, engine="onnxruntime", precision="fp32")
+    assert found["accuracy"] == pytest.approx(scores.accuracy)
+    assert found["macro_f1"] == pytest.approx(scores.macro_f1)
+    assert found["n"] == 30
+    assert [row["n"] for row in found["per_class"]] == [12, 9, 9]
+    assert [sum(row) for row in found["confusion"]] == [12, 9, 9]  # rows are truth
+    assert [item["path"] for item in found["skipped_files"]] == ["bars/cut.png"]
+    assert done.stderr.startswith("edgetl: skipped bars/cut.png: ")
+
+
+def test_the_table_ends_in_the_scores(cli: Cli, tiny_bundle: Path, shapes: Path) -> None:
+    done = cli("evaluate", tiny_bundle, shapes)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "truth \\ predicted" in done.stdout
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("accuracy ")
+    assert last.endswith("72 photos")
+
+
+def test_an_unknown_class(
+    cli: Cli, tiny_bundle: Path, drawn: Callable[..., Path], tmp_path: Path
+) -> None:
+    drawn(tmp_path / "d", {"disc": 2}).joinpath("disc").rename(tmp_path / "d" / "ring")
+    done = cli("evaluate", tiny_bundle, "d", "--json")
+    assert done.returncode == 1
+    error = json.loads(done.stdout)["error"]
+    assert error["type"] == "DataError"
+    assert "The model does not know class ring" in error["message"]
+    assert "bars, disc, square" in error["fix"]

@@ -1,0 +1,101 @@
+"""`edgetl predict` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_json_is_one_document(cli: Cli, tiny_bundle: Path, shapes: Path) -> None:
+    folder, photo = shapes / "disc", shapes / "bars" / "00.png"
+    options = ("--precision", "fp32", "--engine", "onnxruntime", "--top", "2", "--json")
+    done = cli("predict", tiny_bundle, folder, photo, *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = json.loads(done.stdout)
+    assert [row["image"] for row in rows] == [*map(str, sorted(folder.iterdir())), str(photo)]
+    for row in rows:
+        assert row["candidate"] == "ort-fp32"
+        assert row["error"] is None
+        first, second = row["predictions"]
+        assert {first["label"], second["label"]} < {"bars", "disc", "square"}
+        assert 1 >= first["probability"] >= second["probability"] >= 0
+
+
+def test_one_bad_image_among_many(
+    cli: Cli, tiny_bundle: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """A text file, a missing file and a damaged one; each has its error, the rest is done."""
+    good = sorted((shapes / "disc").iterdir())[:3]
+    text, cut, missing = tmp_path / "text.jpg", tmp_path / "cut.png", tmp_path / "no.jpg"
+    text.write_text("not an image")
+    cut.write_bytes(good[0].read_bytes()[:200])
+    images = [good[0], text, good[1], missing, cut, good[2]]
+    done = cli("predict", tiny_bundle, *images, "--json")
+    assert done.returncode == 1
+    rows = json.loads(done.stdout)
+    assert [row["image"] for row in rows] == list(map(str, images))
+    assert [bool(row["predictions"]) for row in rows] == [True, False, True, False, False, True]
+    assert "not an image in a format that edgetl reads" in rows[1]["error"]
+    assert "no such file" in rows[3]["error"]
+    assert f"Cannot read image {cut}: " in rows[4]["error"]
+    assert done.stderr == "edgetl: error: 3 of 6 images could not be read.\n"
+
+
+def test_plain_output_is_a_line_an_image(cli: Cli, tiny_bundle: Path, tmp_path: Path) -> None:
+    """A photo, and one whose name is no UTF-8."""
+    noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
+    odd = tmp_path / os.fsdecode(b"odd-\xff.png")
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    odd.write_bytes((tmp_path / "a.png").read_bytes())
+    done = cli("predict", tiny_bundle, "a.png", odd.name, "--top", "1")
+    assert done.returncode == 0
+    first, second = done.stdout.splitlines()
+    assert first.startswith("a.png  ")
+    assert second.startswith("odd-\\udcff.png  ")
+    assert first.split()[1:] == second.split()[1:]
+    assert " on o" in done.stderr  # which candidate, in which engine
+    assert "Traceback" not in done.stderr
+    rows = json.loads(cli("predict", tiny_bundle, odd.name, "--json").stdout)
+    assert rows[0]["image"] == odd.name
+
+
+def test_what_cannot_be_predicted(cli: Cli, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = cli("predict", tiny_bundle, "empty", "--json")
+    assert done.returncode == 1
+    error = json.loads(done.stdout)["error"]
+    assert error["type"] == "DataError"
+    assert error["message"] == "No images in folder empty."
+    done = cli("predict", tiny_bundle, "x.jpg", "--precision", "fp16", "--json")
+    assert done.returncode == 1
+    error = json.loads(done.stdout)["error"]
+    assert error["type"] == "EngineError"
+    assert (
+        "no candidate for engine auto, precision fp16; it has onnxruntime fp32"
+        in (error["message"])
+    )
+
+
+def test_a_reader_may_leave(tiny_bundle: Path, shapes: Path) -> None:
+    """As in `edgetl predict … | head -1`."""
+    command = [sys.executable, "-m", "edgetl", "predict", str(tiny_bundle), str(shapes)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, cwd=tiny_bundle.parent, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 0
+    assert "Traceback" not in said
+    assert "Broken pipe" not in said

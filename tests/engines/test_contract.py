@@ -1,0 +1,285 @@
+"""One contract for all engines, over every packaged recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgetl.engines import NAMES, Options, find_engine, openvino, ready_engine
+from edgetl.engines.base import unloadable
+from edgetl.errors import EngineError, EngineMissingError
+from edgetl.exporter.build import Built
+from edgetl.machine import available_cores, this_machine
+from edgetl.recipes import all_recipes, find_recipe
+
+# Largest difference between two ways to run the same images, as a share of the logits' range.
+SAME = {"fp32": 1e-5, "fp16": 0.01, "bf16": 0.03, "int8": 0.05}
+# TensorRT's only where it runs: elsewhere tests/engines/test_tensorrt.py says what is skipped.
+RECIPES = [
+    pytest.param(name, marks=pytest.mark.gpu if recipe.engine == "tensorrt" else [])
+    for name, recipe in all_recipes().items()
+    if recipe.engine != "tensorrt" or find_engine("tensorrt").missing(recipe.session) is None
+]
+Tiny = Callable[[str], Built]
+
+
+def need(recipe: str) -> None:
+    stated = find_recipe(recipe)
+    reason = find_engine(stated.engine).missing(stated.session)
+    if reason:
+        pytest.skip(f"{recipe}: {reason}")
+
+
+def open_tiny(tiny: Tiny, recipe: str, threads: int = 0, **changes: Any) -> Any:
+    stated = tiny(recipe).recipe
+    options = {"precision": stated.precision, "threads": threads, "session": stated.session}
+    engine = find_engine(stated.engine)
+    return engine.open(tuple(tiny(recipe).files.values()), Options(**options | changes))
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def recipe(request: pytest.FixtureRequest) -> str:
+    need(request.param)
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def session(recipe: str, tiny: Tiny) -> Iterator[Any]:
+    opened = open_tiny(tiny, recipe)
+    yield opened
+    opened.close()
+
+
+def apart(recipe: str, found: Any, expected: Any) -> bool:
+    limit = SAME[find_recipe(recipe).precision] * float(np.ptp(expected))
+    return bool(np.abs(found - expected).max() > limit)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_batches_equal_one_by_one(session: Any, recipe: str, tiny_images: Any, count: int) -> None:
+    together = session.run(tiny_images[:count])
+    assert together.dtype == np.float32
+    assert together.shape == (count, 3)
+    single = np.concatenate([session.run(tiny_images[i : i + 1]) for i in range(count)])
+    assert not apart(recipe, together, single)
+
+
+def test_it_computes_what_the_network_says(
+    session: Any, recipe: str, tiny: Tiny, tiny_images: Any
+) -> None:
+    """The reference is the FP32 file in ONNX's own evaluator, which shares no code with engines."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    (master,) = tiny("ort-fp32").files.values()
+    reference = ReferenceEvaluator(onnx.load_model_from_string(master))
+    expected: Any = reference.run(None, {"images": tiny_images[:4]})[0]
+    limit = {"fp32": 1e-5, "fp16": 0.01, "bf16": 0.03, "int8": 0.15}[find_recipe(recipe).precision]
+    assert np.abs(session.run(tiny_images[:4]) - expected).max() <= limit * np.ptp(expected)
+
+
+def test_out_is_filled_and_returned(session: Any, tiny_images: Any) -> None:
+    expected = session.run(tiny_images[:2])
+    out = np.full((2, 3), np.nan, np.float32)
+    assert session.run(tiny_images[:2], out) is out
+    np.testing.assert_array_equal(out, expected)
+    wide = np.full((2, 6), np.nan, np.float32)
+    session.run(tiny_images[:2], out=wide[:, ::2])  # a view
+    np.testing.assert_array_equal(wide[:, ::2], expected)
+
+
+@pytest.mark.parametrize(
+    "out", [np.empty((2, 3), np.float32), np.empty((1, 4), np.float32), np.empty((1, 3))]
+)
+def test_out_must_fit(session: Any, tiny_images: Any, out: Any) -> None:
+    with pytest.raises(EngineError, match=r"out must be float32 \(1, 3\), not float"):
+        session.run(tiny_images[:1], out)
+
+
+def test_results_outlive_the_next_run(session: Any, tiny_images: Any) -> None:
+    first = session.run(tiny_images[:1])
+    kept = first.copy()
+    session.run(tiny_images[1:2])
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_input_need_not_be_contiguous(session: Any, tiny_images: Any) -> None:
+    flipped = tiny_images[:2, :, ::-1, ::-1]
+    assert not flipped.flags.c_contiguous
+    expected = session.run(np.ascontiguousarray(flipped))
+    np.testing.assert_array_equal(session.run(flipped), expected)
+
+
+def test_input_is_left_as_it_is(session: Any, tiny_images: Any) -> None:
+    frozen = tiny_images[:1].copy()
+    frozen.flags.writeable = False
+    session.run(frozen)
+    np.testing.assert_array_equal(frozen, tiny_images[:1])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 33, 32, 3), np.uint8),
+        np.zeros((1, 3, 32, 32), np.uint8),
+        np.zeros((32, 32, 3), np.uint8),
+        np.zeros((0, 32, 32, 3), np.uint8),
+        np.zeros((1, 32, 32, 3), np.float32),
+        np.zeros((1, 32, 32, 3), np.int8),
+        np.uint8(0),
+        [[0, 1]],
+    ],
+    ids=["size", "layout", "rank", "none", "float32", "int8", "scalar", "list"],
+)
+def test_other_input_is_refused(session: Any, images: Any) -> None:
+    with pytest.raises(EngineError, match=r"uint8 images of shape \(N, 32, 32, 3\), not ") as error:
+        session.run(images)
+    assert error.value.fix
+
+
+def test_runs_are_deterministic(session: Any, recipe: str, tiny: Tiny, tiny_images: Any) -> None:
+    first = session.run(tiny_images[:1])
+    for _ in range(3):
+        np.testing.assert_array_equal(session.run(tiny_images[:1]), first)
+    again = open_tiny(tiny, recipe)
+    np.testing.assert_array_equal(again.run(tiny_images[:1]), first)
+    again.close()
+
+
+def test_it_describes_what_runs(session: Any, recipe: str) -> None:
+    stated, described = find_recipe(recipe), session.describe()
+    assert described.engine == stated.engine
+    assert described.version == find_engine(stated.engine).version()
+    assert described.version[0].isdigit()
+    assert described.precision == stated.precision
+    assert described.threads == (1 if stated.engine == "tensorrt" else available_cores())
+    start = {"onnxruntime": "CPUExecutionProvider", "openvino": "CPU", "tensorrt": "CUDA sm_"}
+    assert described.provider.startswith(start[stated.engine])
+
+
+def test_a_closed_session_says_so(recipe: str, tiny: Tiny, tiny_images: Any) -> None:
+    opened = open_tiny(tiny, recipe)
+    opened.run(tiny_images[:2])
+    opened.close()
+    opened.close()  # twice is fine
+    with pytest.raises(EngineError, match="session is closed"):
+        opened.run(tiny_images[:1])
+    with pytest.raises(EngineError, match="session is closed"):
+        opened.describe()
+
+
+def test_a_damaged_file_is_refused(recipe: str) -> None:
+    stated = find_recipe(recipe)
+    options = Options(precision=stated.precision, session=stated.session)
+    noise = bytes(range(256)) + (b"QuantizeLinear" if stated.precision == "int8" else b"")
+    with pytest.raises(EngineError, match=r"cannot (load|read) the model") as error:
+        find_engine(stated.engine).open((noise,), options)
+    assert "\n" not in error.value.message
+    assert error.value.__cause__ is not None or stated.engine == "tensorrt"
+
+
+@pytest.mark.parametrize("recipe_name", ["ort-fp32", "ov-fp32"])
+def test_threads_are_honoured(recipe_name: str, tiny: Tiny, tiny_images: Any) -> None:
+    need(recipe_name)
+    for threads in range(1, available_cores() + 1):
+        opened = open_tiny(tiny, recipe_name, threads)
+        assert opened.describe().threads == threads
+        assert opened.run(tiny_images[:1]).shape == (1, 3)
+        opened.close()
+
+
+def test_onnxruntime_starts_that_many_threads(tiny: Tiny) -> None:
+    """The caller's thread is one of them."""
+    need("ort-fp32")
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir():
+        pytest.skip("only Linux lists the threads of a process")
+    for threads in (1, 2, 3):
+        before = len(list(tasks.iterdir()))
+        opened = open_tiny(tiny, "ort-fp32", threads)
+        assert len(list(tasks.iterdir())) == before + threads - 1
+        opened.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("ort-fp32", "int8"),
+        ("ort-int8", "fp32"),
+        ("ort-fp32", "bf16"),
+        ("ov-fp32", "int8"),
+        ("ov-int8", "fp32"),
+        ("ov-fp32", "bf16"),
+    ],
+)
+def test_another_precision_is_refused(name: str, precision: str, tiny: Tiny) -> None:
+    """What `describe` says is true because nothing else opens."""
+    need(name)
+    with pytest.raises(EngineError, match=rf"{precision}[,:]"):
+        open_tiny(tiny, name, precision=precision)
+
+
+# --- OpenVINO's hint ----------------------------------------------------------------------------
+
+
+def test_openvino_needs_its_hint(tiny: Tiny) -> None:
+    need("ov-fp32")
+    with pytest.raises(EngineError, match="does not state its INFERENCE_PRECISION_HINT"):
+        open_tiny(tiny, "ov-fp32", session={})
+
+
+def test_openvino_hint_must_be_honoured(tiny: Tiny) -> None:
+    """OpenVINO itself takes BF16 or FP32 in silence where a processor lacks FP16."""
+    need("ov-fp32")
+    if {"avx512_fp16", "amx_fp16", "fphp"} & set(this_machine().features):
+        pytest.skip("this processor has FP16 arithmetic")
+    with pytest.raises(EngineError, match=r"runs in b?f[136]+ although f16 was asked for"):
+        open_tiny(tiny, "ov-fp32", precision="fp16", session={openvino.HINT: "f16"})
+
+
+@pytest.mark.parametrize("session", [{openvino.HINT: "int3"}, {openvino.HINT: "f32", "NO": "1"}])
+def test_openvino_refuses_unknown_options(tiny: Tiny, session: dict[str, str]) -> None:
+    need("ov-int8")
+    with pytest.raises(EngineError, match=r"OpenVINO .* cannot compile the model"):
+        open_tiny(tiny, "ov-int8", session=session)
+
+
+def test_openvino_bf16_needs_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("ov-fp32")
+    old = msgspec.structs.replace(this_machine(), features=("avx2",))
+    monkeypatch.setattr(openvino, "this_machine", lambda: old)
+    assert "no BF16 arithmetic" in str(openvino.missing({openvino.HINT: "bf16"}))
+    assert openvino.missing({openvino.HINT: "f32"}) is None
+    assert openvino.missing() is None
+    unknown = msgspec.structs.replace(old, features=())  # then opening decides
+    monkeypatch.setattr(openvino, "this_machine", lambda: unknown)
+    assert openvino.missing({openvino.HINT: "bf16"}) is None
+
+
+# --- engines that are not here ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_engine_not_installed_says_how_to_get_it(
+    name: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    with pytest.raises(EngineMissingError, match="is not installed") as error:
+        ready_engine(name)
+    assert "install" in error.value.fix
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_engine_that_cannot_be_imported_says_so(
+    name: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, name, None)
+    with pytest.raises(EngineMissingError, match="cannot be imported") as error:
+        find_engine(name).version()
+    assert error.value.fix == f"reinstall the package {name}."
+    assert "libfoo" in unloadable("X", "x", ImportError("libfoo.so.1: not found\nmore")).message

@@ -1,0 +1,110 @@
+"""The golden self-test passes on what was written, and fails on anything else."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgetl.bundle import open_bundle
+from edgetl.runtime.selftest import Check, self_test, verdict
+
+
+def npy(array: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def tampered(write_tiny: Callable[..., Path], tmp_path: Path) -> Callable[..., dict[str, Check]]:
+    def check(members: dict[str, bytes], **changes: Any) -> dict[str, Check]:
+        path = write_tiny(tmp_path / "t.edgetl", ("ort-fp32", "ort-int8"), None, members, **changes)
+        with open_bundle(path) as opened:
+            checks = self_test(opened)
+        assert verdict(checks) is False
+        return {item.name: item for item in checks}
+
+    return check
+
+
+def test_it_passes_on_every_candidate(tiny_bundle: Path) -> None:
+    with open_bundle(tiny_bundle) as opened:
+        checks = self_test(opened)
+        names = [c.recipe for c in opened.manifest.candidates]
+    assert [c.name for c in checks] == ["preprocessing", *names]
+    assert all(c.passed for c in checks)
+    assert verdict(checks) is True
+
+
+@pytest.mark.parametrize("shift", [0.2, np.nan])
+def test_other_logits_fail(tampered: Any, tiny_logits: Callable[[str], Any], shift: float) -> None:
+    found = tampered({"golden/ort-fp32.npy": npy(tiny_logits("ort-fp32") + np.float32(shift))})
+    assert found["ort-fp32"].passed is False
+    assert found["ort-int8"].passed is True
+    assert found["preprocessing"].passed is True
+
+
+def test_other_pixels_fail(tampered: Any) -> None:
+    found = tampered({"golden/pixels.npy": npy(np.zeros((32, 32, 3), np.uint8))})
+    assert found["preprocessing"].passed is False
+    assert found["preprocessing"].difference > 3
+    assert found["ort-fp32"].passed is True
+
+
+@pytest.mark.parametrize(
+    ("member", "data", "check", "detail"),
+    [
+        ("ort-fp32.npy", npy(np.zeros((2, 3), np.float32)), "ort-fp32", r"\(4, 3\), not \(2, 3\)"),
+        ("ort-fp32.npy", b"no array", "ort-fp32", "holds no array in golden/ort-fp32.npy"),
+        ("inputs.npy", npy(np.zeros((4, 8, 8, 3), np.uint8)), "ort-int8", r"\(N, 32, 32, 3\)"),
+        ("pixels.npy", npy(np.zeros((8, 8, 3), np.uint8)), "preprocessing", "not \\(8, 8, 3\\)"),
+        ("image.jpg", b"no picture", "preprocessing", "not an image"),
+    ],
+)
+def test_members_that_do_not_fit_fail(
+    tampered: Any, member: str, data: bytes, check: str, detail: str
+) -> None:
+    import re
+
+    found = tampered({f"golden/{member}": data})[check]
+    assert found.passed is False
+    assert re.search(detail, found.detail)
+
+
+def test_pickles_are_not_loaded(tampered: Any) -> None:
+    evil = npy(np.array([Path("x")], object))
+    assert "holds no array" in tampered({"golden/ort-fp32.npy": evil})["ort-fp32"].detail
+
+
+def test_logits_may_not_be_left_out(
+    write_tiny: Callable[..., Path], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    import msgspec
+
+    with open_bundle(tiny_bundle) as opened:
+        golden = msgspec.structs.replace(opened.manifest.golden, logits={})
+    path = write_tiny(tmp_path / "t.edgetl", ("ort-fp32",), golden=golden)
+    with open_bundle(path) as opened:
+        checks = self_test(opened)
+    assert verdict(checks) is False
+    assert "no logits to compare" in checks[1].detail
+
+
+def test_nothing_is_verified_where_no_engine_is_here(
+    jetson_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgetl.engines import onnxruntime, tensorrt
+
+    if tensorrt.missing() is None:
+        pytest.skip("TensorRT runs here")
+    monkeypatch.setattr(onnxruntime, "missing", lambda _: "away. Fix: get it")
+    with open_bundle(jetson_bundle) as opened:
+        checks = self_test(opened)
+    assert [c.passed for c in checks] == [True, None, None, None]
+    assert all("skipped: " in c.detail for c in checks[1:])
+    assert verdict(checks) is None
