@@ -25,7 +25,7 @@ test: install lint
 	.venv-test/bin/pip install --quiet --no-deps dist/*.whl
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])" \
 	  > "$$(.venv-test/bin/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")/zz-host.pth"
-	EDGETL_WHEEL="$$(ls $(CURDIR)/dist/*.whl)" .venv-test/bin/python -P -m pytest
+	PYTHONSAFEPATH=1 EDGETL_WHEEL="$$(ls $(CURDIR)/dist/*.whl)" .venv-test/bin/python -m pytest $(TESTS)
 
 lint: install
 	$(BIN)/ruff check .

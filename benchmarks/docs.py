@@ -19,7 +19,8 @@ from typing import Any
 from benchmarks.common import ROOT, read_rows
 
 VERBS = (
-    ["finetune", "export", "evaluate", "predict", "bench", "inspect", "unpack", "devices", "backbones", "doctor"]
+    "finetune", "export", "evaluate", "predict", "bench", "inspect", "unpack", "devices",
+    "backbones", "doctor",
 )  # fmt: skip
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
@@ -30,9 +31,9 @@ def command_reference() -> str:
         "# Command line\n",
         "Generated from the commands' own help; do not edit. `python -m edgetl` is the same as "
         "`edgetl`.\n",
-        "Exit codes: 0; 1 for an error that you can mend (one line on stderr: what, where, fix); 2 "
-        "for what the parser\nrefuses; 130 on Ctrl-C. With `--json`, stdout holds one JSON document "
-        "and nothing else.\n",
+        "Exit codes: 0; 1 for an error that you can mend (one line on stderr: what, where, fix); "
+        "2 for what the parser refuses; 130 on Ctrl-C.\nWith `--json`, stdout holds one JSON "
+        "document and nothing else.\n",
     ]
     for verb in VERBS:
         done = subprocess.run(

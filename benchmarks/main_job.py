@@ -1,4 +1,4 @@
-"""The main job on real photos: probe, fine-tuning, export, and the exported bundle on the test split.
+"""The main job on real photos: probe, fine-tuning, export, and the bundle on the test split.
 
     python -m benchmarks.main_job [--data DIR] [--weights FILE] [--only probe|finetune]
 
