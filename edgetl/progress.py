@@ -42,3 +42,15 @@ def progress_bar(title: str, total: int, *, unit: str = "photos", show: bool) ->
             bars.update(task, rate=f"{speed:.1f} {unit}/s" if speed else "")
 
         yield advance
+
+
+@contextlib.contextmanager
+def status_line(*, show: bool) -> Iterator[Callable[[str], None]]:
+    """Yield `say(text)`: what is being done now, beside a spinner; silent as `progress_bar` is."""
+    if not (show and sys.stderr.isatty()):
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("") as spinner:
+        yield spinner.update

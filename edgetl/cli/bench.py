@@ -20,6 +20,7 @@ from edgetl.cli.common import (
     table,
     verb,
 )
+from edgetl.progress import status_line
 
 
 @verb
@@ -34,15 +35,16 @@ def bench(
     debug: Debug = False,
 ) -> None:
     """Measure the candidates of a bundle here, in turns; the fastest is then what runs here."""
-    done = edgetl.bench(
-        bundle,
-        engine=engine,
-        precision=precision,
-        threads=threads,
-        batch=batch,
-        duration=duration,
-        progress=lambda _: None,
-    )
+    with status_line(show=not json) as progress:
+        done = edgetl.bench(
+            bundle,
+            engine=engine,
+            precision=precision,
+            threads=threads,
+            batch=batch,
+            duration=duration,
+            progress=progress,
+        )
     for item in done.skipped:
         say(f"not measured: {item.recipe}: {item.reason} Fix: {item.fix}")
     if json:
