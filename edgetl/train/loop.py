@@ -84,22 +84,24 @@ class Trainer:
 
     def run_epoch(self, batches: Batches, advance: Callable[[int], None]) -> tuple[float, float]:
         """Train one epoch; returns (mean loss, photos per second)."""
-        self._set_mode()
+        self.set_mode()
         loss_sum, seen, start = 0.0, 0, time.perf_counter()
         for images, truth in batches.epoch(self.epoch):
-            loss_sum += self._step(images.to(self.device), truth.to(self.device)) * len(truth)
+            loss_sum += self.train_step(images.to(self.device), truth.to(self.device)) * len(truth)
             seen += len(truth)
             advance(len(truth))
         return loss_sum / seen, seen / (time.perf_counter() - start)
 
-    def _set_mode(self) -> None:
+    def set_mode(self) -> None:
+        """Training mode; batch normalisation keeps its statistics where it is not trained."""
         self.model.train()
         if not self.settings.train_norm:
             for module in self.model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
-    def _step(self, images: torch.Tensor, truth: torch.Tensor) -> float:
+    def train_step(self, images: torch.Tensor, truth: torch.Tensor) -> float:
+        """One step on uint8 `(B, H, W, 3)` and classes `(B,)`; returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._rate()
         # Dropout and colour draw from the step's own seed, so that a resumed run draws the same.

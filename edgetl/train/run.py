@@ -45,14 +45,16 @@ def read_run(folder: str | Path) -> RunRecord:
             fix="give the folder that --out named when it was trained.",
         )
     try:
-        record = msgspec.json.decode(path.read_bytes(), type=RunRecord)
+        data = path.read_bytes()
+        version = msgspec.json.decode(data, type=_Mark).edgetl_run
+        record = msgspec.json.decode(data, type=RunRecord) if version == RUN_VERSION else None
     except (msgspec.DecodeError, OSError) as error:
         raise RunError(
             f"{path} cannot be read: {error}.", fix="restore it, or train into a new folder."
         ) from error
-    if record.edgetl_run != RUN_VERSION:
+    if record is None:
         raise RunError(
-            f"{home} is a run of version {record.edgetl_run}; this edgetl reads {RUN_VERSION}.",
+            f"{home} is a run of version {version}; this edgetl reads {RUN_VERSION}.",
             fix="use the edgetl that made it, or train again.",
         )
     return record

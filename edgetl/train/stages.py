@@ -163,7 +163,7 @@ def fit_network(
     rows = dataset.rows("train")
     settings = settings_for(stage, config, len(rows))
     batches = Batches(
-        _training_pixels(context, rows),
+        training_pixels(context, rows),
         dataset.truth(rows),
         size=settings.train_size,
         batch=settings.batch,
@@ -210,7 +210,7 @@ def fit_network(
     )
 
 
-def _training_pixels(context: Context, rows: Any) -> Pixels:
+def training_pixels(context: Context, rows: Any) -> Pixels:
     """Training photos a little larger than deployed, fitted alike, but with nothing cropped yet.
 
     Random crops choose their own part; `crop` here only makes the photo square.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -167,6 +168,8 @@ def _from_torchvision(info: BackboneInfo) -> tuple[Tensors, Path]:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True), cached
     except (urllib.error.URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         reason = getattr(error, "reason", None) or error
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
         raise WeightsError(
             f"Cannot fetch the ImageNet weights of {info.name}: {reason}.",
             fix=f"fetch {weights.url} where there is a network and put it into {cached.parent} or "
@@ -179,7 +182,17 @@ def save_classifier(model: Classifier, path: Path, metadata: dict[str, str]) -> 
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.body.state_dict().items()}
     tensors[f"{model.head_name}.weight"] = model.head.weight.detach().cpu().contiguous()
     tensors[f"{model.head_name}.bias"] = model.head.bias.detach().cpu().contiguous()
-    write_bytes(path, safetensors.torch.save(tensors, metadata=metadata))
+    write_bytes(path, _ordered(safetensors.torch.save(tensors, metadata=metadata)))
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted: the library's order is random."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def restore_classifier(model: Classifier, path: Path) -> None:

@@ -1,0 +1,95 @@
+"""Forward passes: folding, dtype and batching change logits by no more than rounding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgetl.spec import Normalize
+from edgetl.train import infer
+from edgetl.train.backbones import Classifier, build_classifier
+from edgetl.train.infer import folded, forward_rows, normalise
+
+NORMALIZE = Normalize()
+
+
+def settled(name: str) -> Classifier:
+    """A network whose batch normalisation has statistics, so that its logits have a scale."""
+    model = build_classifier(name, 3, seed=0)
+    model.train()
+    with torch.no_grad():
+        for _ in range(3):
+            torch.manual_seed(0)
+            model(torch.randn(16, 3, 48, 48))
+    return model.eval()
+
+
+def photos(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 48, 48, 3), np.uint8)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x0_5", "efficientnet_b0"])
+def test_folding_changes_only_the_last_digits(name: str, single: None) -> None:
+    model, images = settled(name), photos(5)
+    rows = np.arange(5)
+    plain = forward_rows(model, images, rows, NORMALIZE, device="cpu", fold=False)
+    fast = forward_rows(model, images, rows, NORMALIZE, device="cpu")
+    assert plain.dtype == np.float32
+    assert plain.shape == (5, 3)
+    np.testing.assert_allclose(fast, plain, atol=1e-4 * np.abs(plain).max())
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded(model).modules())
+
+
+def test_the_network_given_is_left_as_it_is(single: None) -> None:
+    model = settled("shufflenet_v2_x0_5").train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    forward_rows(model, photos(2), np.arange(2), NORMALIZE, device="cpu", dtype=torch.bfloat16)
+    assert model.training
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_rows_are_taken_in_the_order_asked_across_batches(
+    single: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infer, "BATCH", 4)
+    model, images = settled("squeezenet1_1"), photos(10)
+    rows = np.array([9, 0, 3, 3, 7, 1])
+    counted: list[int] = []
+    out = forward_rows(model, images, rows, NORMALIZE, device="cpu", advance=counted.append)
+    each = [forward_rows(model, images, np.array([r]), NORMALIZE, device="cpu")[0] for r in rows]
+    np.testing.assert_allclose(out, np.stack(each), atol=1e-4)
+    assert counted == [4, 2]
+
+
+def test_normalise_is_what_the_weights_were_trained_with() -> None:
+    images = torch.from_numpy(photos(2))
+    ours = normalise(images, NORMALIZE, torch.float32)
+    mean = torch.tensor(NORMALIZE.mean).view(1, 3, 1, 1)
+    std = torch.tensor(NORMALIZE.std).view(1, 3, 1, 1)
+    theirs = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    torch.testing.assert_close(ours, theirs)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_torch_fx_cannot_follow_is_run_as_it_is() -> None:
+    class Branching(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.norm(x) if x.sum() > 0 else -self.norm(x)).mean(dim=(2, 3))
+
+    rows = np.arange(2)
+    ours = forward_rows(Branching(), photos(2), rows, NORMALIZE, device="cpu")
+    plain = forward_rows(Branching(), photos(2), rows, NORMALIZE, device="cpu", fold=False)
+    np.testing.assert_array_equal(ours, plain)
+
+
+def test_emulated_bf16_on_a_gpu_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert not infer.bf16_pays("cuda")
