@@ -12,8 +12,8 @@ import msgspec
 
 from edgetl.bundle import open_bundle
 from edgetl.engines import ready_engine
-from edgetl.errors import GateError, UsageError
-from edgetl.exporter.build import stand_in
+from edgetl.errors import EngineError, GateError, UsageError
+from edgetl.exporter.build import stand_in, why
 from edgetl.exporter.job import Job, Say, choice
 from edgetl.exporter.plan import BASELINE, plan
 from edgetl.runtime.choose import AUTO
@@ -119,7 +119,7 @@ def _measured(
             opened, passed, threads=0, batch=1, duration=MEASURE_SECONDS, progress=progress
         )
     by_recipe = {row.recipe: row for row in rows}
-    reasons = {item.recipe: item.reason for item in skipped}
+    reasons = {item.recipe: why(EngineError(item.reason, fix=item.fix)) for item in skipped}
     result = []
     for candidate in judged:
         row = by_recipe.get(candidate.recipe)
