@@ -8,8 +8,10 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, NoReturn, ParamSpec, TypeVar
 
 import msgspec
@@ -24,10 +26,11 @@ INTERRUPTED = 130
 
 
 class State:
-    """Options that errors need as well; set as they are parsed."""
+    """Options that errors need as well, set as they are parsed; and whether to stop."""
 
     json = False
     debug = False
+    interrupted = False  # Ctrl-C was pressed, whatever became of the exception
 
 
 def _set_json(value: bool) -> bool:
@@ -63,8 +66,10 @@ def verb(run: Callable[P, R]) -> Callable[P, R]:
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not fit its encoding
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            return run(*args, **kwargs)
+            with _noted_interrupts():
+                return run(*args, **kwargs)
         except KeyboardInterrupt:
+            State.interrupted = False
             say("interrupted")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # the reader, such as `head`, has gone
@@ -78,6 +83,33 @@ def verb(run: Callable[P, R]) -> Callable[P, R]:
             fail(StorageError(what, fix="check the path, its permissions and the disk."), error)
 
     return wrapped
+
+
+@contextlib.contextmanager
+def _noted_interrupts() -> Iterator[None]:
+    """Note Ctrl-C, so that it ends the verb even where a library swallows the exception.
+
+    A native module, for one, makes an ImportError of what interrupts its import.
+    """
+
+    def note(*_: object) -> None:
+        State.interrupted = True
+        raise KeyboardInterrupt
+
+    State.interrupted = False
+    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ours = default and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception:
+        if State.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def fail(error: EdgetlError, cause: Exception | None = None) -> NoReturn:
@@ -96,7 +128,9 @@ def fail(error: EdgetlError, cause: Exception | None = None) -> NoReturn:
 
 
 def say(text: str) -> None:
-    """One line to stderr."""
+    """One line to stderr; after Ctrl-C it ends the verb instead."""
+    if State.interrupted:
+        raise KeyboardInterrupt
     sys.stderr.write(f"edgetl: {text}\n")
     sys.stderr.flush()
 
