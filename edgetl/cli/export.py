@@ -20,6 +20,7 @@ from edgetl.cli.common import (
     table,
     verb,
 )
+from edgetl.devices import find_device
 from edgetl.spec import Candidate
 
 
@@ -64,6 +65,8 @@ def export(
     if json:
         emit(done)
         return
+    if not find_device(target).runtime:
+        say(f"{target} is below what the runtime supports: unpack the bundle and use its ONNX")
     state = (
         "provisional: choose by `edgetl bench` on the device" if done.provisional else "measured"
     )

@@ -68,7 +68,16 @@ def export(
         if AUTO not in (engine, precision) or engine == recipe.engine:
             ready_engine(stand_in(recipe))
     moved_to = "" if data is None else os.fspath(data)
-    job = Job(home, record, device, max_drop=max_drop, moved_to=moved_to, progress=progress)
+    job = Job(
+        home,
+        record,
+        device,
+        engine=engine,
+        precision=precision,
+        max_drop=max_drop,
+        moved_to=moved_to,
+        progress=progress,
+    )
     judged, built = job.candidates(recipes)
     report(judged)
     _insist(judged, engine, precision, max_drop)
@@ -77,12 +86,12 @@ def export(
         job.write(trial, judged, built, [])
         rows: list[Measurement] = []
         if device.kind == "cpu":
-            progress("measuring")
-            judged, rows = _measured(trial, judged, progress)
+            progress("measuring what passed, in turns")
+            judged, rows = _measured(trial, judged)
             report(judged)
             _insist(judged, engine, precision, max_drop)
     sha256 = job.write(destination, judged, built, rows)
-    chosen, provisional = choice(judged, job.order(judged))
+    chosen, provisional = choice(judged, job.order(judged), engine, precision)
     return Export(
         bundle=str(destination),
         sha256=sha256,
@@ -109,15 +118,11 @@ def _insist(judged: list[Candidate], engine: str, precision: str, max_drop: floa
         )
 
 
-def _measured(
-    trial: Path, judged: list[Candidate], progress: Say
-) -> tuple[list[Candidate], list[Measurement]]:
+def _measured(trial: Path, judged: list[Candidate]) -> tuple[list[Candidate], list[Measurement]]:
     """Measure the trial bundle's candidates here; what cannot run after all is refused."""
     with open_bundle(trial) as opened:
         passed = [c for c in judged if c.rejected is None]
-        rows, skipped = measure(
-            opened, passed, threads=0, batch=1, duration=MEASURE_SECONDS, progress=progress
-        )
+        rows, skipped = measure(opened, passed, threads=0, batch=1, duration=MEASURE_SECONDS)
     by_recipe = {row.recipe: row for row in rows}
     reasons = {item.recipe: why(EngineError(item.reason, fix=item.fix)) for item in skipped}
     result = []

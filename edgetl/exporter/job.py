@@ -21,6 +21,7 @@ from edgetl.files import sha256_bytes
 from edgetl.machine import this_machine
 from edgetl.metrics import Logits
 from edgetl.preprocess import Pixels
+from edgetl.runtime.choose import AUTO
 from edgetl.spec import (
     BUNDLE_VERSION,
     Artifact,
@@ -47,10 +48,13 @@ class Job:
         record: RunRecord,
         device: Device,
         *,
+        engine: str,
+        precision: str,
         max_drop: float,
         moved_to: str,
         progress: Say,
     ) -> None:
+        self.engine, self.precision = engine, precision
         self.record, self.device, self.max_drop, self.say = record, device, max_drop, progress
         self.photos = RunPhotos(home, record, moved_to)
         chosen = self.photos.of("validation")
@@ -150,7 +154,7 @@ class Job:
         members |= extra
         members[MEASUREMENTS] = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
         order = self.order(listed)
-        chosen, provisional = choice(listed, order)
+        chosen, provisional = choice(listed, order, self.engine, self.precision)
         manifest = Manifest(
             edgetl_bundle=BUNDLE_VERSION,
             name=path.stem,
@@ -185,9 +189,18 @@ class Job:
         )
 
 
-def choice(judged: list[Candidate], order: tuple[str, ...]) -> tuple[str, bool]:
-    """(recipe, provisional): the fastest where all was measured, else the profile's first."""
-    passed = [c for c in judged if c.rejected is None]
+def choice(
+    judged: list[Candidate], order: tuple[str, ...], engine: str, precision: str
+) -> tuple[str, bool]:
+    """(recipe, provisional): the fastest where all was measured, else the profile's first.
+
+    Only what was asked for by engine and precision can be chosen, not the baseline beside it.
+    """
+    passed = [
+        c
+        for c in judged
+        if c.rejected is None and engine in (AUTO, c.engine) and precision in (AUTO, c.precision)
+    ]
     if all(c.p50_ms is not None for c in passed):
         return min(passed, key=lambda c: c.p50_ms or 0.0).recipe, False
     return min(passed, key=lambda c: order.index(c.recipe)).recipe, True

@@ -240,11 +240,10 @@ def _finish(
     save_classifier(model, home / runs.MODEL, metadata)
     runs.write_history(home, history)
     mistakes = worst_mistakes(dataset, shown, results[shown][1])
-    record = msgspec.structs.replace(record, seconds=round(time.perf_counter() - start, 3))
-    write_run_report(home / runs.REPORT, record, history, mistakes)
     record = msgspec.structs.replace(
         record, status="finished", seconds=round(time.perf_counter() - start, 3)
     )
+    write_run_report(home / runs.REPORT, record, history, mistakes)
     runs.write_run(home, record)
     runs.tidy(home)
     return record

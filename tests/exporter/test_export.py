@@ -439,7 +439,17 @@ def test_the_choice_is_the_fastest_where_all_was_measured() -> None:
         )
 
     rows = [candidate("a", 3.0), candidate("b", 1.0, "no"), candidate("c", 2.0)]
-    assert jobs.choice(rows, ("a", "b", "c")) == ("c", False)
+    assert jobs.choice(rows, ("a", "b", "c"), "auto", "auto") == ("c", False)
     rows[0] = msgspec.structs.replace(rows[0], p50_ms=None)
-    assert jobs.choice(rows, ("c", "b", "a")) == ("c", True)
-    assert jobs.choice(rows, ("b", "a", "c")) == ("a", True)
+    assert jobs.choice(rows, ("c", "b", "a"), "auto", "auto") == ("c", True)
+    assert jobs.choice(rows, ("b", "a", "c"), "auto", "auto") == ("a", True)
+
+
+def test_only_what_was_asked_for_is_chosen() -> None:
+    rows = [
+        Candidate(recipe=name, engine="onnxruntime", precision=precision, artifacts=(), p50_ms=p50)
+        for name, precision, p50 in (("ort-int8", "int8", 3.0), ("ort-fp32", "fp32", 1.0))
+    ]
+    order = ("ort-int8", "ort-fp32")
+    assert jobs.choice(rows, order, "auto", "auto") == ("ort-fp32", False)
+    assert jobs.choice(rows, order, "auto", "int8") == ("ort-int8", False)
