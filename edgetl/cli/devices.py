@@ -28,9 +28,9 @@ def devices(
             return
         facts = msgspec.to_builtins(device)
         rows = [
-            [key, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).strip()]
+            [key, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
             for key, value in facts.items()
-            if value not in ("", 0, [], (), None)
+            if value is False or value not in ("", 0, [], (), None)
         ]
         show(table(device.title, ["field", "value"], rows))
         return
