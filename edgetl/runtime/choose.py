@@ -56,9 +56,6 @@ def best_candidate(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) ->
     order = {name: place for place, name in enumerate(bundle.manifest.order)}
 
     def rank(candidate: Candidate) -> tuple[int, float]:
-        chosen = candidate.recipe == bundle.manifest.chosen
-        if chosen and not known and candidate.measured_on == fingerprint:
-            return 0, 0.0  # chosen on this machine, perhaps by request and not by speed
         measured = known.get(candidate.recipe)
         if measured is None and candidate.measured_on == fingerprint:
             measured = candidate.p50_ms
