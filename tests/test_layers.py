@@ -56,7 +56,7 @@ def imported(module: str) -> set[str]:
 
 
 def test_every_module_has_a_floor() -> None:
-    exempt = {"__init__", "__main__"}
+    exempt = {"__init__", "__main__", "_devices", "_recipes"}  # the last two: TOML in the wheel
     assert {part(module) for module in MODULES} - exempt == set(FLOOR)
 
 
