@@ -30,15 +30,9 @@ class BackboneInfo(Record, frozen=True, kw_only=True):
 
 @functools.lru_cache(maxsize=1)
 def all_backbones() -> dict[str, BackboneInfo]:
-    """Every torchvision classification model with ImageNet weights and under 12 M parameters.
-
-    Models with auxiliary heads (their training output is no plain tensor) are left out.
-    """
+    """Every torchvision classification model with ImageNet weights and under 12 M parameters."""
     found: dict[str, BackboneInfo] = {}
     for name in torchvision.models.list_models(module=torchvision.models):
-        builder = torchvision.models.get_model_builder(name)
-        if "aux_logits" in inspect.getsource(inspect.unwrap(builder)):
-            continue
         weights = torchvision.models.get_model_weights(name).DEFAULT
         meta = weights.meta
         if len(meta.get("categories", ())) != 1000 or meta["num_params"] >= MAX_PARAMETERS:
@@ -51,9 +45,21 @@ def all_backbones() -> dict[str, BackboneInfo]:
             imagenet_top1=round(meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100, 5),
             weights=str(weights),
             url=weights.url,
-            normalize=Normalize(mean=tuple(transforms.mean), std=tuple(transforms.std)),
+            normalize=_normalize(name, tuple(transforms.mean), tuple(transforms.std)),
         )
     return found
+
+
+def _builder_says(name: str, word: str) -> bool:
+    builder = torchvision.models.get_model_builder(name)
+    return word in inspect.getsource(inspect.unwrap(builder))
+
+
+def _normalize(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalize:
+    """What the layers are given: `transform_input` turns ImageNet's figures into 0.5 and 0.5."""
+    if _builder_says(name, "transform_input"):
+        mean = std = (0.5, 0.5, 0.5)
+    return Normalize(mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
 
 def find_backbone(name: str) -> BackboneInfo:
@@ -91,7 +97,10 @@ def build_classifier(name: str, classes: int, *, seed: int) -> Classifier:
     info = find_backbone(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = torchvision.models.get_model(name, weights=None)
+        # Auxiliary heads only helped the original training, and make its output no plain tensor.
+        plain = {"aux_logits": False, "init_weights": False}
+        options: dict[str, Any] = plain if _builder_says(name, "aux_logits") else {}
+        body = torchvision.models.get_model(name, weights=None, **options)
         head_name, width = _cut_head(body, info.name)
         model = Classifier(body, head_name, width, classes)
     _check_features(model, width, info.name)

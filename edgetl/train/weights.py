@@ -25,6 +25,7 @@ IMAGENET_LICENCE = (
     "use may bind what is derived from it; check them for your use."
 )
 Tensors = dict[str, torch.Tensor]
+AUXILIARY = re.compile(r"aux\d*\.")  # heads that only the original training had
 
 
 def load_weights(model: Classifier, backbone: str, weights: str) -> WeightsOrigin:
@@ -102,7 +103,11 @@ def assign(model: Classifier, tensors: Tensors, *, source: str) -> None:
     """Copy `tensors` into the body; WeightsError lists what does not fit."""
     head = {f"{model.head_name}.weight", f"{model.head_name}.bias"}
     wanted = model.body.state_dict()
-    given = {key: value for key, value in tensors.items() if key not in head}
+    given = {
+        key: value
+        for key, value in tensors.items()
+        if key not in head and (key in wanted or not AUXILIARY.match(key))
+    }
     optional = {key for key in wanted if key.endswith("num_batches_tracked")}
     problems = [f"{key} is missing" for key in wanted if key not in given and key not in optional]
     problems += [f"{key} is not part of the network" for key in given if key not in wanted]

@@ -9,6 +9,7 @@ import torchvision
 from edgetl.errors import UnknownNameError, WeightsError
 from edgetl.train import backbones
 from edgetl.train.backbones import all_backbones, build_classifier, find_backbone
+from edgetl.train.weights import assign
 
 NAMED = (
     "mobilenet_v2",
@@ -90,3 +91,26 @@ def test_an_unknown_name_brings_the_nearest(wrong: str, near: str) -> None:
 def test_a_network_without_a_known_head_is_refused() -> None:
     with pytest.raises(WeightsError, match="Backbone odd has no head"):
         backbones._cut_head(torch.nn.Sequential(torch.nn.Linear(4, 7)), "odd")
+
+
+def test_auxiliary_heads_are_left_out_and_their_input_change_is_kept() -> None:
+    """GoogLeNet as published, two more heads and an inner normalisation, gives the same logits."""
+    torch.manual_seed(0)
+    whole = torchvision.models.get_model(
+        "googlenet", weights=None, aux_logits=True, transform_input=True, init_weights=False
+    ).eval()
+    for module in whole.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    model = build_classifier("googlenet", 1000, seed=1).eval()
+    assign(model, whole.state_dict(), source="whole")
+    model.head.load_state_dict(whole.fc.state_dict())
+    photo = torch.rand(2, 3, 96, 96)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    ours = find_backbone("googlenet").normalize
+    own_mean, own_std = torch.tensor(ours.mean), torch.tensor(ours.std)
+    with torch.inference_mode():
+        theirs = whole((photo - mean[:, None, None]) / std[:, None, None])
+        found = model((photo - own_mean[:, None, None]) / own_std[:, None, None])
+    assert float(theirs.std()) > 0.01
+    assert torch.allclose(found, theirs, atol=1e-3 * float(theirs.abs().max()))
