@@ -17,7 +17,10 @@ TorchDevice = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 EngineName = Literal["onnxruntime", "openvino", "tensorrt"]
 Split = Literal["train", "validation", "test"]
-Form = Literal["float", "ort-qdq", "nncf", "trt-weak", "trt-strong"]
+Form = Literal[
+    "float", "ort-qdq", "nncf", "trt-weak", "trt-strong", "trt-qdq-weak", "trt-qdq-strong"
+]
+Calibrator = Literal["minmax", "percentile", "entropy"]
 
 RUN_VERSION = 1
 BUNDLE_VERSION = "1.0"
@@ -184,6 +187,7 @@ class Device(Strict, frozen=True, kw_only=True):
     title: str
     kind: Literal["cpu", "x86", "arm", "jetson"]
     recipes: tuple[str, ...]
+    dla_recipes: tuple[str, ...] = ()  # tried as well with `export --dla`
     runtime: bool = True
     members: tuple[str, ...] = ()
     arch: str = ""
@@ -219,8 +223,9 @@ class Recipe(Strict, frozen=True, kw_only=True):
     max_opset: int = 17
     activation: Literal["", "quint8", "qint8"] = ""
     per_channel: bool = False
-    calibration: Literal["", "minmax", "percentile", "entropy"] = ""
+    calibration: tuple[Calibrator, ...] = ()  # tried in turn; the nearest to FP32 is kept
     calibration_images: int = 0
+    exclude: tuple[str, ...] = ()  # operator types that stay in floating point
     preset: Literal["", "performance", "mixed"] = ""
     fast_bias_correction: bool = True
     session: dict[str, str] = {}
@@ -239,6 +244,24 @@ class Artifact(Record, frozen=True, kw_only=True):
     engine: EngineName
 
 
+class ClassDrop(Record, frozen=True, kw_only=True):
+    """A class whose recall a candidate lowered."""
+
+    label: str
+    lost: int  # photos that the reference had right and the candidate has wrong, less the reverse
+    n: int
+
+
+class Quantization(Record, frozen=True, kw_only=True):
+    """How a candidate came to its integers."""
+
+    calibration: str  # the method whose logits were nearest to FP32
+    divergence: float | None = None  # mean KL in nats on training photos kept out of calibration
+    tried: dict[str, float] = {}  # divergence by calibration method
+    kept_float: tuple[str, ...] = ()  # blocks that the search left in floating point
+    trained: bool = False  # by quantization-aware training
+
+
 class Candidate(Record, frozen=True, kw_only=True):
     """One way to run the model: its files, how well it did, and how fast it was where measured."""
 
@@ -254,6 +277,9 @@ class Candidate(Record, frozen=True, kw_only=True):
     reference_accuracy: float | None = None
     drop: float | None = None
     drop_interval: tuple[float, float] | None = None  # paired, 95 %
+    macro_f1_drop: float | None = None
+    regressions: tuple[ClassDrop, ...] = ()  # worst first
+    quantization: Quantization | None = None
     agreement: float | None = None  # top-1 against the FP32 eager model
     undecidable: bool = False  # n < 1/max_drop: the agreement decides
     checked_with: str = ""  # engine and version that produced the accuracy
@@ -289,7 +315,7 @@ class Provenance(Record, frozen=True, kw_only=True):
     created_utc: str
     data_sha256: str
     weights: WeightsOrigin
-    config: FinetuneConfig
+    config: FinetuneConfig | None  # None for a model that was not trained by edgetl
     versions: dict[str, str]
     strategy: str
     max_drop: float

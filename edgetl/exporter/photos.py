@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from edgetl.files import read_jsonl, sha256_bytes, sha256_file
 from edgetl.machine import available_cores
 from edgetl.photos.scan import data_folder
 from edgetl.preprocess import SUFFIXES, Pixels, pixels
-from edgetl.spec import Calibration, Photo, Preprocess, RunRecord, Split
+from edgetl.spec import Photo, Preprocess, RunRecord, Split
 from edgetl.train.run import PHOTOS
 
 
@@ -71,20 +70,18 @@ class RunPhotos:
         """The run's preprocessing."""
         return self.record.preprocess
 
-    def calibration(self, count: int) -> tuple[list[Photo], Calibration]:
-        """`count` training photos, every class by its share, and their fingerprint."""
-        photos = self.of("train")
+    def ranked(self, split: Split) -> list[Photo]:
+        """The photos of a split, shuffled so that any first ones hold every class by its share."""
+        photos = self.of(split)
         order = np.random.default_rng(self.record.config.seed).permutation(len(photos))
+        totals = {label: sum(p.label == label for p in photos) for label in self.record.labels}
         ranked: dict[str, int] = {}
         keyed: list[tuple[float, int]] = []
-        totals = {label: sum(p.label == label for p in photos) for label in self.record.labels}
         for index in order:
             label = photos[index].label
             rank = ranked[label] = ranked.get(label, -1) + 1
             keyed.append(((rank + 0.5) / totals[label], int(index)))
-        chosen = [photos[i] for _, i in sorted(keyed)[:count]]
-        digest = hashlib.sha256("\n".join(sorted(p.sha256 for p in chosen)).encode()).hexdigest()
-        return chosen, Calibration(n=len(chosen), sha256=digest)
+        return [photos[i] for _, i in sorted(keyed)]
 
 
 def _listed(path: Path, sha256: str) -> list[Photo]:

@@ -1,0 +1,70 @@
+"""A finished run as what an export starts from."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timezone
+from pathlib import Path
+
+import edgetl
+from edgetl.exporter.photos import RunPhotos
+from edgetl.exporter.reference import load_classifier, reference_logits
+from edgetl.exporter.source import Judges
+from edgetl.exporter.trace import trace
+from edgetl.metrics import Logits
+from edgetl.preprocess import Pixels
+from edgetl.spec import Calibration, Photo, Provenance
+from edgetl.train.run import finished_run
+
+HELD_OUT = 128  # at most a quarter of the training photos
+
+
+class RunSource:
+    """The run's network, and its photos from their own files."""
+
+    def __init__(self, home: Path, moved_to: str = "") -> None:
+        """Raises RunError for what is no finished run, DataError when photos are missing."""
+        self.record = finished_run(home)
+        self.labels = self.record.labels
+        self.preprocess, self.normalize = self.record.preprocess, self.record.normalize
+        self.photos = RunPhotos(home, self.record, moved_to)
+        self.model = load_classifier(home, self.record)
+        ranked = self.photos.ranked("train")
+        self._kept = ranked[: len(ranked) - min(HELD_OUT, len(ranked) // 4)]
+        self._out = ranked[len(self._kept) :]
+
+    def judges(self) -> Judges:
+        chosen = self.photos.of("validation")
+        return Judges(self.photos.pixels(chosen), self.photos.truth(chosen), "validation")
+
+    def calibration(self, count: int) -> tuple[Pixels, Calibration]:
+        chosen = self._kept[:count]
+        return self.photos.pixels(chosen), Calibration(n=len(chosen), sha256=fingerprint(chosen))
+
+    def held_out(self, count: int) -> Pixels:
+        return self.photos.pixels(self._out[:count])
+
+    def reference(self, images: Pixels) -> Logits:
+        return reference_logits(self.model, self.record, images)
+
+    def master(self) -> bytes:
+        return trace(self.model, self.preprocess, self.normalize)
+
+    def provenance(self, versions: dict[str, str], max_drop: float) -> Provenance:
+        record = self.record
+        return Provenance(
+            edgetl=edgetl.__version__,
+            created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            data_sha256=record.data.sha256,
+            weights=record.weights_origin,
+            config=record.config,
+            versions=record.versions | versions,
+            strategy=record.strategy,
+            max_drop=max_drop,
+            test=record.test,
+        )
+
+
+def fingerprint(photos: list[Photo]) -> str:
+    """SHA-256 over the sorted hashes of photos."""
+    return hashlib.sha256("\n".join(sorted(p.sha256 for p in photos)).encode()).hexdigest()
