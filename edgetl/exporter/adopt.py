@@ -1,0 +1,252 @@
+"""Make the master ONNX of somebody else's classifier, and prove that it computes the same."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnx import helper, inliner, version_converter
+
+from edgetl.engines.base import first_line
+from edgetl.errors import TraceError, UsageError
+from edgetl.exporter.adopt_passes import (
+    drop_idle,
+    drop_transposes,
+    fold_batch_norm,
+    fold_constants,
+    free_batch,
+    renumber,
+    widen,
+)
+from edgetl.exporter.adopt_run import Given, GivenNetwork
+from edgetl.exporter.check import FLOAT, FLOAT16, INPUT, NORMALIZED, OUTPUT, UINT8
+from edgetl.exporter.graph import OPSET, drop_unused, finish, lower, prepend, rename, set_nodes
+from edgetl.metrics import Logits
+from edgetl.preprocess import Pixels
+from edgetl.spec import Normalize
+
+AS_IT_IS = Normalize(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))  # pixels 0…255
+
+_ANY_BATCH = 9973  # a prime that no other axis has
+_SEED = 1
+_TOLERANCE = {FLOAT: 5e-4, UINT8: 5e-4, FLOAT16: 3e-2}  # of the logits' range
+# Attributes that came after opset 17, by the values that mean what 17 does.
+_HARMLESS = {
+    "antialias": (0,),
+    "ceil_mode": (0,),
+    "keep_aspect_ratio_policy": (b"stretch",),
+    "noop_with_empty_axes": (0,),
+    "saturate": (1,),
+    "stash_type": (1,),
+}
+_FIX = "replace this layer in the network, or export at opset 17 or below."
+
+
+class Adopted(NamedTuple):
+    """A given classifier in edgetl's form."""
+
+    master: bytes  # as `check_onnx` accepts it
+    size: int
+    classes: int
+    input_name: str  # as the given file calls it
+    output_name: str
+    largest_difference: float  # of any logit from the given file's
+    notes: tuple[str, ...]
+
+
+def adopt(given: Given, *, normalize: Normalize, images: Pixels | None = None) -> Adopted:
+    """Rewrite a given classifier as the master ONNX.
+
+    `normalize` is what the given file wants in front of it; for a file that reads uint8, AS_IT_IS.
+    The result is compared with the given file on noise and on `images` uint8
+    `(N, size, size, 3)`. Raises UsageError for an impossible `normalize`, TraceError naming the
+    operator that targets cannot read, or when the result differs.
+    """
+    _check_normalize(given, normalize)
+    model = copy.deepcopy(given.model)
+    notes = list(given.notes)
+    _fix_interface(model, given)
+    if widen(model.graph):
+        notes.append("float16 becomes float32; recipes narrow it again where a target gains")
+    fold_constants(model)
+    drop_idle(model)
+    model = _at_opset(model, given)
+    fold_constants(model)
+    drop_idle(model)
+    free_batch(model, given.batch or _ANY_BATCH)
+    lower(model, _accept)
+    drop_unused(model.graph)
+    folded = fold_batch_norm(model.graph)
+    if folded:
+        notes.append(f"{folded} batch normalisations are folded into their convolutions")
+    _join(model.graph, given, normalize)
+    master = finish(model.graph, given.size, given.classes)
+    return Adopted(
+        master=master,
+        size=given.size,
+        classes=given.classes,
+        input_name=given.input,
+        output_name=given.output,
+        largest_difference=_compare(master, given, normalize, images),
+        notes=tuple(notes),
+    )
+
+
+def _check_normalize(given: Given, normalize: Normalize) -> None:
+    values = np.array([*normalize.mean, *normalize.std])
+    if not np.isfinite(values).all() or min(normalize.std) <= 0:
+        raise UsageError(
+            f"Mean {normalize.mean} and deviation {normalize.std} cannot normalise images.",
+            fix="give finite numbers, and deviations above 0.",
+        )
+    if given.dtype == UINT8 and normalize != AS_IT_IS:
+        raise UsageError(
+            f"{given.name} reads uint8, so pixels as they are; --mean and --std contradict that.",
+            fix="leave --mean and --std away.",
+        )
+
+
+def _fix_interface(model: onnx.ModelProto, given: Given) -> None:
+    """State one float input of known shape, and leave all inferred shapes to be inferred again."""
+    graph, side = model.graph, given.size
+    shape = [3, side, side] if given.layout == "nchw" else [side, side, 3]
+    kind = FLOAT16 if given.dtype == FLOAT16 else FLOAT
+    images = helper.make_tensor_value_info(given.input, kind, [given.batch or _ANY_BATCH, *shape])
+    output = graph.output[0]
+    del graph.input[:], graph.value_info[:]
+    graph.input.append(images)
+    output.type.tensor_type.ClearField("shape")
+    model.ir_version = max(model.ir_version, 4)  # before 4, initializers had to be inputs
+
+
+# --- opsets -----------------------------------------------------------------------------------
+
+
+def _at_opset(model: onnx.ModelProto, given: Given) -> onnx.ModelProto:
+    """The model in operators of opset 17, but for what `lower` rewrites and `_accept` judges."""
+    if given.opset > OPSET:
+        return _expand(model, given.opset)
+    if given.opset == OPSET:
+        return model
+    try:
+        return version_converter.convert_version(model, OPSET)
+    except Exception as error:  # the converter raises many unrelated types
+        raise TraceError(
+            f"{given.name} cannot be converted from opset {given.opset} to {OPSET}: "
+            f"{first_line(error)}",
+            fix="export the model again at opset 17.",
+        ) from error
+
+
+def _expand(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """Write operators that came after opset 17 in simpler ones, where they are defined so."""
+    newer = set()
+    for node in model.graph.node:
+        schema = onnx.defs.get_schema(node.op_type, opset)
+        defined = schema.has_function or schema.has_context_dependent_function
+        if defined and not _exists(node.op_type):
+            newer.add(("", node.op_type))
+    if not newer:
+        return model
+    return inliner.inline_selected_functions(model, sorted(newer), inline_schema_functions=True)
+
+
+def _exists(kind: str) -> bool:
+    try:
+        onnx.defs.get_schema(kind, OPSET)
+    except onnx.defs.SchemaError:
+        return False
+    return True
+
+
+def _accept(node: onnx.NodeProto) -> None:
+    """Bring a node of a newer opset to 17; TraceError where that would change its meaning.
+
+    Most operators changed in the types that they take only; `_compare` proves the rest.
+    """
+    name = f"{node.op_type} '{node.name or node.output[0]}'"
+    if not _exists(node.op_type):
+        raise TraceError(f"{name} does not exist at opset {OPSET}, which targets read.", fix=_FIX)
+    ours = onnx.defs.get_schema(node.op_type, OPSET)
+    kept = []
+    for item in node.attribute:
+        if item.name in ours.attributes:
+            kept.append(item)
+            continue
+        value = helper.get_attribute_value(item)
+        plain = item.name == "dilations" and set(value) == {1}
+        if not plain and value not in _HARMLESS.get(item.name, ()):
+            raise TraceError(
+                f"{name} has the attribute {item.name}, which came after opset {OPSET}.", fix=_FIX
+            )
+    if len(node.attribute) > len(kept):
+        kept = [copy.deepcopy(item) for item in kept]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    if len(node.input) > ours.max_input:
+        raise TraceError(
+            f"{name} has {len(node.input)} inputs; at opset {OPSET} it has {ours.max_input}.",
+            fix=_FIX,
+        )
+
+
+# --- joining and proving ----------------------------------------------------------------------
+
+
+def _join(graph: onnx.GraphProto, given: Given, normalize: Normalize) -> None:
+    """Put edgetl's preprocessing in front, and name everything as the master does."""
+    renumber(graph, {given.input: "given", graph.output[0].name: OUTPUT})
+    if given.layout == "nhwc":
+        back = helper.make_node("Transpose", [NORMALIZED], ["given"], perm=[0, 2, 3, 1])
+        set_nodes(graph, [back, *graph.node])
+        drop_transposes(graph)
+        drop_unused(graph)
+    else:
+        for node in graph.node:
+            node.input[:] = [NORMALIZED if name == "given" else name for name in node.input]
+    rename(graph)
+    prepend(graph, normalize)
+
+
+def _compare(master: bytes, given: Given, normalize: Normalize, images: Pixels | None) -> float:
+    """The largest difference of a logit; TraceError when it is more than rounding."""
+    side = given.size
+    tried = np.random.default_rng(_SEED).integers(0, 256, (3, side, side, 3), np.uint8)
+    if images is not None:
+        tried = np.concatenate([tried, images])
+    wanted = GivenNetwork(given).logits(tried, normalize)
+    if not np.isfinite(wanted).all():
+        raise TraceError(
+            f"{given.name} returns NaN or infinity on {side}-pixel images.",
+            fix="give the --mean, --std and --range that the model was trained with.",
+        )
+    made = _logits(master, tried, given.name)
+    largest = float(np.abs(made - wanted).max())
+    allowed = _TOLERANCE[given.dtype] * float(np.ptp(wanted)) + 1e-6
+    if not largest <= allowed:
+        raise TraceError(
+            f"The rewritten model differs from {given.name}: a logit by {largest:.3g}, where "
+            f"{allowed:.3g} is rounding.",
+            fix="export the model again at opset 17, in evaluation mode.",
+        )
+    return largest
+
+
+def _logits(master: bytes, images: Pixels, name: str) -> Logits:
+    """The master's logits, of one image and then of all others at once."""
+    import onnxruntime
+
+    config = onnxruntime.SessionOptions()
+    config.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(master, config, providers=["CPUExecutionProvider"])
+        parts = [session.run([OUTPUT], {INPUT: part})[0] for part in (images[:1], images[1:])]
+    except Exception as error:
+        raise TraceError(
+            f"{name}, rewritten for any number of images, fails: {first_line(error)}",
+            fix="export the model again with a free (dynamic) batch axis.",
+        ) from error
+    result: Logits = np.concatenate(parts)
+    return result

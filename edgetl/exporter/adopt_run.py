@@ -1,0 +1,105 @@
+"""Somebody else's ONNX classifier in ONNX Runtime, as it was given."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnx
+
+from edgetl.engines.base import first_line
+from edgetl.errors import TraceError, missing_extra
+from edgetl.exporter.check import FLOAT, FLOAT16, UINT8
+from edgetl.machine import available_cores
+from edgetl.metrics import Logits
+from edgetl.preprocess import Pixels
+from edgetl.spec import Normalize
+
+TYPES = {FLOAT: np.float32, FLOAT16: np.float16, UINT8: np.uint8}
+
+_BATCH = 16
+
+
+class Given(NamedTuple):
+    """An image classifier as it was given; only a Softmax at its end is cut off."""
+
+    model: onnx.ModelProto  # self-contained, without local functions
+    name: str  # of the file, for messages
+    sha256: str  # of the file, and of its external data after it
+    opset: int
+    input: str
+    output: str  # as the file calls it
+    dtype: int  # of the input, ONNX's number
+    layout: Literal["nchw", "nhwc"]
+    batch: int  # 0 where any is possible
+    size: int
+    classes: int
+    notes: tuple[str, ...]
+
+
+class GivenNetwork:
+    """The given file in ONNX Runtime, in its own types and layout."""
+
+    def __init__(self, given: Given) -> None:
+        """Raises TraceError when ONNX Runtime cannot load the file."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise missing_extra("export", "A given ONNX model") from error
+        self.given = given
+        config = onnxruntime.SessionOptions()
+        config.intra_op_num_threads = available_cores()
+        config.log_severity_level = 4
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                given.model.SerializeToString(), config, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions share no public base class
+            raise TraceError(
+                f"ONNX Runtime cannot load {given.name}: {first_line(error)}",
+                fix="export the model again, self-contained and at opset 17.",
+            ) from error
+
+    def logits(self, images: Pixels, normalize: Normalize) -> Logits:
+        """Logits float32 `(N, classes)` of images uint8 `(N, size, size, 3)`.
+
+        Raises TraceError when the file fails on them.
+        """
+        return np.concatenate(
+            [self._run(images[i : i + self._step], normalize) for i in self._starts(len(images))]
+        )
+
+    @property
+    def _step(self) -> int:
+        return self.given.batch or _BATCH
+
+    def _starts(self, count: int) -> range:
+        return range(0, count, self._step)
+
+    def _run(self, images: Pixels, normalize: Normalize) -> Logits:
+        count = len(images)
+        if self.given.batch:  # a fixed batch is filled up with the last image
+            rows = np.minimum(np.arange(self.given.batch), count - 1)
+            images = images[rows]
+        block: Any = images
+        if self.given.dtype != UINT8:
+            mean, std = np.asarray(normalize.mean), np.asarray(normalize.std)
+            block = (images - (255 * mean).astype(np.float32)) / (255 * std).astype(np.float32)
+        if self.given.layout == "nchw":
+            block = block.transpose(0, 3, 1, 2)
+        block = np.ascontiguousarray(block, TYPES[self.given.dtype])
+        try:
+            result = np.asarray(self._session.run(None, {self.given.input: block})[0])
+        except Exception as error:
+            raise TraceError(
+                f"{self.given.name} fails on images of {self.given.size} pixels: "
+                f"{first_line(error)}",
+                fix="give the --size and --layout that the model was made for.",
+            ) from error
+        if result.ndim != 2 or len(result) != len(block):
+            raise TraceError(
+                f"{self.given.name} returns '{self.given.output}' of shape {list(result.shape)} "
+                f"for {len(block)} images, not (N, classes).",
+                fix="end the model with one row of logits an image.",
+            )
+        return result[:count].astype(np.float32)
