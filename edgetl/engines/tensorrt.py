@@ -1,21 +1,22 @@
-"""TensorRT 8.5 to 11 on an NVIDIA GPU; engines are built here once and kept in the cache.
+"""TensorRT 8.5 to 11 on an NVIDIA GPU or DLA; engines are built here once and kept in the cache.
 
-Written against the API of TensorRT's Python packages and not yet executed on a GPU: see the
-README for what was executed and what was only checked by rule.
+Every name that is used of TensorRT was checked against the real packages of 8.5.2 and 8.6.0, up to
+the point where they ask for a GPU. Nothing was executed on a GPU so far: see the README for what
+was executed and what was only checked by rule.
 """
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
+import contextlib
+import functools
 import importlib.util
-import math
-from pathlib import Path
-from typing import Any
+import logging
+import time
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgetl.engines import cuda
+from edgetl.engines import cuda, trt_build
 from edgetl.engines.base import (
     Description,
     Images,
@@ -26,18 +27,28 @@ from edgetl.engines.base import (
     delivered,
     unloadable,
 )
-from edgetl.errors import EngineError
-from edgetl.files import cache_folder, write_bytes
-from edgetl.spec import EngineName
+from edgetl.engines.trt_build import STRONG_FROM, numbers, settings
+from edgetl.engines.trt_cache import Held, Parts, PlanCache, l4t_release
+from edgetl.engines.trt_run import Loaded
+from edgetl.errors import EngineError, StorageError
+from edgetl.files import sha256_bytes
+from edgetl.spec import EngineName, Record
 
 name: EngineName = "tensorrt"
-TYPING = "typing"  # session option: "strong" from 10.12, "weak" before
-STRONG_FROM = (10, 12)
-WORKSPACE = 1 << 28
+LOG = logging.getLogger("edgetl")
+
+
+class Ahead(Record, frozen=True, kw_only=True):
+    """An engine that lies in the cache now."""
+
+    cached: bool  # it lay there before
+    build_s: float
+    size_mib: float
+    placement: str  # what runs on a DLA, if anything
 
 
 def missing(session: dict[str, str] | None = None) -> str | None:
-    """Why TensorRT cannot run here, or a candidate of this typing cannot, or None."""
+    """Why TensorRT cannot run here, or a candidate with these options cannot, or None."""
     if importlib.util.find_spec("tensorrt") is None:
         return (
             "TensorRT's Python binding is not installed. Fix: on a Jetson it comes with JetPack "
@@ -47,13 +58,20 @@ def missing(session: dict[str, str] | None = None) -> str | None:
     if cuda.runtime() is None:
         return "The CUDA runtime (libcudart) is not installed. Fix: install it, or JetPack"
     if not cuda.device_count():
-        return "No CUDA device answers here. Fix: run this on the machine that has the GPU"
-    return mistyped((session or {}).get(TYPING, ""))
+        return (
+            f"No CUDA device answers here ({cuda.silence()}). "
+            "Fix: run this on the machine that has the GPU"
+        )
+    given = session or {}
+    if reason := mistyped(given.get("typing", "")):
+        return reason
+    core = given.get("dla", "")
+    return trt_build.dla_refusal(_tensorrt(), int(core)) if core.isdecimal() else None
 
 
 def mistyped(typing: str) -> str | None:
     """Why this version of TensorRT does not run a candidate of that typing, or None."""
-    strong = _numbers(version()) >= STRONG_FROM
+    strong = numbers(version()) >= STRONG_FROM
     if typing == "strong" and not strong:
         return f"TensorRT {version()} cannot be strongly typed. Fix: use the weakly typed candidate"
     if typing == "weak" and strong:
@@ -66,6 +84,7 @@ def version() -> str:
     return str(_tensorrt().__version__)
 
 
+@functools.lru_cache(maxsize=1)
 def _tensorrt() -> Any:
     try:
         import tensorrt
@@ -74,79 +93,172 @@ def _tensorrt() -> Any:
     return tensorrt
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
-
-
 def open(files: tuple[bytes, ...], options: Options) -> TrtSession:  # noqa: A001
     """Build the engine of an ONNX file, or take it from the cache, and load it."""
     return TrtSession(files[0], options)
+
+
+def prepare(files: tuple[bytes, ...], options: Options, batch: int) -> Ahead:
+    """Put the engine for one batch size into the cache; StorageError when it cannot be kept."""
+    maker = _Maker(files[0], options)
+    made = maker.engine(batch, must_keep=True)  # loaded as well, to see that it loads
+    held = made.held
+    assert held is not None
+    held.close()
+    return Ahead(
+        cached=made.cached,
+        build_s=round(held.sidecar.build_s, 1),
+        size_mib=round(held.sidecar.plan_bytes / 2**20, 2),
+        placement=held.sidecar.placement,
+    )
+
+
+def pending(files: tuple[bytes, ...], options: Options, batch: int) -> str | None:
+    """What is about to be built for this batch size, for a progress line; None when it is there."""
+    maker = _Maker(files[0], options)
+    held = maker.cache.take(maker.parts(batch), quiet=True)
+    if held is None:
+        return maker.announcement()
+    held.close()
+    return None
+
+
+class _Made(NamedTuple):
+    """A loaded engine, its place in the cache if it has one, and where its layers run."""
+
+    engine: Any
+    held: Held | None
+    placement: str
+    cached: bool
+
+
+class _Maker:
+    """Engines of one ONNX file on this machine, from the cache or built."""
+
+    def __init__(self, model: bytes, options: Options) -> None:
+        self.trt, self._model = _tensorrt(), model
+        self.settings = settings(options, version())
+        self._runtime = trt_build.runtime_of(self.trt, self.settings.dla)
+        self.cache = PlanCache()
+        self._gpu, self._capability = cuda.device_name(), cuda.compute_capability()
+
+    def parts(self, batch: int) -> Parts:
+        """What the engine of a batch size depends on."""
+        return Parts(
+            artifact=sha256_bytes(self._model),
+            tensorrt=version(),
+            cuda=cuda.runtime_version(),
+            l4t=l4t_release(),
+            gpu=self._gpu,
+            compute_capability=self._capability,
+            precision=self.settings.precision,
+            typing=self.settings.typing,
+            batch=batch,
+            dla=self.settings.dla,
+            options={"external_tactics": self.settings.external_tactics},
+        )
+
+    def announcement(self) -> str:
+        """Such as "building trt-int8-weak for Orin sm_87, TensorRT 10.3, …"."""
+        return (
+            f"building {self.settings.label} for {self._gpu} "
+            f"sm_{self._capability.replace('.', '')}, "
+            f"TensorRT {'.'.join(map(str, numbers(version())))}, minutes on a small board"
+        )
+
+    def engine(self, batch: int, *, must_keep: bool = False) -> _Made:
+        """The engine of a batch size, loaded; StorageError if it must be kept and cannot be."""
+        parts = self.parts(batch)
+        found = self._cached(parts)
+        if found is None:
+            with self.cache.building():
+                found = self._cached(parts, quiet=True)  # by a process that we waited for
+                if found is None:
+                    return self._built(parts, must_keep=must_keep)
+        return found
+
+    def _cached(self, parts: Parts, *, quiet: bool = False) -> _Made | None:
+        held = self.cache.take(parts, quiet=quiet)
+        if held is None:
+            return None
+        engine = self._runtime.deserialize_cuda_engine(held.data)
+        if engine is None:
+            said = trt_build.log_of(self.trt).taken()
+            held.close()
+            LOG.warning("TensorRT does not load its cached engine (%s): building it again", said)
+            self.cache.forget(parts)
+            return None
+        return _Made(engine, held, held.sidecar.placement, cached=True)
+
+    def _built(self, parts: Parts, *, must_keep: bool) -> _Made:
+        LOG.warning("%s", self.announcement())
+        path, timings = self.cache.timings(parts)
+        begin = time.perf_counter_ns()
+        plan = trt_build.build(self.trt, self._model, self.settings, parts.batch, timings)
+        build_s = (time.perf_counter_ns() - begin) / 1e9
+        engine = self._runtime.deserialize_cuda_engine(plan.data)
+        if engine is None:
+            said = trt_build.log_of(self.trt).taken()
+            raise EngineError(
+                f"TensorRT {version()} cannot load the engine that it built: {said}.",
+                fix="free GPU memory and try again.",
+            )
+        try:
+            held = self.cache.keep(parts, plan.data, placement=plan.placement, build_s=build_s)
+            self.cache.keep_timings(path, plan.timings)
+        except StorageError as error:
+            if must_keep:
+                raise
+            LOG.warning("the engine is not kept and will be built again next time: %s", error)
+            return _Made(engine, None, plan.placement, cached=False)
+        return _Made(engine, held, plan.placement, cached=False)
 
 
 class TrtSession:
     """One model; an engine a batch size, built on first use."""
 
     def __init__(self, model: bytes, options: Options) -> None:
-        tensorrt = _tensorrt()
-        self._trt: Any = tensorrt
-        self._logger = tensorrt.Logger(tensorrt.Logger.WARNING)
-        self._runtime = tensorrt.Runtime(self._logger)
-        self._model, self._options = model, options
-        self._loaded: dict[int, _Loaded] = {}
-        self._open = True
-        self._wanted = self._load(1).input_shape[1:]
+        self._precision = options.precision
+        self._maker: _Maker | None = _Maker(model, options)
+        self._loaded: dict[int, Loaded] = {}
+        self._first = self._load(1)
 
-    def _load(self, batch: int) -> _Loaded:
-        path = self._cache_path(batch)
-        plan = path.read_bytes() if path.is_file() else b""
-        engine = self._runtime.deserialize_cuda_engine(plan) if plan else None
-        if engine is None:
-            plan = build(self._trt, self._logger, self._model, self._options, batch)
-            engine = self._runtime.deserialize_cuda_engine(plan)
-            if engine is None:
-                raise EngineError(
-                    f"TensorRT {version()} cannot load the engine that it built.",
-                    fix="free GPU memory and try again.",
-                )
-            write_bytes(path, plan)
-            path.chmod(0o600)
-        self._loaded[batch] = _Loaded(self._trt, engine)
-        return self._loaded[batch]
-
-    def _cache_path(self, batch: int) -> Path:
-        folder = cache_folder() / "tensorrt"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        key = "|".join(
-            [
-                hashlib.sha256(self._model).hexdigest(),
-                version(),
-                cuda.compute_capability(),
-                self._options.precision,
-                repr(sorted(self._options.session.items())),
-                str(batch),
-            ]
-        )
-        return folder / f"{hashlib.sha256(key.encode()).hexdigest()}.plan"
+    def _load(self, batch: int) -> Loaded:
+        if self._maker is None:
+            raise closed()
+        with contextlib.ExitStack() as stack:
+            made = self._maker.engine(batch)
+            if made.held is not None:
+                stack.callback(made.held.close)
+            loaded = Loaded(
+                self._maker.trt,
+                made.engine,
+                batch=batch,
+                graph=self._maker.settings.graph,
+                placement=made.placement,
+            )
+            loaded.on_close(stack.pop_all().close)
+        self._loaded[batch] = loaded
+        return loaded
 
     def run(self, images: Images, out: Logits | None = None) -> Logits:
         """Logits float32 `(N, classes)`."""
-        if not self._open:
+        if self._maker is None:
             raise closed()
-        block = accepted(images, self._wanted)
-        loaded = self._loaded.get(len(block)) or self._load(len(block))
-        logits = loaded.run(block)
+        block = accepted(images, self._first.input_shape[1:])
+        logits = (self._loaded.get(len(block)) or self._load(len(block))).run(block)
         # They lie in the engine's own buffer, which the next run overwrites.
         return delivered(logits, np.empty_like(logits) if out is None else out)
 
     def describe(self) -> Description:
-        """The GPU in use."""
-        if not self._open:
+        """The GPU in use, what runs on a DLA, and whether a CUDA graph is launched."""
+        if self._maker is None:
             raise closed()
         return Description(
             engine=name,
             version=version(),
-            provider=f"CUDA sm_{cuda.compute_capability().replace('.', '')}",
-            precision=self._options.precision,
+            provider=self._first.provider,
+            precision=self._precision,
             threads=1,
         )
 
@@ -155,78 +267,4 @@ class TrtSession:
         for loaded in self._loaded.values():
             loaded.close()
         self._loaded.clear()
-        self._open = False
-
-
-class _Loaded:
-    """An engine with its context, buffers and stream."""
-
-    def __init__(self, trt: Any, engine: Any) -> None:
-        self._engine = engine
-        self._context = engine.create_execution_context()
-        self._stream = cuda.Stream()
-        self._buffers: list[cuda.Buffer] = []
-        for index in range(engine.num_io_tensors):
-            tensor = engine.get_tensor_name(index)
-            shape = tuple(engine.get_tensor_shape(tensor))
-            dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(tensor)))
-            buffer = cuda.Buffer(math.prod(shape) * dtype.itemsize)
-            self._context.set_tensor_address(tensor, buffer.device.value)
-            self._buffers.append(buffer)
-            if engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT:
-                self._input, self.input_shape = buffer, shape
-            else:
-                self._output, self._output_shape = buffer, shape
-
-    def run(self, images: Images) -> Logits:
-        ctypes.memmove(self._input.host, images.ctypes.data, images.nbytes)
-        self._input.copy(cuda.HOST_TO_DEVICE, self._stream)
-        if not self._context.execute_async_v3(self._stream.handle.value):
-            raise EngineError("TensorRT failed to run the engine.", fix="see its log above.")
-        self._output.copy(cuda.DEVICE_TO_HOST, self._stream)
-        self._stream.wait()
-        assert self._output.host.value is not None
-        kind = ctypes.c_float * math.prod(self._output_shape)
-        return np.ctypeslib.as_array(kind.from_address(self._output.host.value)).reshape(
-            self._output_shape
-        )
-
-    def close(self) -> None:
-        for buffer in self._buffers:
-            buffer.close()
-        self._stream.close()
-
-
-def build(trt: Any, logger: Any, model: bytes, options: Options, batch: int) -> bytes:
-    """A serialized engine for one batch size; EngineError with the parser's words."""
-    builder = trt.Builder(logger)
-    flags = 0
-    creation = trt.NetworkDefinitionCreationFlag
-    if hasattr(creation, "EXPLICIT_BATCH"):
-        flags |= 1 << int(creation.EXPLICIT_BATCH)
-    strong = options.session.get(TYPING) == "strong"
-    if strong:
-        flags |= 1 << int(creation.STRONGLY_TYPED)
-    network = builder.create_network(flags)
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(model):
-        said = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        raise EngineError(
-            f"TensorRT {trt.__version__} cannot read the model: {said}",
-            fix="export again for this device.",
-        )
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
-    if not strong and options.precision == "fp16":
-        config.set_flag(trt.BuilderFlag.FP16)
-    image = network.get_input(0)
-    shape = (batch, *tuple(image.shape)[1:])
-    profile = builder.create_optimization_profile()
-    profile.set_shape(image.name, shape, shape, shape)
-    config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise EngineError(
-            f"TensorRT {trt.__version__} could not build the engine.", fix="see its log above."
-        )
-    return bytes(plan)
+        self._maker = None

@@ -1,0 +1,81 @@
+"""Files that nobody but this user can have written, and locks on them.
+
+On Windows, which has neither owners nor locks of this kind, every file passes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+
+class RefusedError(Exception):
+    """Why a file is not taken; begins with a verb whose subject is the file."""
+
+
+def foreign(found: os.stat_result, kind: Callable[[int], bool]) -> str | None:
+    """Why a file or folder could be somebody else's work, or None; always None on Windows."""
+    if not kind(found.st_mode):
+        return "is no plain file or folder"
+    if sys.platform == "win32":
+        return None
+    if found.st_uid != os.geteuid():
+        return f"belongs to user {found.st_uid}, not {os.geteuid()}"
+    if found.st_mode & 0o022:
+        return "can be written by others"
+    return None
+
+
+def open_owned(path: Path) -> int | None:
+    """A handle of a file that only this user can have written, or None; raises RefusedError."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RefusedError(f"cannot be read ({error.strerror or error})") from error
+    if reason := foreign(os.fstat(handle), stat.S_ISREG):
+        os.close(handle)
+        raise RefusedError(reason)
+    return handle
+
+
+def read_handle(handle: int) -> bytes:
+    """All bytes of an open file, which stays open."""
+    with os.fdopen(os.dup(handle), "rb") as stream:
+        return stream.read()
+
+
+def owned_content(path: Path) -> bytes | None:
+    """A whole file, or None; raises RefusedError as `open_owned` does."""
+    handle = open_owned(path)
+    if handle is None:
+        return None
+    try:
+        return read_handle(handle)
+    finally:
+        os.close(handle)
+
+
+def lock(handle: int, *, shared: bool, wait: bool) -> bool:
+    """Lock an open file until it is closed; False when that would have to wait."""
+    if sys.platform != "win32":
+        mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(handle, mode if wait else mode | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def unlink(path: Path) -> None:
+    """Remove a file if that can be done."""
+    with contextlib.suppress(OSError):
+        path.unlink()

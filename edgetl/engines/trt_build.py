@@ -1,0 +1,295 @@
+"""From an ONNX file to a TensorRT engine: typing, precision, DLA, timings, the builder's words.
+
+What a version offers is asked of the version itself where that is possible. Every name used here
+was checked against the real packages of TensorRT 8.5.2 and 8.6.0 (benchmarks/tensorrt_api.py), and
+against the written API of 10 and 11. Nothing here was executed on a GPU so far.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import logging
+from typing import Any, Literal, cast, get_args
+
+from edgetl.engines import cuda
+from edgetl.engines.base import Options
+from edgetl.errors import EngineError
+from edgetl.spec import Record
+
+LOG = logging.getLogger("edgetl")
+
+Typing = Literal["weak", "strong"]
+Switch = Literal["on", "off"]
+GraphUse = Literal["auto", "on", "off"]
+STRONG_FROM = (10, 12)
+FLAGS = {"fp32": (), "fp16": ("FP16",), "bf16": ("BF16",), "int8": ("INT8", "FP16")}
+DLA_PRECISIONS = ("fp16", "int8")
+LEAST_WORKSPACE, MOST_WORKSPACE = 1 << 24, 1 << 30  # bytes
+WARNING = 2  # of ILogger.Severity: 0 internal error, 1 error, 2 warning, 3 information, 4 verbose
+EXTERNAL = ("CUBLAS", "CUBLAS_LT", "CUDNN")
+NO_EXTERNAL = "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"
+
+
+class Settings(Record, frozen=True, kw_only=True):
+    """A candidate's session options, checked."""
+
+    precision: str
+    typing: Typing
+    dla: int | None = None  # core number
+    external_tactics: Switch = "on"  # off: without cuBLAS and cuDNN
+    graph: GraphUse = "auto"
+
+    @property
+    def label(self) -> str:
+        """Such as trt-int8-weak or trt-fp16-weak-dla0."""
+        return f"trt-{self.precision}-{self.typing}" + (
+            "" if self.dla is None else f"-dla{self.dla}"
+        )
+
+
+class Plan(Record, frozen=True, kw_only=True):
+    """A serialized engine; `placement` says how much of it runs on a DLA, if any."""
+
+    data: bytes
+    placement: str
+    timings: bytes  # the timing cache after this build
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Major and minor number of a version."""
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def settings(options: Options, version: str) -> Settings:
+    """Check session options for a version of TensorRT; EngineError names what is not known."""
+    given = dict(options.session)
+    strong = numbers(version) >= STRONG_FROM
+    made = Settings(
+        precision=_one_of("precision", options.precision, tuple(FLAGS)),
+        typing=cast(
+            Typing, _one_of("typing", given.pop("typing", "") or _typed(strong), get_args(Typing))
+        ),
+        dla=_core(given.pop("dla", "")),
+        external_tactics=cast(
+            Switch,
+            _one_of("external_tactics", given.pop("external_tactics", "on"), get_args(Switch)),
+        ),
+        graph=cast(GraphUse, _one_of("graph", given.pop("graph", "auto"), get_args(GraphUse))),
+    )
+    if given:
+        raise EngineError(
+            f"TensorRT's candidates have no session option {', '.join(sorted(given))}.",
+            fix="they have typing, dla, external_tactics and graph.",
+        )
+    if made.dla is not None and made.precision not in DLA_PRECISIONS:
+        raise EngineError(
+            f"A DLA does not run {made.precision}.", fix="choose fp16 or int8, or leave dla away."
+        )
+    return made
+
+
+def _typed(strong: bool) -> str:
+    return "strong" if strong else "weak"
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise EngineError(
+            f"TensorRT's {option} cannot be '{value}'.", fix=f"choose {', '.join(known)}."
+        )
+    return value
+
+
+def _core(value: str) -> int | None:
+    if value and not (value.isascii() and value.isdigit()):
+        raise EngineError(f"dla is '{value}'.", fix="give the number of a DLA core, such as 0.")
+    return int(value) if value else None
+
+
+@functools.lru_cache(maxsize=1)
+def log_of(trt: Any) -> Any:
+    """The process's one logger: TensorRT keeps to the first that it is given.
+
+    An ILogger with `taken() -> str`: warnings and errors since the last call, in one line.
+    """
+
+    class Log(trt.ILogger):  # type: ignore[misc]  # the base class is known only at run time
+        """Keeps TensorRT's latest words, errors apart, and passes them on as debug messages."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: collections.deque[str] = collections.deque(maxlen=8)
+            self.warnings: collections.deque[str] = collections.deque(maxlen=8)
+
+        def log(self, severity: Any, msg: str) -> None:
+            level = int(severity)
+            if level > WARNING:
+                return
+            line = " ".join(msg.split())
+            (self.errors if level < WARNING else self.warnings).append(line)
+            LOG.debug("TensorRT: %s", line)
+
+        def taken(self) -> str:
+            said = list(self.errors or self.warnings)
+            self.errors.clear()
+            self.warnings.clear()
+            return "; ".join(dict.fromkeys(said[-3:])) or "it gave no reason"
+
+    return Log()
+
+
+def runtime_of(trt: Any, dla: int | None = None) -> Any:
+    """TensorRT's runtime, which never runs host code that a plan brings along."""
+    if not cuda.device_count():  # TensorRT 8.6.0 would crash the process
+        raise EngineError(
+            f"No CUDA device answers here ({cuda.silence()}).",
+            fix="run this on the machine that has the GPU.",
+        )
+    log = log_of(trt)
+    try:
+        made = trt.Runtime(log)
+    except TypeError as error:  # pybind's way to say that TensorRT gave none
+        raise EngineError(
+            f"TensorRT {trt.__version__} cannot start: {log.taken()}.",
+            fix="check that `nvidia-smi` or `tegrastats` shows the GPU.",
+        ) from error
+    if dla is not None:
+        made.DLA_core = dla
+    return made
+
+
+def dla_refusal(trt: Any, core: int) -> str | None:
+    """Why a DLA core cannot be used here, and the fix, or None."""
+    fix = (
+        "Fix: use a candidate without DLA; DLA needs a module that has one (Xavier, Orin NX, AGX "
+        "Orin) and TensorRT up to 10.7 or from 11.4.1"
+    )
+    if not hasattr(trt.DeviceType, "DLA"):
+        return f"TensorRT {trt.__version__} has no DLA. {fix}"
+    cores = int(runtime_of(trt).num_DLA_cores)
+    if core < cores:
+        return None
+    if not cores:
+        return f"TensorRT {trt.__version__} finds no DLA core here. {fix}"
+    return f"There is no DLA core {core} here, only 0 to {cores - 1}. Fix: choose one of these"
+
+
+def build(trt: Any, model: bytes, wanted: Settings, batch: int, timings: bytes = b"") -> Plan:
+    """Build the engine of an ONNX file for one batch size; EngineError with TensorRT's words."""
+    log = log_of(trt)
+    log.taken()
+    try:
+        builder = trt.Builder(log)
+    except TypeError as error:
+        raise _failed(trt, "cannot start its builder", log.taken()) from error
+    network = builder.create_network(_creation_flags(trt, wanted))
+    parser = trt.OnnxParser(network, log)  # must outlive the build: it owns the weights
+    if not parser.parse(model):
+        raise _failed(trt, "cannot read the model", _parser_words(parser) or log.taken())
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace(cuda.free_memory()))
+    _set_precision(trt, builder, config, wanted)
+    if wanted.external_tactics == "off":
+        _without_external_tactics(trt, config)
+    _fix_batch(builder, network, config, batch)
+    placement = "" if wanted.dla is None else _place_on_dla(trt, network, config, wanted.dla)
+    _set_timings(trt, config, timings)
+    data = builder.build_serialized_network(network, config)
+    if data is None:
+        raise _failed(trt, f"could not build {wanted.label}", log.taken())
+    kept = config.get_timing_cache()
+    return Plan(
+        data=bytes(data),
+        placement=placement,
+        timings=b"" if kept is None else bytes(kept.serialize()),
+    )
+
+
+def _failed(trt: Any, what: str, said: str) -> EngineError:
+    return EngineError(
+        f"TensorRT {trt.__version__} {what}: {said}.",
+        fix="export again for this device, free memory, or choose another candidate.",
+    )
+
+
+def _creation_flags(trt: Any, wanted: Settings) -> int:
+    creation, flags = trt.NetworkDefinitionCreationFlag, 0
+    if hasattr(creation, "EXPLICIT_BATCH"):  # the only way from TensorRT 10 on
+        flags |= 1 << int(creation.EXPLICIT_BATCH)
+    if wanted.typing == "strong" and hasattr(creation, "STRONGLY_TYPED"):
+        flags |= 1 << int(creation.STRONGLY_TYPED)
+    return flags
+
+
+def _parser_words(parser: Any) -> str:
+    errors = [parser.get_error(index) for index in range(min(parser.num_errors, 3))]
+    return "; ".join(f"node {error.node()}: {' '.join(error.desc().split())}" for error in errors)
+
+
+def workspace(free: int) -> int:
+    """Bytes that the builder may use for one layer: a quarter of what is free, within limits."""
+    return max(LEAST_WORKSPACE, min(MOST_WORKSPACE, free // 4))
+
+
+def _set_precision(trt: Any, builder: Any, config: Any, wanted: Settings) -> None:
+    """Allow the precision by flags; in a strongly typed network the file alone decides."""
+    if wanted.typing == "strong":
+        return
+    if wanted.precision == "int8" and not getattr(builder, "platform_has_fast_int8", True):
+        raise EngineError("This GPU has no fast INT8.", fix="choose the fp16 candidate.")
+    for flag in FLAGS[wanted.precision]:
+        if not hasattr(trt.BuilderFlag, flag):
+            raise EngineError(
+                f"TensorRT {trt.__version__} has no weakly typed {flag}.",
+                fix="use the strongly typed candidate.",
+            )
+        config.set_flag(getattr(trt.BuilderFlag, flag))
+
+
+def _without_external_tactics(trt: Any, config: Any) -> None:
+    """Do without cuBLAS and cuDNN, for machines that lack them; TensorRT 11 never uses them."""
+    sources = config.get_tactic_sources()
+    for name in EXTERNAL:
+        if hasattr(trt.TacticSource, name):
+            sources &= ~(1 << int(getattr(trt.TacticSource, name)))
+    config.set_tactic_sources(sources)
+    preview = getattr(trt, "PreviewFeature", None)
+    if hasattr(preview, NO_EXTERNAL):  # 8.5 to 9: the core library has its own switch
+        config.set_preview_feature(getattr(preview, NO_EXTERNAL), True)
+
+
+def _fix_batch(builder: Any, network: Any, config: Any, batch: int) -> None:
+    image = network.get_input(0)
+    shape = (batch, *tuple(image.shape)[1:])
+    profile = builder.create_optimization_profile()
+    profile.set_shape(image.name, shape, shape, shape)
+    config.add_optimization_profile(profile)
+
+
+def _place_on_dla(trt: Any, network: Any, config: Any, core: int) -> str:
+    """Put what can be put on the DLA, report the rest layer by layer; EngineError when all is."""
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    layers = [layer for layer in layers if layer.type != trt.LayerType.CONSTANT]
+    fallen = [layer for layer in layers if not config.can_run_on_DLA(layer)]
+    if len(fallen) == len(layers):
+        raise EngineError(
+            "No layer of this model can run on the DLA.", fix="use a candidate without DLA."
+        )
+    for layer in fallen:
+        kind = str(layer.type).rpartition(".")[2]
+        LOG.warning("DLA core %d: %s (%s) runs on the GPU instead", core, layer.name, kind)
+    return f"DLA core {core}, {len(layers) - len(fallen)} of {len(layers)} layers"
+
+
+def _set_timings(trt: Any, config: Any, timings: bytes) -> None:
+    """Start from an earlier timing cache, or from an empty one when TensorRT refuses it."""
+    if hasattr(trt.BuilderFlag, "EDITABLE_TIMING_CACHE"):
+        config.set_flag(trt.BuilderFlag.EDITABLE_TIMING_CACHE)
+    for blob in (timings, b"") if timings else (b"",):
+        cache = config.create_timing_cache(blob)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
