@@ -1,0 +1,131 @@
+"""`edgetl compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgetl.cli.common import Debug, Json, emit, number, say, show, table, verb
+from edgetl.errors import UsageError, missing_extra
+from edgetl.progress import progress_bar
+from edgetl.runtime.compare import compare as run
+from edgetl.runtime.compare import find_images
+from edgetl.runtime.comparison import ComparedImage, Comparison, Pair, Side
+
+
+@verb
+def compare(
+    bundles: Annotated[list[Path], typer.Argument(help="One bundle, or several.")],
+    images: Annotated[
+        list[Path],
+        typer.Option(
+            help="An image or a folder of them; may be repeated. Class folders are truth."
+        ),
+    ],
+    engines: Annotated[
+        str, typer.Option(help="Compare each bundle's fastest of these, as onnxruntime,openvino.")
+    ] = "",
+    candidates: Annotated[
+        str, typer.Option(help="Compare these of each bundle, as ort-fp32,ov-int8.")
+    ] = "",
+    top: Annotated[int, typer.Option(min=0, help="Images to show, worst first.")] = 10,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with thumbnails of these images.")
+    ] = None,
+    fail_below: Annotated[
+        float, typer.Option(min=0, max=1, help="Exit 1 when the agreement is below this.")
+    ] = 0.0,
+    threads: Annotated[int, typer.Option(min=0, help="0: every core.")] = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run candidates side by side on images: agreement, differences, the worst images first."""
+    if html is not None:
+        _check_html(html)
+    total = len(find_images(images))
+    with progress_bar("comparing", total, unit="images", show=not json) as advance:
+        found = run(
+            bundles,
+            images,
+            engines=_names(engines),
+            candidates=_names(candidates),
+            top=top,
+            threads=threads,
+            advance=advance,
+        )
+    if html is not None:
+        from edgetl.report.compare import write_comparison
+
+        write_comparison(html, found)
+    if json:
+        emit(found)
+    else:
+        _print(found)
+        if html is not None:
+            say(f"wrote {html}")
+    low = [pair for pair in found.pairs if pair.agreement < fail_below]
+    for pair in low:
+        say(f"agreement of {pair.other} is {pair.agreement:.4f}, below {fail_below}.")
+    if low:
+        raise typer.Exit(1)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _check_html(path: Path) -> None:
+    """Refuse before anything runs what would fail at the end."""
+    if path.is_dir():
+        raise UsageError(f"--html {path} is a folder.", fix="name a file, such as compare.html.")
+    try:
+        import edgetl.report.compare  # noqa: F401
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("edgetl"):
+            raise
+        raise missing_extra("train", "The page of --html") from error
+
+
+def _print(found: Comparison) -> None:
+    known = f", the class of {found.known} is known" if found.known else ""
+    title = f"{found.n} images{known}"
+    show(table(title, SIDES, [_side(i, side) for i, side in enumerate(found.sides, 1)]))
+    title = f"against {found.sides[0].name}; p: probability, KL in nats"
+    show(table(title, PAIRS, [_pair(i, pair) for i, pair in enumerate(found.pairs, 2)]))
+    for note in found.notes:
+        show(note)
+    for item in found.unread:
+        say(f"skipped: {item.error}")
+    if found.images:
+        names = [str(i) for i in range(1, len(found.sides) + 1)]
+        columns = ["image", "truth", *names, "max |Δp|#", "KL#"]
+        show(table("worst first", columns, [_image(image) for image in found.images]))
+
+
+SIDES = ["", "candidate", "engine", "on", "precision#", "accuracy#"]
+PAIRS = ["", "agreement#", "|Δlogit| max#", "mean#", "|Δp| max#", "mean#", "KL max#", "mean#"]
+PAIRS += ["accuracy drop#"]
+
+
+def _side(index: int, side: Side) -> list[str]:
+    engine = f"{side.engine} {side.engine_version}"
+    accuracy = number(side.accuracy)
+    return [str(index), side.name, engine, side.provider, side.precision, accuracy]
+
+
+def _pair(index: int, pair: Pair) -> list[str]:
+    figures = (pair.logit_max, pair.logit_mean, pair.probability_max, pair.probability_mean)
+    cells = [number(value) for value in (pair.agreement, *figures, pair.kl_max, pair.kl_mean)]
+    drop = number(pair.drop)
+    if pair.drop_interval is not None:
+        low, high = pair.drop_interval
+        drop += f" ({low:.4f} … {high:.4f})"
+    return [str(index), *cells, drop]
+
+
+def _image(image: ComparedImage) -> list[str]:
+    answers = [f"{answer.label} {answer.probability:.3f}" for answer in image.answers]
+    ends = [number(image.probability), number(image.kl)]
+    return [image.image, image.truth or "–", *answers, *ends]
