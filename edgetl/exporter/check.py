@@ -26,7 +26,7 @@ def check_onnx(model: bytes, *, max_opset: int = 17, max_ir: int = 10) -> None:
     `images` uint8 `(N, size, size, 3)` and the output `logits` float32 `(N, classes)`, N symbolic.
     Raises TraceError naming what and where.
     """
-    proto = _parse(model)
+    proto = parse_onnx(model)
     _check_versions(proto, max_opset=max_opset, max_ir=max_ir)
     _check_self_contained(proto)
     _check_interface(proto)
@@ -43,16 +43,16 @@ def check_fp16(model: bytes) -> None:
     inference, floats are cast only at the borders (behind the input, before the output) and the
     graph output is float32. Raises TraceError naming the node.
     """
-    types = tensor_types(_parse(model))
+    types = tensor_types(parse_onnx(model))
     graph = onnx.load_model_from_string(model).graph
     for node in graph.node:
         for name in (*node.input, *node.output):
             if name and name not in types:
-                raise TraceError(f"Tensor '{name}' of {_label(node)} has no type.", fix=_AGAIN)
+                raise TraceError(f"Tensor '{name}' of {label(node)} has no type.", fix=_AGAIN)
         wrong = [n for n in node.input if n and types[n] != FLOAT16]
         if node.op_type in _HEAVY and wrong:
             raise TraceError(
-                f"{_label(node)} reads '{wrong[0]}' as {_type_name(types[wrong[0]])}, not float16.",
+                f"{label(node)} reads '{wrong[0]}' as {type_name(types[wrong[0]])}, not float16.",
                 fix=_AGAIN,
             )
     _check_casts(graph, types)
@@ -78,7 +78,30 @@ def tensor_types(proto: onnx.ModelProto) -> dict[str, int]:
     return types
 
 
-def _parse(model: bytes) -> onnx.ModelProto:
+class Wires:
+    """Which nodes make and read each tensor of a graph; `constants` are its initializers."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.maker = {o: n for n in graph.node for o in n.output}
+        self.constants = {i.name: i for i in graph.initializer}
+        self.outputs = {o.name for o in graph.output}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in dict.fromkeys(node.input):
+                self._readers.setdefault(name, []).append(node)
+
+    def readers(self, tensor: str) -> list[onnx.NodeProto]:
+        """Nodes that read `tensor`, each once, in graph order."""
+        return self._readers.get(tensor, [])
+
+    def made_by(self, tensor: str) -> str:
+        """Operator type of the node that makes `tensor`; empty for inputs and constants."""
+        node = self.maker.get(tensor)
+        return "" if node is None else node.op_type
+
+
+def parse_onnx(model: bytes) -> onnx.ModelProto:
+    """Read the bytes of an ONNX file; TraceError when they are something else."""
     try:
         return onnx.load_model_from_string(model)
     except Exception as error:  # protobuf's DecodeError has no stable home
@@ -110,7 +133,7 @@ def _check_self_contained(proto: onnx.ModelProto) -> None:
     for node in proto.graph.node:
         if node.domain not in _DOMAINS:
             raise TraceError(
-                f"{_label(node)} is of the operator domain '{node.domain}'.",
+                f"{label(node)} is of the operator domain '{node.domain}'.",
                 fix="use only standard operators in the network.",
             )
     for tensor in _tensors(proto.graph):
@@ -147,7 +170,7 @@ def _check_casts(graph: onnx.GraphProto, types: dict[str, int]) -> None:
         narrows = types[node.input[0]] == FLOAT and types[node.output[0]] == FLOAT16
         wide += narrows
         if not (from_images or node.output[0] in outputs or (narrows and wide == 1)):
-            raise TraceError(f"{_label(node)} casts inside the network.", fix=_AGAIN)
+            raise TraceError(f"{label(node)} casts inside the network.", fix=_AGAIN)
     if wide != 1:
         raise TraceError(f"The network is cast to float16 {wide} times, not once.", fix=_AGAIN)
 
@@ -167,7 +190,7 @@ def _describe(values: Iterable[onnx.ValueInfoProto]) -> str:
 
 
 def _readable(values: Iterable[onnx.ValueInfoProto]) -> str:
-    parts = [f"{v.name} {_type_name(v.type.tensor_type.elem_type)} {_dims(v)}" for v in values]
+    parts = [f"{v.name} {type_name(v.type.tensor_type.elem_type)} {_dims(v)}" for v in values]
     return "; ".join(parts).replace("'", "") or "absent"
 
 
@@ -176,9 +199,11 @@ def _dims(value: onnx.ValueInfoProto) -> list[str]:
     return [d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in dims]
 
 
-def _type_name(kind: int) -> str:
+def type_name(kind: int) -> str:
+    """An ONNX element type in words: "float16"."""
     return str(onnx.TensorProto.DataType.Name(kind)).lower()
 
 
-def _label(node: onnx.NodeProto) -> str:
+def label(node: onnx.NodeProto) -> str:
+    """A node in messages: its operator and name."""
     return f"{node.op_type} '{node.name}'"

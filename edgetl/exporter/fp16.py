@@ -10,9 +10,19 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgetl.errors import TraceError
-from edgetl.exporter.check import FLOAT, FLOAT16, NORMALIZED, OUTPUT, PREPROCESS, check_fp16
+from edgetl.exporter.check import (
+    FLOAT,
+    FLOAT16,
+    NORMALIZED,
+    OUTPUT,
+    PREPROCESS,
+    check_fp16,
+    parse_onnx,
+)
 
 Array = npt.NDArray[np.generic]
+
+QDQ_OPSET = 19  # the first whose QuantizeLinear and DequantizeLinear take float16
 
 _LARGEST = float(np.finfo(np.float16).max)
 _HALF_INPUT, _HALF_OUTPUT = f"{NORMALIZED}/half", f"{OUTPUT}/half"
@@ -21,12 +31,13 @@ _HALF_INPUT, _HALF_OUTPUT = f"{NORMALIZED}/half", f"{OUTPUT}/half"
 def strong_fp16(master: bytes) -> bytes:
     """Turn the master ONNX into FP16: same input, same output, same opset.
 
+    Q/DQ may stand in it: their scales become float16 too, which needs `raise_opset` first.
     Preprocessing stays float32; behind it every tensor, weight and constant is float16, up to one
     Cast that makes `logits` float32 again. Batch normalisations become a Mul and an Add, computed
     in float64 before rounding. Values below FP16's range become 0. Raises TraceError naming the
     tensor when a constant is not finite or exceeds FP16's range, and as `check_fp16` does.
     """
-    model = onnx.load_model_from_string(master)
+    model = parse_onnx(master)
     graph = model.graph
     constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     head = [n for n in graph.node if n.name.startswith(PREPROCESS)]
@@ -59,6 +70,30 @@ def strong_fp16(master: bytes) -> bytes:
     data: bytes = finished.SerializeToString(deterministic=True)
     check_fp16(data)
     return data
+
+
+def raise_opset(model: bytes, opset: int = QDQ_OPSET) -> bytes:
+    """Rewrite an ONNX file of opset 17 for `opset`, 18 or 19; the IR is 9 or what it was before.
+
+    Reductions take their axes as an input from 18 on, and Split says into how many parts. What
+    else changed up to 19 only gained types or options. Raises TraceError for other bytes.
+    """
+    proto = parse_onnx(model)
+    graph = proto.graph
+    for node in graph.node:
+        axes = next((a for a in node.attribute if a.name == "axes"), None)
+        if node.op_type.startswith("Reduce") and axes is not None and len(node.input) == 1:
+            name = f"{node.name or node.output[0]}.axes"
+            graph.initializer.append(numpy_helper.from_array(np.array(axes.ints, np.int64), name))
+            node.input.append(name)
+            node.attribute.remove(axes)
+        elif node.op_type == "Split" and len(node.input) == 1:
+            node.attribute.append(helper.make_attribute("num_outputs", len(node.output)))
+    for entry in proto.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = opset
+    proto.ir_version = max(proto.ir_version, 9)
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def _without_batch_norm(

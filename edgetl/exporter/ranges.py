@@ -1,0 +1,195 @@
+"""Ranges of a network's inner tensors over photos: for calibration, and for what FP16 can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from edgetl.errors import EngineError, TraceError, UsageError, missing_extra
+from edgetl.exporter.check import INPUT, parse_onnx
+from edgetl.preprocess import Pixels
+from edgetl.spec import Calibrator
+
+Range = tuple[float, float]
+Counts = npt.NDArray[np.int64]
+
+BINS = 2048
+LEVELS = 128  # 0 and the 127 positive values of int8
+PERCENTILE = 0.9999  # share of the absolute values that is not clipped
+
+
+def activation_ranges(
+    model: bytes,
+    images: Pixels,
+    tensors: Iterable[str],
+    *,
+    methods: tuple[Calibrator, ...],
+) -> dict[Calibrator, dict[str, Range]]:
+    """Find (low, high) of float32 `tensors` over `images` by each calibration method.
+
+    `images` is uint8 `(N, size, size, 3)`, N ≥ 1; ONNX Runtime reads them one at a time, once for
+    "minmax" and once more for a histogram of absolute values, so that one image's tensors are held
+    at a time. "percentile" clips the largest 0.01 % of all absolute values, whatever their sign;
+    "entropy" clips where 128 levels tell least apart from the 2048 bins (Kullback-Leibler, as
+    TensorRT's calibrator). Both are for symmetric scales and never exceed "minmax". Raises
+    UsageError for images or tensors that do not fit, TraceError naming a tensor that is not finite.
+    """
+    names = tuple(dict.fromkeys(tensors))
+    proto = parse_onnx(model)
+    _check_images(proto, images)
+    if not names:
+        return {method: {} for method in methods}
+    session = _session(proto, names)
+    lows, highs = _extremes(session, images, names)
+    plain = {name: (float(lows[i]), float(highs[i])) for i, name in enumerate(names)}
+    peaks = np.maximum(np.abs(lows), np.abs(highs))
+    counts = _histograms(session, images, names, peaks) if {*methods} - {"minmax"} else {}
+    result: dict[Calibrator, dict[str, Range]] = {}
+    for method in methods:
+        result[method] = dict(plain)
+        if method == "minmax":
+            continue
+        find = percentile_limit if method == "percentile" else entropy_limit
+        for name, peak in zip(names, peaks, strict=True):
+            limit = float(find(counts[name]) * peak) if peak > 0 else 0.0
+            low, high = plain[name]
+            result[method][name] = (max(low, -limit), min(high, limit))
+    return result
+
+
+def percentile_limit(counts: Counts, share: float = PERCENTILE) -> float:
+    """Where `share` of a histogram lies below, as a fraction 0…1 of its length."""
+    below = np.cumsum(counts)
+    wanted = share * below[-1]
+    last = int(np.searchsorted(below, wanted))
+    before = below[last - 1] if last else 0
+    return float((last + (wanted - before) / counts[last]) / len(counts))
+
+
+def entropy_limit(counts: Counts, levels: int = LEVELS) -> float:
+    """Where to clip a histogram for the least divergence, as a fraction 0…1 of its length.
+
+    For every length i ≥ `levels`, the first i bins with all the rest in the last one (P) are
+    compared with the same bins merged into `levels` and spread out again over those that are not
+    empty (Q). The divergences of all i come from running sums at once. Zeros, which every scale
+    represents exactly, do not count: the first bin is taken to be as full as the second.
+    """
+    bins = counts.astype(np.float64)
+    bins[0] = bins[1]
+    total = bins.sum()
+    if not total:
+        return 1.0
+    lengths = np.arange(levels, len(bins) + 1)
+    edges = lengths[:, None] * np.arange(levels + 1) // levels
+    masses = np.diff(_running(bins)[edges], axis=1)
+    filled = np.diff(_running(bins > 0)[edges], axis=1)
+    last, rest = bins[lengths - 1], total - _running(bins)[lengths]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level = np.log(masses / filled / masses.sum(1, keepdims=True))
+        cross = np.where(masses > 0, masses * level, 0).sum(1)
+        # The rest joins the last bin of P alone; where Q has nothing there, they do not compare.
+        cross += np.where(rest > 0, np.where(last > 0, rest * level[:, -1], -np.inf), 0)
+        own = _running(_plogp(bins))[lengths] + _plogp(last + rest) - _plogp(last)
+        divergence = (own - cross) / total - np.log(total)
+    return float(lengths[int(np.nanargmin(divergence))] / len(bins))
+
+
+def _running(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    return np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+
+
+def _plogp(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return values * np.log(np.where(values > 0, values, 1))
+
+
+# --- running ----------------------------------------------------------------------------------
+
+
+def _session(proto: onnx.ModelProto, names: tuple[str, ...]) -> Any:
+    """Open a session that returns `names` besides the network's own outputs."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing_extra("export", "Calibration") from error
+    stored = {o.name for o in proto.graph.output}
+    made = {o for node in proto.graph.node for o in node.output}
+    for name in names:
+        if name not in made:
+            raise UsageError(
+                f"The model computes no tensor '{name}'.", fix="name outputs of its nodes."
+            )
+        if name not in stored:
+            proto.graph.output.append(onnx.ValueInfoProto(name=name))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime raises many unrelated types
+        raise EngineError(
+            f"ONNX Runtime cannot run the model for calibration: {error}",
+            fix="see `edgetl doctor`; if that finds nothing, report the model's architecture.",
+        ) from error
+    kinds = {o.name: o.type for o in session.get_outputs()}
+    for name in names:
+        if kinds[name] != "tensor(float)":
+            raise UsageError(
+                f"Tensor '{name}' is {kinds[name]}, not float32.", fix="name float32 tensors."
+            )
+    return session
+
+
+def _values(
+    session: Any, images: Pixels, names: tuple[str, ...]
+) -> Iterator[list[npt.NDArray[np.float32]]]:
+    for index in range(len(images)):
+        yield session.run(list(names), {INPUT: images[index : index + 1]})
+
+
+def _extremes(
+    session: Any, images: Pixels, names: tuple[str, ...]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    lows, highs = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    for number, values in enumerate(_values(session, images, names)):
+        lows = np.minimum(lows, [v.min() for v in values])
+        highs = np.maximum(highs, [v.max() for v in values])
+        bad = ~(np.isfinite(lows) & np.isfinite(highs))  # NaN stays NaN in minimum and maximum
+        if bad.any():
+            raise TraceError(
+                f"Tensor '{names[int(bad.argmax())]}' holds NaN or infinity on calibration image "
+                f"{number}.",
+                fix="train again with a lower learning rate.",
+            )
+    return lows, highs
+
+
+def _histograms(
+    session: Any, images: Pixels, names: tuple[str, ...], peaks: npt.NDArray[np.float64]
+) -> dict[str, Counts]:
+    """`BINS` counts of absolute values from 0 to each tensor's peak."""
+    counts = {name: np.zeros(BINS, np.int64) for name in names}
+    factors = [np.float32(BINS / p) if p > 0 else np.float32(0) for p in peaks]
+    for values in _values(session, images, names):
+        for name, value, factor in zip(names, values, factors, strict=True):
+            place = np.abs(value.ravel())
+            place *= factor
+            np.minimum(place, BINS - 1, out=place)
+            counts[name] += np.bincount(place.astype(np.intp), minlength=BINS)
+    return counts
+
+
+def _check_images(proto: onnx.ModelProto, images: Pixels) -> None:
+    dims = proto.graph.input[0].type.tensor_type.shape.dim
+    wanted = tuple(d.dim_value for d in dims)[1:]
+    fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1:] == wanted
+    if not fits or not len(images):
+        raise UsageError(
+            f"Calibration images are {images.dtype} {images.shape}; the model reads uint8 "
+            f"{('N', *wanted)}.".replace("'", ""),
+            fix="give at least one image, prepared by the model's own preprocessing.",
+        )
