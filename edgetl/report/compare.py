@@ -72,8 +72,11 @@ def _figures(found: Comparison) -> list[tuple[str, str, str]]:
     figures = [(f"same answer{named}", text.percent(worst.agreement), remark)]
     if found.known:
         scores = [f"{100 * (side.accuracy or 0.0):.1f}" for side in found.sides]
-        known = f"in the candidates’ order, of {text.plural(found.known, 'image')} of known class"
-        figures.append(("accuracy in %", " · ".join(scores), known))
+        value, order = " · ".join(scores), "in the candidates’ order"
+        if len(scores) > 2:
+            value, order = "–".join((min(scores, key=float), max(scores, key=float))), "all of them"
+        known = f"{order}, on {text.plural(found.known, 'image')} of known class"
+        figures.append(("accuracy in %", value, known))
     apart = [pair.probability_max for pair in found.pairs if pair.probability_max is not None]
     if apart:
         figures.append(("largest change of a probability", f"{max(apart):.3f}", "of 0…1"))

@@ -27,6 +27,7 @@ class _Entry(NamedTuple):
     """A candidate that runs: `order[i]` is its column of the first bundle's label i."""
 
     name: str
+    home: str  # the bundle's short name
     bundle: Bundle
     candidate: Candidate
     session: Session
@@ -176,7 +177,7 @@ def _open(
         session = open_session(bundle, candidate, threads=threads)
         stack.callback(session.close)
         order = [bundle.manifest.labels.index(label) for label in labels]
-        entries.append(_Entry(name, bundle, candidate, session, order))
+        entries.append(_Entry(name, own, bundle, candidate, session, order))
     return entries
 
 
@@ -253,11 +254,10 @@ def _summary(
 def _notes(entries: list[_Entry], sides: list[Side], n: int, known: int) -> list[str]:
     """What a reader should know before comparing the figures."""
     notes = []
-    if len({side.preprocess for side in sides}) > 1:
-        each = "; ".join(
-            f"{s.name} reads {s.preprocess.size} px by {s.preprocess.fit}" for s in sides
-        )
-        notes.append(f"Preprocessing differs, and each candidate has its own: {each}.")
+    specs = {entry.home: entry.bundle.manifest.preprocess for entry in entries}
+    if len(set(specs.values())) > 1:
+        each = "; ".join(f"{home} reads {s.size} px by {s.fit}" for home, s in specs.items())
+        notes.append(f"Preprocessing differs, and each bundle has its own: {each}.")
     notes += [
         f"{entry.name} lists the classes in another order; they were matched by name."
         for entry in entries
