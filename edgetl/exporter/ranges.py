@@ -178,8 +178,9 @@ def _histograms(
         for name, value, factor in zip(names, values, factors, strict=True):
             place = np.abs(value.ravel())
             place *= factor
-            np.minimum(place, BINS - 1, out=place)
-            counts[name] += np.bincount(place.astype(np.intp), minlength=BINS)
+            found = np.bincount(place.astype(np.intp), minlength=BINS + 1)
+            found[BINS - 1] += found[BINS:].sum()  # the peak itself
+            counts[name] += found[:BINS]
     return counts
 
 
