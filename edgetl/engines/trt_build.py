@@ -134,7 +134,7 @@ def log_of(trt: Any) -> Any:
             said = list(self.errors or self.warnings)
             self.errors.clear()
             self.warnings.clear()
-            return "; ".join(dict.fromkeys(said[-3:])) or "it gave no reason"
+            return "; ".join(dict.fromkeys(said[-3:])).rstrip(".") or "it gave no reason"
 
     return Log()
 
@@ -148,15 +148,15 @@ def runtime_of(trt: Any, dla: int | None = None) -> Any:
         )
     log = log_of(trt)
     try:
-        made = trt.Runtime(log)
+        runtime = trt.Runtime(log)
     except TypeError as error:  # pybind's way to say that TensorRT gave none
         raise EngineError(
             f"TensorRT {trt.__version__} cannot start: {log.taken()}.",
             fix="check that `nvidia-smi` or `tegrastats` shows the GPU.",
         ) from error
     if dla is not None:
-        made.DLA_core = dla
-    return made
+        runtime.DLA_core = dla
+    return runtime
 
 
 def dla_refusal(trt: Any, core: int) -> str | None:
@@ -167,7 +167,8 @@ def dla_refusal(trt: Any, core: int) -> str | None:
     )
     if not hasattr(trt.DeviceType, "DLA"):
         return f"TensorRT {trt.__version__} has no DLA. {fix}"
-    cores = int(runtime_of(trt).num_DLA_cores)
+    runtime = runtime_of(trt)
+    cores = int(runtime.num_DLA_cores)
     if core < cores:
         return None
     if not cores:
@@ -198,11 +199,11 @@ def build(trt: Any, model: bytes, wanted: Settings, batch: int, timings: bytes =
     data = builder.build_serialized_network(network, config)
     if data is None:
         raise _failed(trt, f"could not build {wanted.label}", log.taken())
-    kept = config.get_timing_cache()
+    cache = config.get_timing_cache()
     return Plan(
         data=bytes(data),
         placement=placement,
-        timings=b"" if kept is None else bytes(kept.serialize()),
+        timings=b"" if cache is None else bytes(cache.serialize()),
     )
 
 
@@ -214,7 +215,8 @@ def _failed(trt: Any, what: str, said: str) -> EngineError:
 
 
 def _creation_flags(trt: Any, wanted: Settings) -> int:
-    creation, flags = trt.NetworkDefinitionCreationFlag, 0
+    creation = trt.NetworkDefinitionCreationFlag
+    flags = 0
     if hasattr(creation, "EXPLICIT_BATCH"):  # the only way from TensorRT 10 on
         flags |= 1 << int(creation.EXPLICIT_BATCH)
     if wanted.typing == "strong" and hasattr(creation, "STRONGLY_TYPED"):
@@ -223,8 +225,8 @@ def _creation_flags(trt: Any, wanted: Settings) -> int:
 
 
 def _parser_words(parser: Any) -> str:
-    errors = [parser.get_error(index) for index in range(min(parser.num_errors, 3))]
-    return "; ".join(f"node {error.node()}: {' '.join(error.desc().split())}" for error in errors)
+    found = [parser.get_error(index) for index in range(min(parser.num_errors, 3))]
+    return "; ".join(f"node {flaw.node()}: {' '.join(flaw.desc().split())}" for flaw in found)
 
 
 def workspace(free: int) -> int:

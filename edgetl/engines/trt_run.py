@@ -62,7 +62,7 @@ class Loaded:
         self.input_shape = (batch, *tuple(self._engine.get_tensor_shape(source))[1:])
         if not self._context.set_input_shape(source, self.input_shape):
             raise EngineError(
-                f"TensorRT refused images of shape {self.input_shape}: {log_of(self._trt).taken()}.",
+                f"TensorRT refused images {self.input_shape}: {log_of(self._trt).taken()}.",
                 fix="remove the cached engine and try again.",
             )
         output_shape = tuple(self._context.get_tensor_shape(target))
@@ -87,7 +87,8 @@ class Loaded:
     def _ends(self) -> tuple[str, str]:
         """Names of the one input, uint8, and the one output, float32."""
         # By type, since TensorRT 8.5's own table of NumPy types fails with NumPy from 1.24 on.
-        types, names = self._trt.DataType, [""] * 2
+        types = self._trt.DataType
+        names = [""] * 2
         tensors = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         found = [str(self._engine.get_tensor_dtype(tensor)) for tensor in tensors]
         for tensor in tensors:

@@ -1,0 +1,142 @@
+"""Build ahead what the first `bench` or `predict` would build: engines that fit only this machine.
+
+Only TensorRT has such a step. What needs a GPU was not executed so far; every refusal was.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from edgetl.bundle import Bundle, open_bundle
+from edgetl.engines import Options, find_engine, ready_engine
+from edgetl.errors import EngineError, EngineMissingError, UsageError
+from edgetl.runtime.choose import AUTO, matching
+from edgetl.spec import Candidate, Record
+
+LOG = logging.getLogger("edgetl")
+MOST_IMAGES = 1024
+
+
+class PreparedEngine(Record, frozen=True, kw_only=True):
+    """One engine that lies in the cache now."""
+
+    recipe: str
+    engine: str
+    engine_version: str
+    precision: str
+    batch: int
+    cached: bool  # it lay there before
+    build_s: float
+    size_mib: float
+    placement: str  # what runs on a DLA, if anything
+
+
+class NotPrepared(Record, frozen=True, kw_only=True):
+    """A candidate that this machine cannot build, and why."""
+
+    recipe: str
+    reason: str
+    fix: str
+
+
+class Prepared(Record, frozen=True, kw_only=True):
+    """What one `prepare` did, in the bundle's order."""
+
+    engines: tuple[PreparedEngine, ...]
+    skipped: tuple[NotPrepared, ...]
+    ready: tuple[str, ...]  # recipes that run as they are
+
+
+def prepare(
+    bundle: str | os.PathLike[str],
+    *,
+    engine: str = AUTO,
+    precision: str = AUTO,
+    batch: int = 1,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Prepared:
+    """Build the engines of every matching candidate for `batch` images a run.
+
+    Raises EngineError when no candidate needs it or none could be built (EngineMissingError when
+    TensorRT or its GPU is not here), and StorageError when an engine cannot be kept.
+    """
+    if not 1 <= batch <= MOST_IMAGES:
+        raise UsageError(f"--batch {batch} is not possible.", fix=f"give 1…{MOST_IMAGES}.")
+    with open_bundle(bundle) as opened:
+        found = matching(opened, engine, precision)
+        wanted = [c for c in found if builds(c)]
+        ready = tuple(c.recipe for c in found if not builds(c))
+        if not wanted:
+            raise EngineError(
+                f"Nothing to build in {opened.path}: {', '.join(ready)} run as they are.",
+                fix=f"run `edgetl bench {opened.path}`.",
+            )
+        done: list[PreparedEngine] = []
+        failed: dict[str, EngineError] = {}
+        for candidate in wanted:
+            progress(f"preparing {candidate.recipe}")
+            try:
+                done.append(_prepared(opened, candidate, batch))
+            except EngineError as error:
+                failed[candidate.recipe] = error
+        if not done:
+            raise _none_built(opened, failed)
+    skipped = tuple(
+        NotPrepared(recipe=recipe, reason=error.message, fix=error.fix)
+        for recipe, error in failed.items()
+    )
+    return Prepared(engines=tuple(done), skipped=skipped, ready=ready)
+
+
+def _none_built(bundle: Bundle, failed: dict[str, EngineError]) -> EngineError:
+    absent = all(isinstance(error, EngineMissingError) for error in failed.values())
+    reasons = dict.fromkeys(error.message for error in failed.values())
+    fixes = dict.fromkeys(error.fix for error in failed.values() if error.fix)
+    return (EngineMissingError if absent else EngineError)(
+        f"This machine cannot build {', '.join(failed)} of {bundle.path}: {'; '.join(reasons)}",
+        fix="; ".join(fixes),
+    )
+
+
+def builds(candidate: Candidate) -> bool:
+    """Whether a candidate's engine has a build step."""
+    return hasattr(find_engine(candidate.engine), "prepare")
+
+
+def announce(bundle: Bundle, candidate: Candidate, batch: int) -> None:
+    """Log one warning line when opening this candidate will build an engine first.
+
+    For callers that open it where the engine's own line is not seen, such as in a worker process.
+    Raises EngineMissingError or EngineError.
+    """
+    if builds(candidate):
+        files, options = _given(bundle, candidate)
+        engine: Any = ready_engine(candidate.engine, candidate.session)
+        line = engine.pending(files, options, batch)
+        if line is not None:
+            LOG.warning("%s", line)
+
+
+def _prepared(bundle: Bundle, candidate: Candidate, batch: int) -> PreparedEngine:
+    engine: Any = ready_engine(candidate.engine, candidate.session)
+    files, options = _given(bundle, candidate)
+    ahead = engine.prepare(files, options, batch)
+    return PreparedEngine(
+        recipe=candidate.recipe,
+        engine=candidate.engine,
+        engine_version=engine.version(),
+        precision=candidate.precision,
+        batch=batch,
+        cached=ahead.cached,
+        build_s=ahead.build_s,
+        size_mib=ahead.size_mib,
+        placement=ahead.placement,
+    )
+
+
+def _given(bundle: Bundle, candidate: Candidate) -> tuple[tuple[bytes, ...], Options]:
+    files = tuple(bundle.read(path) for path in candidate.artifacts)
+    return files, Options(precision=candidate.precision, session=candidate.session)
