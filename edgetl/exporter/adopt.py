@@ -29,7 +29,6 @@ from edgetl.spec import Normalize
 
 AS_IT_IS = Normalize(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))  # pixels 0…255
 
-_ANY_BATCH = 9973  # a prime that no other axis has
 _SEED = 1
 _TOLERANCE = {FLOAT: 5e-4, UINT8: 5e-4, FLOAT16: 3e-2}  # of the logits' range
 # Attributes that came after opset 17, by the values that mean what 17 does.
@@ -75,7 +74,7 @@ def adopt(given: Given, *, normalize: Normalize, images: Pixels | None = None) -
     model = _at_opset(model, given)
     fold_constants(model)
     drop_idle(model)
-    free_batch(model, given.batch or _ANY_BATCH)
+    free_batch(model, _sides(given), given.batch)
     lower(model, _accept)
     drop_unused(model.graph)
     folded = fold_batch_norm(model.graph)
@@ -110,15 +109,19 @@ def _check_normalize(given: Given, normalize: Normalize) -> None:
 
 def _fix_interface(model: onnx.ModelProto, given: Given) -> None:
     """State one float input of known shape, and leave all inferred shapes to be inferred again."""
-    graph, side = model.graph, given.size
-    shape = [3, side, side] if given.layout == "nchw" else [side, side, 3]
+    graph = model.graph
     kind = FLOAT16 if given.dtype == FLOAT16 else FLOAT
-    images = helper.make_tensor_value_info(given.input, kind, [given.batch or _ANY_BATCH, *shape])
+    images = helper.make_tensor_value_info(given.input, kind, ["N", *_sides(given)])
     output = graph.output[0]
     del graph.input[:], graph.value_info[:]
     graph.input.append(images)
     output.type.tensor_type.ClearField("shape")
     model.ir_version = max(model.ir_version, 4)  # before 4, initializers had to be inputs
+
+
+def _sides(given: Given) -> list[int]:
+    side = given.size
+    return [3, side, side] if given.layout == "nchw" else [side, side, 3]
 
 
 # --- opsets -----------------------------------------------------------------------------------
@@ -131,13 +134,15 @@ def _at_opset(model: onnx.ModelProto, given: Given) -> onnx.ModelProto:
     if given.opset == OPSET:
         return model
     try:
-        return version_converter.convert_version(model, OPSET)
+        converted = version_converter.convert_version(model, OPSET)
     except Exception as error:  # the converter raises many unrelated types
         raise TraceError(
             f"{given.name} cannot be converted from opset {given.opset} to {OPSET}: "
             f"{first_line(error)}",
             fix="export the model again at opset 17.",
         ) from error
+    del converted.graph.value_info[:]
+    return converted
 
 
 def _expand(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:

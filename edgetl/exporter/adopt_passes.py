@@ -6,7 +6,6 @@ them.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 import numpy as np
@@ -15,7 +14,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgetl.exporter.check import FLOAT, FLOAT16
-from edgetl.exporter.graph import Array, attribute, inferred_shapes, set_nodes, stored_constants
+from edgetl.exporter.graph import Array, attribute, set_nodes, stored_constants
 
 _LARGE = 2**20  # elements; folding must not make a file much larger
 
@@ -56,7 +55,7 @@ def fold_constants(model: onnx.ModelProto) -> None:
             continue
         for name, value in zip(node.output, values, strict=False):
             constants[name] = value
-            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+            graph.initializer.append(numpy_helper.from_array(np.array(value, order="C"), name))
     set_nodes(graph, nodes)
 
 
@@ -156,31 +155,88 @@ def fold_batch_norm(graph: onnx.GraphProto) -> int:
     return count
 
 
-def free_batch(model: onnx.ModelProto, batch: int) -> None:
-    """Make every Reshape that keeps the images apart do so for any number of them.
+def free_batch(model: onnx.ModelProto, shape: list[int], batch: int) -> None:
+    """Free the graph of shapes that are computed, and of those that hold the number of images.
 
-    The model's input must have the fixed batch `batch`, so that shapes computed from it are known.
+    `shape` is the input's without its first axis, `batch` the only number of images that works, or
+    0. Runs the model: at `batch` to see which Reshapes keep images apart, and at 2 and 3 to see
+    which computed shapes do not depend on their number.
     """
-    shapes, nodes = inferred_shapes(model), []
+    if batch:
+        _free_reshapes(model, [_probe(model, [batch, *shape])])
+    try:
+        seen = [_probe(model, [2, *shape]), _probe(model, [3, *shape])]
+    except Exception:  # ONNX Runtime's; the comparison with the given file will say what is wrong
+        return
+    nodes = []
     for node in model.graph.node:
-        before, after = shapes.get(node.input[0]), shapes.get(node.output[0])
-        keeps = bool(
-            node.op_type == "Reshape"
-            and before
-            and after
-            and before[0] == after[0] == batch
-            and math.prod(before) == math.prod(after) > 0
-        )
-        if not keeps or not after:
+        values = [(seen[0].get(name), seen[1].get(name)) for name in node.output]
+        if node.op_type == "Reshape" or not all(_same(*pair) for pair in values):
             nodes.append(node)
-        elif len(after) == 2:
+            continue
+        for name, (value, _) in zip(node.output, values, strict=True):
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    set_nodes(model.graph, nodes)
+    _free_reshapes(model, seen)
+
+
+def _probe(model: onnx.ModelProto, shape: list[int]) -> dict[str, Array]:
+    """Values of computed shapes and of what Reshapes read and write, for one input of noise."""
+    import onnxruntime
+
+    known, wanted = set(stored_constants(model.graph)), dict[str, None]()
+    for node in model.graph.node:
+        if node.op_type == "Shape" or all(name in known for name in node.input if name):
+            known |= set(node.output)
+            wanted |= dict.fromkeys(node.output)
+        elif node.op_type == "Reshape":
+            wanted |= {node.input[0]: None, node.output[0]: None}
+    name = model.graph.input[0].name
+    wanted = {key: None for key in wanted if key not in ("", name)}
+    if not wanted:
+        return {}
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    watched.graph.output.extend(onnx.ValueInfoProto(name=key) for key in wanted)
+    config = onnxruntime.SessionOptions()
+    config.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        watched.SerializeToString(), config, providers=["CPUExecutionProvider"]
+    )
+    noise = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return {name: noise} | dict(zip(wanted, session.run(None, {name: noise}), strict=True))
+
+
+def _same(one: Array | None, other: Array | None) -> bool:
+    return one is not None and other is not None and np.array_equal(one, other)
+
+
+def _free_reshapes(model: onnx.ModelProto, seen: list[dict[str, Array]]) -> None:
+    """Let every Reshape work for any number of images, as far as that number is its first axis."""
+    nodes = []
+    for node in model.graph.node:
+        target = _target(node, seen) if node.op_type == "Reshape" else None
+        if target is None:
+            nodes.append(node)
+        elif target[0] == 0 and len(target) == 2:
             nodes.append(helper.make_node("Flatten", [node.input[0]], list(node.output), axis=1))
         else:
             name = f"{node.output[0]}.shape"
-            target = np.array([0, *after[1:]], np.int64)
-            model.graph.initializer.append(numpy_helper.from_array(target, name))
+            model.graph.initializer.append(numpy_helper.from_array(np.array(target), name))
             nodes.append(helper.make_node("Reshape", [node.input[0], name], list(node.output)))
     set_nodes(model.graph, nodes)
+
+
+def _target(node: onnx.NodeProto, seen: list[dict[str, Array]]) -> list[int] | None:
+    """What a Reshape makes, its first axis kept (0) or computed (-1); None where others vary."""
+    source, result = node.input[0], node.output[0]
+    pairs = [(s[source].shape, s[result].shape) for s in seen if source in s and result in s]
+    inner = {after[1:] for _, after in pairs if after}
+    if len(inner) != 1 or not all(before and after for before, after in pairs):
+        return None
+    kept = all(before[0] == after[0] for before, after in pairs)
+    return [0 if kept else -1, *inner.pop()]
 
 
 def renumber(graph: onnx.GraphProto, names: dict[str, str]) -> None:
@@ -199,9 +255,16 @@ def renumber(graph: onnx.GraphProto, names: dict[str, str]) -> None:
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:
     """Element type of every tensor for which it can be inferred."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    types = {i.name: int(i.data_type) for i in graph.initializer}
-    values = (*graph.input, *graph.output, *graph.value_info)
+    graph = onnx.GraphProto(node=model.graph.node, input=model.graph.input, name="types")
+    graph.output.extend(model.graph.output)
+    types = {i.name: int(i.data_type) for i in model.graph.initializer}
+    for item in model.graph.initializer:  # weights are large, and only their types count
+        graph.input.append(helper.make_tensor_value_info(item.name, item.data_type, item.dims))
+    light = onnx.ModelProto(
+        graph=graph, opset_import=model.opset_import, ir_version=model.ir_version
+    )
+    inferred = onnx.shape_inference.infer_shapes(light).graph
+    values = (*inferred.input, *inferred.output, *inferred.value_info)
     return types | {v.name: int(v.type.tensor_type.elem_type) for v in values}
 
 
