@@ -79,7 +79,7 @@ def adopt(given: Given, *, normalize: Normalize, images: Pixels | None = None) -
     drop_unused(model.graph)
     folded = fold_batch_norm(model.graph)
     if folded:
-        notes.append(f"{folded} batch normalisations are folded into their convolutions")
+        notes.append(f"batch normalisations folded into their convolutions: {folded}")
     _join(model.graph, given, normalize)
     master = finish(model.graph, given.size, given.classes)
     return Adopted(

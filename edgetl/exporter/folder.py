@@ -106,7 +106,7 @@ class Folder:
         if any(p.is_dir() for p in entries):
             if loose:
                 self.warnings.append(
-                    f"{len(loose)} photos beside the class folders in {self.root} are not used, "
+                    f"photos beside the class folders in {self.root} are not used: {len(loose)}, "
                     f"{loose[0].name} for one."
                 )
             found = scan(self.root, need_train=False)
@@ -176,7 +176,8 @@ class Folder:
             both = {i for i in judges if hashes[i] in trained}
             if both:
                 self.warnings.append(
-                    f"{len(both)} photos of {self.root} are in training too and judge nothing."
+                    f"validation photos in {self.root} that are in training too judge nothing: "
+                    f"{len(both)}."
                 )
             judges -= both
         else:

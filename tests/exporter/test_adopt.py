@@ -138,7 +138,7 @@ def test_every_opset(opset: int) -> None:
         run_master(result, pictures()), run_given(data, pictures()), atol=1e-5
     )
     assert kinds(result) == [*PREPROCESSING, *PLAIN]
-    assert result.notes == ("1 batch normalisations are folded into their convolutions",)
+    assert result.notes == ("batch normalisations folded into their convolutions: 1",)
     assert (result.size, result.classes) == (SIZE, CLASSES)
     assert (result.input_name, result.output_name) == ("x", "y")
 
