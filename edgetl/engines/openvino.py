@@ -126,10 +126,9 @@ class OvSession:
         self._device = options.session.get(DEVICE, "CPU")
         if self._device != "CPU" and (reason := _absent(self._device)):
             what, _, fix = reason.partition(" Fix: ")
-            raise EngineMissingError(what, fix=f"{fix}.")
+            raise EngineMissingError(what, fix=fix)
         self._hint = _checked_hint(options)
         self._options = options
-        self._threads = options.threads or available_cores()
         try:
             self._core = self._ov.Core()
             blobs = [self._ov.Tensor(np.frombuffer(data, np.uint8)) for data in files[1:]]
@@ -153,11 +152,10 @@ class OvSession:
 
     def _compile(self, batch: int) -> Any:
         try:
-            config = self._config()
+            config = properties(self._core, self._device, self._options)
             self._model.reshape([batch, *self._wanted])
             compiled = self._core.compile_model(self._model, self._device, config)
             used = compiled.get_property("EXECUTION_DEVICES")
-            # An NPU offers the hint only where its compiler knows it; its own precision is FP16.
             offered = HINT in compiled.get_property("SUPPORTED_PROPERTIES")
             value = compiled.get_property(HINT) if offered else self._hint
             request = compiled.create_infer_request()
@@ -181,26 +179,6 @@ class OvSession:
             )
         self._requests[batch] = ready
         return compiled
-
-    def _config(self) -> dict[str, Any]:
-        """Properties to compile with: only what the device says it has."""
-        offered = self._core.get_property(self._device, "SUPPORTED_PROPERTIES")
-        settable = {key for key, kind in offered.items() if kind == "RW"} - KEPT
-        session = {k: v for k, v in self._options.session.items() if k != DEVICE}
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        if HINT not in settable and self._device == "NPU" and self._hint == "f16":
-            del session[HINT]
-        if unknown := sorted(session.keys() - settable):
-            raise EngineError(
-                f"OpenVINO {version()} cannot compile the model: its {self._device} has no option "
-                f"{', '.join(unknown)} that a candidate may set.",
-                fix="remove it from the session options of the recipe, and export again.",
-            )
-        if self._device == "CPU":
-            config[THREADS] = self._threads
-        elif folder := _blobs():
-            config["CACHE_DIR"] = folder  # compiling for a GPU or NPU takes seconds to minutes
-        return config | session
 
     def run(self, images: Images, out: Logits | None = None) -> Logits:
         """Logits float32 `(N, classes)`."""
@@ -240,6 +218,30 @@ class OvSession:
         """Free the model."""
         self._requests.clear()
         self._compiled = None
+
+
+def properties(core: Any, device: str, options: Options) -> dict[str, Any]:
+    """What a model is compiled with on a device: only what the device itself says it has.
+
+    EngineError names session options that it does not have, or that are not a candidate's to set.
+    """
+    offered = core.get_property(device, "SUPPORTED_PROPERTIES")
+    settable = {key for key, kind in offered.items() if kind == "RW"} - KEPT
+    session = {key: value for key, value in options.session.items() if key != DEVICE}
+    if device == "NPU" and HINT not in settable and _spelled(session.get(HINT, "")) == "f16":
+        del session[HINT]  # an NPU always computes in FP16, and only some compilers take the hint
+    if unknown := sorted(session.keys() - settable):
+        raise EngineError(
+            f"OpenVINO {version()} cannot compile the model: its {device} has no option "
+            f"{', '.join(unknown)} that a candidate may set.",
+            fix="remove it from the session options of the recipe, and export again.",
+        )
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if device == "CPU":
+        config[THREADS] = options.threads or available_cores()
+    elif folder := _blobs():
+        config["CACHE_DIR"] = folder  # compiling for a GPU or NPU takes seconds to minutes
+    return config | session
 
 
 class _Request(NamedTuple):

@@ -192,6 +192,27 @@ def test_options_that_help_latency_are_taken(tiny: Tiny, tiny_images: Any) -> No
     np.testing.assert_allclose(opened(tiny, session).run(tiny_images[:2]), expected, rtol=1e-5)
 
 
+def test_each_device_gets_only_what_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """OpenVINO's NPU plugin lists its properties without an NPU, so this much of it runs here."""
+    import openvino as vendor
+
+    monkeypatch.setenv("EDGETL_CACHE", str(tmp_path))
+    core = vendor.Core()
+    half = Options(precision="fp16", threads=3, session=find_recipe("ov-npu-fp16").session)
+    offered = core.get_property("NPU", "SUPPORTED_PROPERTIES")
+    found = openvino.properties(core, "NPU", half)
+    assert found["PERFORMANCE_HINT"] == "LATENCY"
+    assert found["CACHE_DIR"] == str(tmp_path / "openvino")
+    assert set(found) <= set(offered)
+    assert (openvino.HINT in found) is (openvino.HINT in offered)
+    full = Options(precision="fp32", threads=3, session={**HINT, "DEVICE": "CPU"})
+    expected = {"PERFORMANCE_HINT": "LATENCY", openvino.THREADS: 3, **HINT}
+    assert openvino.properties(core, "CPU", full) == expected
+    if openvino.HINT not in offered:  # then FP32 cannot even be asked for
+        with pytest.raises(EngineError, match="its NPU has no option INFERENCE_PRECISION_HINT"):
+            openvino.properties(core, "NPU", full)
+
+
 # --- the request's own memory -------------------------------------------------------------------
 
 
