@@ -89,7 +89,7 @@ def _activation_scales(placement: Placement, ranges: Ranges) -> dict[str, Array]
     for edge in placement.activations:
         if edge.tensor not in ranges:
             raise TraceError(f"Tensor '{edge.tensor}' has no calibrated range.", fix=_AGAIN)
-        peaks[edge.tensor] = max(abs(float(bound)) for bound in ranges[edge.tensor])
+        peaks[edge.tensor] = float(np.max(np.abs(ranges[edge.tensor])))  # NaN stays NaN
     for group in placement.groups:
         peaks |= dict.fromkeys(group, max(peaks[name] for name in group))
     return {name: _scale(np.array(peak), name) for name, peak in peaks.items()}
