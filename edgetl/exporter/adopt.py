@@ -249,9 +249,15 @@ def _logits(master: bytes, images: Pixels, name: str) -> Logits:
         session = onnxruntime.InferenceSession(master, config, providers=["CPUExecutionProvider"])
         parts = [session.run([OUTPUT], {INPUT: part})[0] for part in (images[:1], images[1:])]
     except Exception as error:
-        raise TraceError(
-            f"{name}, rewritten for any number of images, fails: {first_line(error)}",
-            fix="export the model again with a free (dynamic) batch axis.",
-        ) from error
+        raise _mixed(name, f"fails: {first_line(error)}") from error
+    if [len(part) for part in parts] != [1, len(images) - 1]:
+        raise _mixed(name, f"returns {len(parts[1])} of {len(images) - 1} rows.")
     result: Logits = np.concatenate(parts)
     return result
+
+
+def _mixed(name: str, what: str) -> TraceError:
+    return TraceError(
+        f"{name}, rewritten for any number of images, {what}",
+        fix="export the model again with a free (dynamic) batch axis.",
+    )

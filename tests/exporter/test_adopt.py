@@ -357,6 +357,32 @@ def test_external_data_stays_in_its_folder(tmp_path: Path) -> None:
             read_given(home / "m.onnx")
 
 
+def test_initializers_among_the_inputs() -> None:
+    """Before IR version 4 every weight had to be listed as an input."""
+    model = onnx.load_model_from_string(build(body(norm=True), opset=8))
+    for item in model.graph.initializer:
+        model.graph.input.append(value(item.name, item.data_type, item.dims))
+    model.ir_version = 3
+    result = adopted(model.SerializeToString())
+    assert result.master == adopted(build(body(norm=True), opset=8)).master
+
+
+def test_local_functions_are_written_out() -> None:
+    """As exporters write that keep modules apart."""
+    model = onnx.load_model_from_string(build(body()))
+    inner = [node("Sigmoid", ["a"], ["s"]), node("Mul", ["a", "s"], ["b"])]
+    imports = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("mine", "Act", ["a"], ["b"], inner, imports))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    model.graph.node[1].op_type, model.graph.node[1].domain = "Act", "mine"
+    data = model.SerializeToString()
+    result = adopted(data)
+    np.testing.assert_allclose(
+        run_master(result, pictures()), run_given(data, pictures()), atol=1e-5
+    )
+    assert {"Sigmoid", "Mul"} <= set(kinds(result)[4:])
+
+
 def test_same_bytes_and_given_unchanged() -> None:
     """Adoption is repeatable and leaves the given model as it is."""
     given = read_given(build(body(norm=True)))
@@ -568,6 +594,19 @@ def test_refuses_a_result_that_differs(batch: Any) -> None:
     )
     with pytest.raises(TraceError, match=r"The rewritten model differs from .* a logit by"):
         adopted(data)
+
+
+def test_refuses_a_batch_that_cannot_be_freed() -> None:
+    """A constant joined to the one image, and a choice of image 0, only work for one image."""
+    shape, extra = (1, 3, SIZE, SIZE), {"one": np.ones((1, 1, SIZE, SIZE), np.float32)}
+    joined = node("Concat", ["one", "x"], ["j"], axis=1)
+    cut = node("Slice", ["j", "from", "until", "axes"], ["s"])
+    extra |= {k: np.array([v], np.int64) for k, v in (("from", 0), ("until", 3), ("axes", 1))}
+    with pytest.raises(TraceError, match=r"any number of images, fails: .*Fix: .*dynamic"):
+        adopted(build([joined, cut, *body("s")], shape=shape, extra=extra))
+    chosen = node("Gather", ["x", "from"], ["s"], axis=0)
+    with pytest.raises(TraceError, match="returns 1 of 7 rows"):
+        adopted(build([chosen, *body("s")], shape=shape, extra=extra))
 
 
 def test_missing_file(tmp_path: Path) -> None:
