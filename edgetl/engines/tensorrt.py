@@ -114,7 +114,10 @@ def prepare(files: tuple[bytes, ...], options: Options, batch: int) -> Ahead:
 
 
 def pending(files: tuple[bytes, ...], options: Options, batch: int) -> str | None:
-    """What is about to be built for this batch size, for a progress line; None when it is there."""
+    """What is about to be built for this batch size, for a progress line; None when it is there.
+
+    Takes no GPU memory.
+    """
     maker = _Maker(files[0], options)
     held = maker.cache.take(maker.parts(batch), quiet=True)
     if held is None:
@@ -138,9 +141,12 @@ class _Maker:
     def __init__(self, model: bytes, options: Options) -> None:
         self.trt, self._model = _tensorrt(), model
         self.settings = settings(options, version())
-        self._runtime = trt_build.runtime_of(self.trt, self.settings.dla)
         self.cache = PlanCache()
         self._gpu, self._capability = cuda.device_name(), cuda.compute_capability()
+
+    @functools.cached_property
+    def _runtime(self) -> Any:
+        return trt_build.runtime_of(self.trt, self.settings.dla)
 
     def parts(self, batch: int) -> Parts:
         """What the engine of a batch size depends on."""

@@ -42,10 +42,9 @@ class Settings(Record, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """Such as trt-int8-weak or trt-fp16-weak-dla0."""
-        return f"trt-{self.precision}-{self.typing}" + (
-            "" if self.dla is None else f"-dla{self.dla}"
-        )
+        """Such as trt-int8-weak, trt-fp16-dla-weak, or trt-fp16-dla1-weak for another core."""
+        place = "" if self.dla is None else f"dla{self.dla or ''}-"
+        return f"trt-{self.precision}-{place}{self.typing}"
 
 
 class Plan(Record, frozen=True, kw_only=True):

@@ -119,20 +119,21 @@ class Loaded:
                 ) from error
             LOG.debug("no CUDA graph: %s", error)
             return ""
-        if use == "auto" and self._median_ns(graph.launch) >= self._median_ns(self._enqueue):
-            graph.close()
-            return ""
         stack.callback(graph.close)
+        if use == "auto" and not self._is_faster(graph.launch, self._enqueue):
+            return ""
         self._launch = graph.launch
         return "CUDA graph"
 
-    def _median_ns(self, launch: Callable[[], None]) -> float:
-        samples = []
+    def _is_faster(self, one: Callable[[], None], other: Callable[[], None]) -> bool:
+        """Whether one way to launch is faster than another, by medians of runs in turns."""
+        samples: tuple[list[int], list[int]] = ([], [])
         for _ in range(TRIALS):
-            begin = time.perf_counter_ns()
-            self._once(launch)
-            samples.append(time.perf_counter_ns() - begin)
-        return statistics.median(samples)
+            for launch, kept in zip((one, other), samples, strict=True):
+                begin = time.perf_counter_ns()
+                self._once(launch)
+                kept.append(time.perf_counter_ns() - begin)
+        return statistics.median(samples[0]) < statistics.median(samples[1])
 
     def _enqueue(self) -> None:
         self._input.copy(cuda.HOST_TO_DEVICE, self._stream)

@@ -5,6 +5,7 @@ Only TensorRT has such a step. What needs a GPU was not executed so far; every r
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.engines import Options, find_engine, ready_engine
-from edgetl.errors import EngineError, EngineMissingError, UsageError
+from edgetl.errors import EngineError, EngineMissingError, StorageError, UsageError
 from edgetl.runtime.choose import AUTO, matching
 from edgetl.spec import Candidate, Record
 
@@ -115,9 +116,10 @@ def announce(bundle: Bundle, candidate: Candidate, batch: int) -> None:
     if builds(candidate):
         files, options = _given(bundle, candidate)
         engine: Any = ready_engine(candidate.engine, candidate.session)
-        line = engine.pending(files, options, batch)
-        if line is not None:
-            LOG.warning("%s", line)
+        with contextlib.suppress(StorageError):  # of the cache: opening the candidate says it
+            line = engine.pending(files, options, batch)
+            if line is not None:
+                LOG.warning("%s", line)
 
 
 def _prepared(bundle: Bundle, candidate: Candidate, batch: int) -> PreparedEngine:

@@ -261,7 +261,8 @@ def test_timings_go_in_and_a_refused_cache_is_replaced() -> None:
     [
         ("8.5.2", {}, "trt-int8-weak"),
         ("10.12.0", {}, "trt-int8-strong"),
-        ("10.3.0", {"typing": "weak", "dla": "1"}, "trt-int8-weak-dla1"),
+        ("10.3.0", {"typing": "weak", "dla": "0"}, "trt-int8-dla-weak"),
+        ("10.3.0", {"typing": "weak", "dla": "1"}, "trt-int8-dla1-weak"),
     ],
 )
 def test_settings_and_their_label(version: str, session: dict[str, str], label: str) -> None:
