@@ -73,10 +73,11 @@ def percentile_limit(counts: Counts, share: float = PERCENTILE) -> float:
 def entropy_limit(counts: Counts, levels: int = LEVELS) -> float:
     """Where to clip a histogram for the least divergence, as a fraction 0…1 of its length.
 
-    For every length i ≥ `levels`, the first i bins with all the rest in the last one (P) are
-    compared with the same bins merged into `levels` and spread out again over those that are not
-    empty (Q). The divergences of all i come from running sums at once. Zeros, which every scale
-    represents exactly, do not count: the first bin is taken to be as full as the second.
+    For every length i ≥ `levels`, the first i bins with all the rest in the last of them that is
+    not empty (P) are compared with the same bins merged into `levels` and spread out again over
+    those that are not empty (Q). The divergences of all i come from running sums at once. Zeros,
+    which every scale represents exactly, do not count: the first bin is taken to be as full as the
+    second.
     """
     bins = counts.astype(np.float64)
     bins[0] = bins[1]
@@ -87,12 +88,13 @@ def entropy_limit(counts: Counts, levels: int = LEVELS) -> float:
     edges = lengths[:, None] * np.arange(levels + 1) // levels
     masses = np.diff(_running(bins)[edges], axis=1)
     filled = np.diff(_running(bins > 0)[edges], axis=1)
-    last, rest = bins[lengths - 1], total - _running(bins)[lengths]
+    filled_last = np.maximum.accumulate(np.where(bins > 0, np.arange(len(bins)), 0))[lengths - 1]
+    group = -(-(filled_last + 1) * levels // lengths) - 1
+    last, rest = bins[filled_last], total - _running(bins)[lengths]
     with np.errstate(divide="ignore", invalid="ignore"):
         level = np.log(masses / filled / masses.sum(1, keepdims=True))
         cross = np.where(masses > 0, masses * level, 0).sum(1)
-        # The rest joins the last bin of P alone; where Q has nothing there, they do not compare.
-        cross += np.where(rest > 0, np.where(last > 0, rest * level[:, -1], -np.inf), 0)
+        cross += np.where(rest > 0, rest * level[np.arange(len(lengths)), group], 0)
         own = _running(_plogp(bins))[lengths] + _plogp(last + rest) - _plogp(last)
         divergence = (own - cross) / total - np.log(total)
     return float(lengths[int(np.nanargmin(divergence))] / len(bins))

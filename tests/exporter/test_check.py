@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgetl.errors import TraceError
-from edgetl.exporter.check import check_fp16, check_onnx
+from edgetl.exporter.check import Wires, check_fp16, check_onnx
 from edgetl.exporter.fp16 import strong_fp16
 
 
@@ -173,3 +173,16 @@ def test_fp16_refuses_mixed_types_and_narrow_output() -> None:
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
     with pytest.raises(TraceError, match="Output 'logits' is not float32"):
         check_fp16(model.SerializeToString())
+
+
+def test_wires_know_makers_and_readers() -> None:
+    """Each reader once, in graph order, also when it reads a tensor twice."""
+    model = good()
+    model.graph.node.append(helper.make_node("Mul", ["b", "b"], ["square"], "Mul_1"))
+    wires = Wires(model.graph)
+    assert [n.name for n in wires.readers("b")] == ["Pool_1", "Mul_1"]
+    assert wires.readers("square") == wires.readers("nowhere") == []
+    assert wires.maker["b"].name == "Conv_1"
+    assert [wires.made_by(n) for n in ("b", "images", "weight")] == ["Conv", "", ""]
+    assert set(wires.constants) == {"weight"}
+    assert wires.outputs == {"logits"}

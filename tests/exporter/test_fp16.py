@@ -13,7 +13,7 @@ from torch import nn
 
 from edgetl.errors import TraceError
 from edgetl.exporter.check import check_fp16, check_onnx
-from edgetl.exporter.fp16 import strong_fp16
+from edgetl.exporter.fp16 import raise_opset, strong_fp16
 from edgetl.exporter.trace import trace
 from edgetl.spec import Normalize, Preprocess
 
@@ -115,3 +115,33 @@ def test_tiny_weights_become_zero(master: bytes) -> None:
     graph = onnx.load_model_from_string(strong_fp16(model.SerializeToString())).graph
     narrow = next(i for i in graph.initializer if i.name == "head.weight")
     assert numpy_helper.to_array(narrow)[0, 0] == 0
+
+
+def test_opset_19_computes_the_same() -> None:
+    """Reductions and splits of opset 17, rewritten: same result, full checker, FP16 on top."""
+
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 16, 3, 2, 1), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            left, right = self.stem(x).chunk(2, 1)
+            tokens = torch.cat([left.amax(3), right.mean(3)], 2).transpose(1, 2)
+            return self.head(tokens.mean(1) + left.sum((2, 3)))
+
+    torch.manual_seed(5)
+    old = trace(Split().eval(), Preprocess(size=SIZE), Normalize())
+    kinds = {n.op_type for n in onnx.load_model_from_string(old).graph.node}
+    assert {"Split", "ReduceMax", "ReduceMean"} <= kinds
+    new = raise_opset(old)
+    check_onnx(new, max_opset=19)
+    with pytest.raises(TraceError, match="opset 19"):
+        check_onnx(new)
+    images = smooth_pictures(3)
+    np.testing.assert_allclose(run(new, images), run(old, images), rtol=1e-5, atol=1e-6)
+    half = strong_fp16(new)
+    check_fp16(half)
+    np.testing.assert_allclose(run(half, images), run(old, images), rtol=0.05, atol=0.05)
+    with pytest.raises(TraceError, match="not an ONNX model"):
+        raise_opset(b"photo")

@@ -385,3 +385,56 @@ def test_the_float_master_lacks_everything(master: bytes) -> None:
 def test_ranges_beyond_fp16(ranges: dict[str, tuple[float, float]], reason: str | None) -> None:
     """The worst tensor is named, with how far it reaches."""
     assert check_fp16_ranges(ranges) == reason
+
+
+def one_conv(shape: tuple[int, ...], group: int, *, first: bool) -> bytes:
+    """A master with a Conv of that weight: the first layer, or behind a pointwise one."""
+    inputs = shape[1] * group
+    before = nn.Identity() if first else nn.Conv2d(3, inputs, 1)
+    torch.manual_seed(6)
+    conv = nn.Conv2d(inputs, shape[0], shape[2:], groups=group)
+    net = nn.Sequential(before, conv, nn.Flatten(), nn.LazyLinear(10))
+    with torch.no_grad():
+        net(torch.zeros(1, 3, 8, 8))
+    return trace(net.eval(), Preprocess(size=8), Normalize())
+
+
+@pytest.mark.parametrize(
+    ("shape", "group", "first", "pays"),
+    [
+        ((16, 16, 1, 1), 1, False, True),
+        ((24, 20, 1, 3), 1, False, True),
+        ((32, 3, 3, 3), 1, True, True),
+        ((8, 3, 3, 3), 1, True, True),  # the first layer may be narrow
+        ((12, 3, 3, 3), 1, True, False),  # but not of any width
+        ((8, 3, 3, 2), 1, True, False),
+        ((8, 12, 1, 1), 1, False, False),
+        ((8, 16, 1, 1), 1, False, True),
+        ((20, 8, 1, 1), 1, False, True),
+        ((20, 12, 1, 1), 1, False, False),
+        ((16, 8, 1, 3), 1, False, False),
+        ((16, 1, 3, 3), 16, False, True),  # depthwise
+        ((16, 1, 1, 3), 16, False, False),
+        ((16, 1, 2, 2), 16, False, False),
+        ((12, 1, 3, 3), 12, False, False),
+        ((24, 8, 3, 3), 3, False, True),
+    ],
+)
+def test_sizes_for_which_int8_pays(
+    shape: tuple[int, ...], group: int, first: bool, pays: bool
+) -> None:
+    """Writer and checker, which share no code, agree with NVIDIA's sizes."""
+    master = one_conv(shape, group, first=first)
+    name = "Conv_1" if first else "Conv_2"
+    ranges = dict.fromkeys(tensors_to_calibrate(master), (-1.0, 1.0))
+    kept = frozenset() if first else frozenset({"Conv_1"})
+    if not pays:
+        with pytest.raises(TraceError, match="No layer of the network is left"):
+            trt_qdq(master, ranges, strong=False, keep_float=kept)
+        check_trt_qdq(master, strong=False, keep_float=kept)
+        return
+    data = trt_qdq(master, ranges, strong=False, keep_float=kept)
+    reader = node(onnx.load_model_from_string(data), name)
+    assert [i.endswith("/dequantized") for i in reader.input[:2]] == [True, True]
+    with pytest.raises(TraceError, match=f"Conv '{name}' .*of this layer are quantized"):
+        check_trt_qdq(master, strong=False, keep_float=kept)
