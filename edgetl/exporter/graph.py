@@ -116,7 +116,8 @@ def _lower_reshape(
 def _lower_split(node: onnx.NodeProto, shape: list[int] | None) -> onnx.NodeProto:
     """Return a Split without `num_outputs`: into equal parts, or into the sizes it is given."""
     axis = int(attribute(node, "axis", 0))
-    if len(node.input) < 2 and (not shape or not shape[axis] or shape[axis] % len(node.output)):
+    counted = len(node.input) < 2 and attribute(node, "num_outputs", 0)  # from opset 18 on
+    if counted and (not shape or not shape[axis] or shape[axis] % len(node.output)):
         raise TraceError(
             f"Split '{node.name}' cuts an axis into unequal parts.",
             fix="split into given sizes in the network.",

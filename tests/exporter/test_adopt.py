@@ -288,6 +288,24 @@ def test_mean_over_space_is_a_pool(opset: int) -> None:
     assert kinds(result) == [*PREPROCESSING, *PLAIN]
 
 
+@pytest.mark.parametrize("opset", [11, 13, 18])
+def test_split_into_equal_parts(opset: int) -> None:
+    """Its number of parts is the outputs' before opset 18, and stated from then on."""
+    stated = {"num_outputs": 2} if opset >= 18 else {}
+    nodes = [
+        *body()[:2],
+        node("Split", ["r"], ["s1", "s2"], axis=1, **stated),
+        node("Concat", ["s2", "s1"], ["t"], axis=1),
+        node("GlobalAveragePool", ["t"], ["p"]),
+        *body()[3:],
+    ]
+    data = build(nodes, opset=opset)
+    result = adopted(data)
+    np.testing.assert_allclose(
+        run_master(result, pictures()), run_given(data, pictures()), atol=1e-5
+    )
+
+
 @pytest.mark.parametrize(("kind", "opset"), [("Gelu", 20), ("Mish", 18)])
 def test_newer_operators_are_written_in_older_ones(kind: str, opset: int) -> None:
     """Operators that came after opset 17 and are defined by others."""
