@@ -2,7 +2,7 @@
 
     python -m benchmarks.tensorrt_api --python VENV/bin/python [--python VENV/bin/python]
 
-Reads engines/tensorrt.py, trt_build.py and trt_run.py by syntax tree: attributes of the module,
+Reads engines/tensorrt.py and the trt_*.py beside it by syntax tree: attributes of the module,
 of its enumerations and of its objects, with how many arguments each call passes and by what names.
 Each interpreter then looks these up in the `tensorrt` that it has: names must exist, and calls must
 fit the signatures that the bindings state. Names that the code itself asks for before use
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ENGINES = Path(__file__).resolve().parent.parent / "edgetl" / "engines"
-SOURCES = ("tensorrt.py", "trt_build.py", "trt_run.py")
+SOURCES = ("tensorrt.py", "trt_build.py", "trt_dla.py", "trt_log.py", "trt_run.py")
 MODULES = {"trt", "self.trt", "self._trt", "self._maker.trt"}
 OBJECTS = {  # what stands in these files for an object of TensorRT's
     "builder": "Builder",
@@ -157,7 +157,7 @@ def used() -> tuple[list[dict[str, Any]], set[str]]:
         found += uses.found
         asked |= uses.asked
     # What TensorRT calls in our logger, and what it is called with.
-    found.append({"path": "ILogger.log", "count": 2, "keywords": [], "where": "trt_build.py"})
+    found.append({"path": "ILogger.log", "count": 2, "keywords": [], "where": "trt_log.py"})
     return found, asked
 
 

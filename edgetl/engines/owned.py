@@ -65,13 +65,18 @@ def owned_content(path: Path) -> bytes | None:
 
 
 def lock(handle: int, *, shared: bool, wait: bool) -> bool:
-    """Lock an open file until it is closed; False when that would have to wait."""
+    """Lock an open file until it is closed; False when that would have to wait.
+
+    Where the file system has no locks, everyone gets one: two then build the same engine.
+    """
     if sys.platform != "win32":
         mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
             fcntl.flock(handle, mode if wait else mode | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError:
+            return True
     return True
 
 

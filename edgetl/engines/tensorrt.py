@@ -29,6 +29,8 @@ from edgetl.engines.base import (
 )
 from edgetl.engines.trt_build import STRONG_FROM, numbers, settings
 from edgetl.engines.trt_cache import Held, Parts, PlanCache, l4t_release
+from edgetl.engines.trt_dla import dla_refusal
+from edgetl.engines.trt_log import log_of, runtime_of
 from edgetl.engines.trt_run import Loaded
 from edgetl.errors import EngineError, StorageError
 from edgetl.files import sha256_bytes
@@ -66,7 +68,7 @@ def missing(session: dict[str, str] | None = None) -> str | None:
     if reason := mistyped(given.get("typing", "")):
         return reason
     core = given.get("dla", "")
-    return trt_build.dla_refusal(_tensorrt(), int(core)) if core.isdecimal() else None
+    return dla_refusal(_tensorrt(), int(core)) if core.isdecimal() else None
 
 
 def mistyped(typing: str) -> str | None:
@@ -146,7 +148,7 @@ class _Maker:
 
     @functools.cached_property
     def _runtime(self) -> Any:
-        return trt_build.runtime_of(self.trt, self.settings.dla)
+        return runtime_of(self.trt, self.settings.dla)
 
     def parts(self, batch: int) -> Parts:
         """What the engine of a batch size depends on."""
@@ -189,7 +191,7 @@ class _Maker:
             return None
         engine = self._runtime.deserialize_cuda_engine(held.data)
         if engine is None:
-            said = trt_build.log_of(self.trt).taken()
+            said = log_of(self.trt).taken()
             held.close()
             LOG.warning("TensorRT does not load its cached engine (%s): building it again", said)
             self.cache.forget(parts)
@@ -204,7 +206,7 @@ class _Maker:
         build_s = (time.perf_counter_ns() - begin) / 1e9
         engine = self._runtime.deserialize_cuda_engine(plan.data)
         if engine is None:
-            said = trt_build.log_of(self.trt).taken()
+            said = log_of(self.trt).taken()
             raise EngineError(
                 f"TensorRT {version()} cannot load the engine that it built: {said}.",
                 fix="free GPU memory and try again.",

@@ -7,17 +7,14 @@ against the written API of 10 and 11. Nothing here was executed on a GPU so far.
 
 from __future__ import annotations
 
-import collections
-import functools
-import logging
 from typing import Any, Literal, cast, get_args
 
 from edgetl.engines import cuda
 from edgetl.engines.base import Options
+from edgetl.engines.trt_dla import place_on_dla
+from edgetl.engines.trt_log import log_of
 from edgetl.errors import EngineError
 from edgetl.spec import Record
-
-LOG = logging.getLogger("edgetl")
 
 Typing = Literal["weak", "strong"]
 Switch = Literal["on", "off"]
@@ -26,7 +23,6 @@ STRONG_FROM = (10, 12)
 FLAGS = {"fp32": (), "fp16": ("FP16",), "bf16": ("BF16",), "int8": ("INT8", "FP16")}
 DLA_PRECISIONS = ("fp16", "int8")
 LEAST_WORKSPACE, MOST_WORKSPACE = 1 << 24, 1 << 30  # bytes
-WARNING = 2  # of ILogger.Severity: 0 internal error, 1 error, 2 warning, 3 information, 4 verbose
 EXTERNAL = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 NO_EXTERNAL = "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"
 
@@ -106,75 +102,6 @@ def _core(value: str) -> int | None:
     return int(value) if value else None
 
 
-@functools.lru_cache(maxsize=1)
-def log_of(trt: Any) -> Any:
-    """The process's one logger: TensorRT keeps to the first that it is given.
-
-    An ILogger with `taken() -> str`: warnings and errors since the last call, in one line.
-    """
-
-    class Log(trt.ILogger):  # type: ignore[misc]  # the base class is known only at run time
-        """Keeps TensorRT's latest words, errors apart, and passes them on as debug messages."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: collections.deque[str] = collections.deque(maxlen=8)
-            self.warnings: collections.deque[str] = collections.deque(maxlen=8)
-
-        def log(self, severity: Any, msg: str) -> None:
-            level = int(severity)
-            if level > WARNING:
-                return
-            line = " ".join(msg.split())
-            (self.errors if level < WARNING else self.warnings).append(line)
-            LOG.debug("TensorRT: %s", line)
-
-        def taken(self) -> str:
-            said = list(self.errors or self.warnings)
-            self.errors.clear()
-            self.warnings.clear()
-            return "; ".join(dict.fromkeys(said[-3:])).rstrip(".") or "it gave no reason"
-
-    return Log()
-
-
-def runtime_of(trt: Any, dla: int | None = None) -> Any:
-    """TensorRT's runtime, which never runs host code that a plan brings along."""
-    if not cuda.device_count():  # TensorRT 8.6.0 would crash the process
-        raise EngineError(
-            f"No CUDA device answers here ({cuda.silence()}).",
-            fix="run this on the machine that has the GPU.",
-        )
-    log = log_of(trt)
-    try:
-        runtime = trt.Runtime(log)
-    except TypeError as error:  # pybind's way to say that TensorRT gave none
-        raise EngineError(
-            f"TensorRT {trt.__version__} cannot start: {log.taken()}.",
-            fix="check that `nvidia-smi` or `tegrastats` shows the GPU.",
-        ) from error
-    if dla is not None:
-        runtime.DLA_core = dla
-    return runtime
-
-
-def dla_refusal(trt: Any, core: int) -> str | None:
-    """Why a DLA core cannot be used here, and the fix, or None."""
-    fix = (
-        "Fix: use a candidate without DLA; DLA needs a module that has one (Xavier, Orin NX, AGX "
-        "Orin) and TensorRT up to 10.7 or from 11.4.1"
-    )
-    if not hasattr(trt.DeviceType, "DLA"):
-        return f"TensorRT {trt.__version__} has no DLA. {fix}"
-    runtime = runtime_of(trt)
-    cores = int(runtime.num_DLA_cores)
-    if core < cores:
-        return None
-    if not cores:
-        return f"TensorRT {trt.__version__} finds no DLA core here. {fix}"
-    return f"There is no DLA core {core} here, only 0 to {cores - 1}. Fix: choose one of these"
-
-
 def build(trt: Any, model: bytes, wanted: Settings, batch: int, timings: bytes = b"") -> Plan:
     """Build the engine of an ONNX file for one batch size; EngineError with TensorRT's words."""
     log = log_of(trt)
@@ -193,7 +120,7 @@ def build(trt: Any, model: bytes, wanted: Settings, batch: int, timings: bytes =
     if wanted.external_tactics == "off":
         _without_external_tactics(trt, config)
     _fix_batch(builder, network, config, batch)
-    placement = "" if wanted.dla is None else _place_on_dla(trt, network, config, wanted.dla)
+    placed = None if wanted.dla is None else place_on_dla(trt, network, config, wanted.dla)
     _set_timings(trt, config, timings)
     data = builder.build_serialized_network(network, config)
     if data is None:
@@ -201,7 +128,7 @@ def build(trt: Any, model: bytes, wanted: Settings, batch: int, timings: bytes =
     cache = config.get_timing_cache()
     return Plan(
         data=bytes(data),
-        placement=placement,
+        placement="" if placed is None else placed.report(log.switched),
         timings=b"" if cache is None else bytes(cache.serialize()),
     )
 
@@ -266,24 +193,6 @@ def _fix_batch(builder: Any, network: Any, config: Any, batch: int) -> None:
     profile = builder.create_optimization_profile()
     profile.set_shape(image.name, shape, shape, shape)
     config.add_optimization_profile(profile)
-
-
-def _place_on_dla(trt: Any, network: Any, config: Any, core: int) -> str:
-    """Put what can be put on the DLA, report the rest layer by layer; EngineError when all is."""
-    config.default_device_type = trt.DeviceType.DLA
-    config.DLA_core = core
-    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    layers = [layer for layer in layers if layer.type != trt.LayerType.CONSTANT]
-    fallen = [layer for layer in layers if not config.can_run_on_DLA(layer)]
-    if len(fallen) == len(layers):
-        raise EngineError(
-            "No layer of this model can run on the DLA.", fix="use a candidate without DLA."
-        )
-    for layer in fallen:
-        kind = str(layer.type).rpartition(".")[2]
-        LOG.warning("DLA core %d: %s (%s) runs on the GPU instead", core, layer.name, kind)
-    return f"DLA core {core}, {len(layers) - len(fallen)} of {len(layers)} layers"
 
 
 def _set_timings(trt: Any, config: Any, timings: bytes) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 
 from edgetl.engines import cuda
 from edgetl.engines.base import Images, Logits
-from edgetl.engines.trt_build import GraphUse, log_of
+from edgetl.engines.trt_build import GraphUse
+from edgetl.engines.trt_log import log_of
 from edgetl.errors import EngineError
 
 LOG = logging.getLogger("edgetl")

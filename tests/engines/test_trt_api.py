@@ -126,7 +126,7 @@ def test_every_name_exists_in_a_real_tensorrt(checker: Any, python: str) -> None
 
 REFUSALS = """
 import tensorrt as trt
-from edgetl.engines import Options, cuda, tensorrt, trt_build
+from edgetl.engines import Options, cuda, tensorrt, trt_build, trt_log
 from edgetl.errors import EngineError
 if cuda.device_count():
     raise SystemExit("a GPU answers here")
@@ -137,7 +137,7 @@ try:
     trt_build.build(trt, b"", trt_build.settings(wanted, trt.__version__), 1)
 except EngineError as error:
     print(error)
-log = trt_build.log_of(trt)
+log = trt_log.log_of(trt)
 assert isinstance(log, trt.ILogger)
 """
 

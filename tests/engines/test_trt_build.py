@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from edgetl.engines import Options, cuda, trt_build
-from edgetl.engines.trt_build import build, dla_refusal, settings, workspace
+from edgetl.engines.trt_build import build, settings, workspace
+from edgetl.engines.trt_dla import dla_refusal
+from edgetl.engines.trt_log import log_of
 from edgetl.errors import EngineError
 
 NAMES = {  # of enumerations, as far as they differ between versions
@@ -58,6 +60,7 @@ class TensorRT:
             self.PreviewFeature = SimpleNamespace(**{trt_build.NO_EXTERNAL: "no external"})
         self.calls: list[tuple[str, Any]] = []
         self.layers, self.fails, self.cores = layers, fails, 2
+        self.says: tuple[str, ...] = ()  # while it builds
         self.log: Any = None
 
     class ILogger:
@@ -70,6 +73,8 @@ class TensorRT:
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
         def serialized(network: Any, config: Any) -> bytes | None:
+            for line in self.says:
+                log.log(2, line)
             if self.fails == "build":
                 log.log(1, "10: could not find\n   any implementation")
                 return None
@@ -193,6 +198,26 @@ def test_dla_falls_back_layer_by_layer_and_says_so(caplog: pytest.LogCaptureFixt
     assert (trt.made.default_device_type, trt.made.DLA_core) == (trt.DeviceType.DLA, 1)
 
 
+def test_layers_that_the_builder_moves_itself_are_reported_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It foretells what a DLA cannot run, but not that there are too many pieces."""
+    trt = TensorRT("8.5.2", layers=(True, False, True, True))
+    trt.says = (
+        "Layer 'layer2' (CONVOLUTION): Unsupported on DLA. Switching this layer's device type to "
+        "GPU.",
+        "DLA supports only 16 subgraphs per DLA core. Switching to GPU for layer layer3",
+        "Layer 'w' (CONSTANT): Unsupported on DLA. Switching this layer's device type to GPU.",
+        "Something else",
+    )
+    plan = build_for(trt, "fp16", dla="0")
+    assert plan.placement == "DLA core 0, 2 of 4 layers"
+    assert caplog.messages == [
+        "DLA core 0: layer2 (CONVOLUTION) runs on the GPU instead",
+        f"DLA core 0: {trt.says[1]}",
+    ]
+
+
 def test_a_dla_that_would_run_nothing_is_refused() -> None:
     with pytest.raises(EngineError, match="No layer of this model can run on the DLA"):
         build_for(TensorRT("10.3.0", layers=(False, False)), "fp16", dla="0")
@@ -236,7 +261,7 @@ def test_errors_carry_tensorrts_words_in_one_line(fails: str, said: str) -> None
 
 def test_the_log_keeps_errors_before_warnings(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "edgetl")
-    log = trt_build.log_of(TensorRT("8.5.2"))
+    log = log_of(TensorRT("8.5.2"))
     assert log.taken() == "it gave no reason"
     for severity, text in ((2, "slow"), (1, "broken\nhere"), (3, "info"), (4, "verbose")):
         log.log(severity, text)
