@@ -253,48 +253,35 @@ def test_leftovers_of_killed_processes_go(cache: PlanCache) -> None:
 
 
 BUILDER = """
-import sys, time, logging
+import logging, sys
 from pathlib import Path
 import msgspec
 from edgetl.engines.trt_cache import Parts, PlanCache
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
 cache = PlanCache(Path(sys.argv[1]))
 parts = msgspec.json.decode(sys.argv[2], type=Parts)
-print("ready", flush=True)
-sys.stdin.readline()
 with cache.building():
     held = cache.take(parts)
     if held is None:
-        time.sleep(0.5)
         held = cache.keep(parts, b"plan", placement="", build_s=0.5)
         print("built", flush=True)
 """
 
 
 @POSIX
-def test_two_processes_build_once(cache: PlanCache) -> None:
-    command = [
-        sys.executable,
-        "-c",
-        BUILDER,
-        str(cache.folder),
-        msgspec.json.encode(PARTS).decode(),
-    ]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    for process in both:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    said = []
-    for process in both:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    for process in both:
-        out, _ = process.communicate(timeout=30)
-        assert process.returncode == 0
-        said.append(out)
-    assert sorted(said) == ["built\n", "waiting for another process that builds an engine\n"]
+def test_two_processes_wait_and_build_once(cache: PlanCache) -> None:
+    stated = msgspec.json.encode(PARTS).decode()
+    command = [sys.executable, "-c", BUILDER, str(cache.folder), stated]
+    with cache.building():
+        both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        for process in both:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line == "waiting for another process that builds an engine\n"
+        assert taken(cache) is None
+    said = [process.communicate(timeout=30)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(said) == ["", "built\n"]
     assert taken(cache) == b"plan"
 
 
