@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgetl.evaluation import evaluate as evaluate
     from edgetl.exporter.export import export as export
+    from edgetl.runtime.compare import compare as compare
     from edgetl.runtime.measure import bench as bench
     from edgetl.runtime.model import Model as Model
     from edgetl.runtime.model import load as load
+    from edgetl.runtime.prepare import prepare as prepare
     from edgetl.train.finetune import finetune as finetune
 
 try:
@@ -26,13 +28,25 @@ except PackageNotFoundError:  # a source tree that was never installed
 _HOMES = {
     "Model": ("edgetl.runtime.model", ""),
     "bench": ("edgetl.runtime.measure", ""),
+    "compare": ("edgetl.runtime.compare", ""),
     "evaluate": ("edgetl.evaluation", ""),
     "export": ("edgetl.exporter.export", "export"),
     "finetune": ("edgetl.train.finetune", "train"),
     "load": ("edgetl.runtime.model", ""),
+    "prepare": ("edgetl.runtime.prepare", ""),
 }
 
-__all__ = ["Model", "__version__", "bench", "evaluate", "export", "finetune", "load"]
+__all__ = [
+    "Model",
+    "__version__",
+    "bench",
+    "compare",
+    "evaluate",
+    "export",
+    "finetune",
+    "load",
+    "prepare",
+]
 
 
 def __getattr__(name: str) -> Any:

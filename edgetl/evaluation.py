@@ -23,6 +23,7 @@ def evaluate(
     *,
     engine: str = AUTO,
     precision: str = AUTO,
+    candidate: str = AUTO,
     advance: Callable[[int], None] = lambda _: None,
     skipped: list[SkippedFile] | None = None,
 ) -> Evaluation:
@@ -33,7 +34,7 @@ def evaluate(
     if Path(model).expanduser().is_dir():
         scores, left_out = _evaluate_run(Path(model).expanduser(), data, advance)
     else:
-        with load(model, engine=engine, precision=precision) as opened:
+        with load(model, engine=engine, precision=precision, candidate=candidate) as opened:
 
             def one_by_one(images: Pixels) -> Logits:
                 return np.concatenate([opened.logits(image[np.newaxis]) for image in images])

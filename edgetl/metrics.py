@@ -64,6 +64,21 @@ def cross_entropy(logits: Logits, truth: Indices, temperature: float = 1.0) -> f
     return float((norm - scaled[np.arange(len(truth)), truth]).mean()) if len(truth) else math.nan
 
 
+def divergence(reference: Logits, logits: Logits) -> float:
+    """Mean Kullback-Leibler divergence in nats of `logits` from `reference`, both `(N, C)`."""
+    if not np.isfinite(logits).all():
+        return math.inf
+    p, q = _log_softmax(reference), _log_softmax(logits)
+    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+
+
+def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    scaled = logits.astype(np.float64)
+    scaled -= scaled.max(axis=1, keepdims=True)
+    result: npt.NDArray[np.float64] = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+    return result
+
+
 def fit_temperature(logits: Logits, truth: Indices) -> float:
     """Temperature in 0.05…20 that minimises the validation loss (Guo et al., ICML 2017).
 

@@ -226,10 +226,24 @@ class Recipe(Strict, frozen=True, kw_only=True):
     calibration: tuple[Calibrator, ...] = ()  # tried in turn; the nearest to FP32 is kept
     calibration_images: int = 0
     exclude: tuple[str, ...] = ()  # operator types that stay in floating point
+    fold_normalisation: bool = False  # into the first convolution; exporter/fold.py
     preset: Literal["", "performance", "mixed"] = ""
     fast_bias_correction: bool = True
     session: dict[str, str] = {}
     notes: str = ""
+
+
+class OnnxOptions(Strict, frozen=True, kw_only=True):
+    """How somebody's ONNX file reads images; a run knows this by itself. None: the default."""
+
+    calib: str | None = None  # folder of photos
+    labels: str | None = None  # file with one label a line
+    size: int | None = None
+    fit: Fit | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    range_: Literal[1, 255] | None = None  # mean and std are of 0…1 or 0…255
+    layout: Literal["auto", "nchw", "nhwc"] | None = None
 
 
 # --- bundles ----------------------------------------------------------------------------------
@@ -268,6 +282,7 @@ class Candidate(Record, frozen=True, kw_only=True):
     recipe: str
     engine: EngineName
     precision: Precision
+    arch: tuple[str, ...] = ()  # machines that the files are meant for; empty: any
     artifacts: tuple[str, ...]  # member paths, in the order the engine wants them
     session: dict[str, str] = {}  # options the engine is opened with
     split: str = "validation"

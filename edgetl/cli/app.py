@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import edgetl
-from edgetl.cli import bench, bundles, devices, evaluate, export, finetune, predict
+from edgetl.cli import bench, build, bundles, compare, devices, evaluate, export, finetune, predict
 
 app = typer.Typer(
     name="edgetl",
@@ -41,6 +41,8 @@ app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("bench")(bench.bench)
+app.command("build")(build.build)
+app.command("compare")(compare.compare)
 app.command("inspect")(bundles.inspect)
 app.command("unpack")(bundles.unpack)
 app.command("devices")(devices.devices)

@@ -45,9 +45,10 @@ def inspect(
 def _print(bundle: Bundle, checks: list[Check]) -> None:
     manifest = bundle.manifest
     made = manifest.provenance
+    backbone = made.config.backbone if made.config else made.weights.source
     show(f"{bundle.path}  sha256 {bundle.sha256}")
     show(
-        f"{manifest.name}: {made.config.backbone} ({made.strategy}), {len(manifest.labels)} "
+        f"{manifest.name}: {backbone} ({made.strategy}), {len(manifest.labels)} "
         f"classes, {manifest.preprocess.size} px {manifest.preprocess.fit}, "
         f"for {', '.join(manifest.targets)}"
     )

@@ -29,12 +29,15 @@ def evaluate(
     data: Annotated[Path, typer.Argument(help="Photos; their test split if they have one.")],
     engine: Annotated[EngineChoice, typer.Option(help="Engine of a bundle's candidate.")] = "auto",
     precision: Annotated[PrecisionChoice, typer.Option(help="Its precision.")] = "auto",
+    candidate: Annotated[str, typer.Option(help="A candidate by its name instead.")] = "auto",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Score a run or a bundle on labelled photos: accuracy, macro-F1, per class, confusion."""
     skipped: list[SkippedFile] = []
-    scores = edgetl.evaluate(model, data, engine=engine, precision=precision, skipped=skipped)
+    scores = edgetl.evaluate(
+        model, data, engine=engine, precision=precision, candidate=candidate, skipped=skipped
+    )
     for item in skipped:
         say(f"skipped {item.path}: {item.reason}")
     if json:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,26 +22,84 @@ from edgetl.cli.common import (
     verb,
 )
 from edgetl.devices import find_device
-from edgetl.spec import Candidate
+from edgetl.errors import UsageError
+from edgetl.spec import Candidate, OnnxOptions
+
+if TYPE_CHECKING:
+    from edgetl.exporter.export import Export
+
+Text = str | None
 
 
 @verb
 def export(
-    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
-    target: Annotated[str, typer.Option(help="See `edgetl devices`; cpu is this machine.")],
+    source: Annotated[Path, typer.Argument(help="A finished run folder, or an ONNX classifier.")],
+    target: Annotated[
+        str, typer.Option(help="Devices, as cpu,jetson: see `edgetl devices`; cpu is this machine.")
+    ],
     out: Annotated[Path, typer.Option(help="The bundle to write: NAME.edgetl.")],
     precision: Annotated[PrecisionChoice, typer.Option(help="Try only this one.")] = "auto",
     engine: Annotated[EngineChoice, typer.Option(help="Try only this one.")] = "auto",
     max_drop: Annotated[
-        float, typer.Option(help="Accuracy that a candidate may lose, as a fraction.")
+        float, typer.Option(help="Accuracy and macro-F1 that a candidate may lose, as a fraction.")
     ] = 0.01,
+    recipe: Annotated[
+        list[Path] | None, typer.Option(help="Try this recipe (TOML) too; may be repeated.")
+    ] = None,
+    qat: Annotated[
+        bool, typer.Option("--qat", help="Try INT8 after quantization-aware training too.")
+    ] = False,
+    search: Annotated[
+        Literal["auto", "always", "never"],
+        typer.Option(
+            help="Search which layers to leave in float; auto: when INT8 is not both the fastest "
+            "and within the gate."
+        ),
+    ] = "auto",
+    budget: Annotated[str, typer.Option(help="Longest time for the search: 90s, 10m, 1h.")] = "10m",
+    dla: Annotated[
+        bool, typer.Option("--dla", help="Try a Jetson's deep learning accelerator too.")
+    ] = False,
     data: Annotated[
-        Path | None, typer.Option(help="Where the photos are now, if they were moved.")
+        Path | None, typer.Option(help="Where a run's photos are now, if they were moved.")
+    ] = None,
+    calib: Annotated[
+        Path | None, typer.Option(help="Photos for an ONNX file: class folders, or loose ones.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="An ONNX file's labels: a file with one a line.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels a side that an ONNX file reads.")] = None,
+    fit: Annotated[
+        Literal["crop", "pad", "squash"] | None,
+        typer.Option(help="How a photo fits an ONNX file's square. [default: crop]"),
+    ] = None,
+    mean: Annotated[
+        Text, typer.Option(help="Mean that an ONNX file's input was normalised by: R,G,B or one.")
+    ] = None,
+    std: Annotated[Text, typer.Option(help="Its standard deviation: R,G,B or one.")] = None,
+    range_: Annotated[
+        Literal["1", "255"] | None,
+        typer.Option("--range", help="Whether pixels were 0…1 or 0…255 before that. [default: 1]"),
+    ] = None,
+    layout: Annotated[
+        Literal["auto", "nchw", "nhwc"] | None,
+        typer.Option(help="Axes of an ONNX file's input. [default: auto]"),
     ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Build, check and measure every candidate for a target; ship what passes the gate."""
+    onnx = OnnxOptions(
+        calib=None if calib is None else str(calib),
+        labels=None if labels is None else str(labels),
+        size=size,
+        fit=fit,
+        mean=_colours("--mean", mean),
+        std=_colours("--std", std),
+        range_=None if range_ is None else 255 if range_ == "255" else 1,
+        layout=layout,
+    )
     last: list[Candidate] = []
 
     def keep(candidates: list[Candidate]) -> None:
@@ -49,13 +108,19 @@ def export(
     done = None
     try:
         done = edgetl.export(
-            run,
+            source,
             target=target,
             out=out,
             precision=precision,
             engine=engine,
             max_drop=max_drop,
             data=data,
+            onnx=onnx,
+            recipes=recipe or [],
+            dla=dla,
+            qat=qat,
+            search=search,
+            budget_s=_seconds(budget),
             progress=say,
             report=keep,
         )
@@ -65,12 +130,59 @@ def export(
     if json:
         emit(done)
         return
-    if not find_device(target).runtime:
-        say(f"{target} is below what the runtime supports: unpack the bundle and use its ONNX")
+    for note in done.notes:
+        say(note)
+    for name in target.split(","):
+        if not find_device(name.strip()).runtime:
+            say(f"{name} is below what the runtime supports: unpack the bundle and use its ONNX")
+    say(_verdict(done, qat=qat))
+
+
+def _verdict(done: Export, *, qat: bool) -> str:
+    """What was chosen, and whether INT8 was worth it."""
     state = (
         "provisional: choose by `edgetl bench` on the device" if done.provisional else "measured"
     )
-    say(f"{done.bundle}: {done.chosen} is chosen ({state})")
+    text = f"{done.bundle}: {done.chosen} is chosen ({state})"
+    rows = {c.recipe: c for c in done.candidates}
+    chosen, integers = rows[done.chosen], [c for c in rows.values() if c.precision == "int8"]
+    if chosen.precision == "int8" or not integers:
+        return text
+    refused = [c for c in integers if c.rejected]
+    if len(refused) == len(integers):
+        why = "every INT8 candidate was refused"
+        return f"{text}; keep {chosen.precision}: {why}" + ("" if qat else "; --qat may mend it")
+    timed = [c for c in integers if c.p50_ms is not None and not c.rejected]
+    if not timed or chosen.p50_ms is None:
+        return text
+    best = min(timed, key=lambda c: c.p50_ms or 0.0)
+    return (
+        f"{text}; keep {chosen.precision}: {number(chosen.p50_ms, 3)} ms against "
+        f"{number(best.p50_ms, 3)} ms of {best.recipe}"
+    )
+
+
+def _colours(option: str, text: str | None) -> tuple[float, float, float] | None:
+    """Three numbers, or one for all three."""
+    if text is None:
+        return None
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) == 1:
+        values *= 3
+    if len(values) != 3:
+        raise UsageError(f"{option} {text} is not one number or three.", fix="give R,G,B.")
+    return values[0], values[1], values[2]
+
+
+def _seconds(text: str) -> float:
+    """Seconds of a time such as 90s, 10m or 1h."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if not found:
+        raise UsageError(f"--budget {text} is not a time.", fix="give one such as 90s, 10m or 1h.")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 COLUMNS = [

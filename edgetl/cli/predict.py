@@ -21,6 +21,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 3,
     engine: Annotated[EngineChoice, typer.Option(help="Engine of the candidate.")] = "auto",
     precision: Annotated[PrecisionChoice, typer.Option(help="Its precision.")] = "auto",
+    candidate: Annotated[str, typer.Option(help="A candidate by its name instead.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="0: every core.")] = 0,
     json: Json = False,
     debug: Debug = False,
@@ -28,7 +29,9 @@ def predict(
     """Classify images; one that cannot be read has an error in its row, and the exit code is 1."""
     paths = [path for image in images for path in _files(image)]
     results: list[Result] = []
-    with edgetl.load(bundle, engine=engine, precision=precision, threads=threads) as model:
+    with edgetl.load(
+        bundle, engine=engine, precision=precision, candidate=candidate, threads=threads
+    ) as model:
         if not json:
             described = model.describe()
             say(f"{model.candidate.recipe} on {described.engine} {described.version}")

@@ -2,50 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from edgetl.engines import Options, find_engine, ready_engine
-from edgetl.errors import EdgetlError
+from edgetl.errors import EdgetlError, EngineError, UsageError
 from edgetl.exporter.check import check_onnx
+from edgetl.exporter.dla import dla_friendly
 from edgetl.exporter.fp16 import strong_fp16
-from edgetl.exporter.quantize import nncf_int8, ort_int8
-from edgetl.metrics import Logits
+from edgetl.exporter.material import Material
+from edgetl.exporter.nncf_int8 import nncf_int8
+from edgetl.exporter.ort_int8 import ort_int8
+from edgetl.exporter.trt_qdq import EXACT_SESSION, trt_qdq
+from edgetl.metrics import Logits, divergence
 from edgetl.preprocess import Pixels
-from edgetl.spec import EngineName, Recipe
+from edgetl.spec import Calibrator, EngineName, Quantization, Recipe
 
 MASTER = "models/fp32.onnx"
+WHOLE: frozenset[str] = frozenset()  # nothing is kept in floating point
+
+Files = dict[str, bytes]
 
 
 class Built(NamedTuple):
     """Artifact files by member path, in the order that the engine wants them."""
 
     recipe: Recipe
-    files: dict[str, bytes]
+    files: Files
     rehearsal: bytes | None = None  # what a stand-in engine runs in place of the files
+    quantization: Quantization | None = None
 
 
-def build(recipe: Recipe, master: bytes, calibrate: Callable[[int], Pixels]) -> Built:
-    """Write the model as `recipe` wants it; `calibrate(n)` gives n training photos."""
-    if recipe.form in ("float", "trt-weak"):
-        # TensorRT before 10.12 is weakly typed: it reads FP32 and its FP16 flag does the rest. The
-        # stand-in has no such flag, so it is given what the flag amounts to: FP16 throughout.
-        weak = recipe.form == "trt-weak"
-        return Built(recipe, {MASTER: master}, strong_fp16(master) if weak else None)
-    path = f"models/{recipe.name}"
+def build(recipe: Recipe, material: Material, keep_float: frozenset[str] = WHOLE) -> Built:
+    """Write the model as `recipe` wants it, with the nodes in `keep_float` not quantized.
+
+    Several calibration methods are tried where the recipe names them, and the one whose logits
+    diverge least from FP32 on training photos that calibrate nothing is kept.
+    """
+    if recipe.precision != "int8":
+        return _floating(recipe, material.master)
+    methods = recipe.calibration or ("minmax",)
+    if material.trained:
+        methods = ("minmax",)  # what it was trained with
+    tried: dict[str, float] = {}
+    best: tuple[float, Calibrator, Files] | None = None
+    problem: EngineError | None = None
+    for method in methods:
+        try:
+            files = _quantized(recipe, material, method, keep_float)
+            found = 0.0 if len(methods) == 1 else _divergence(recipe, files, material)
+        except EngineError as error:  # one method may fail where another does not
+            problem = error
+            continue
+        tried[method] = found
+        if best is None or found < best[0]:
+            best = found, method, files
+    if best is None:
+        raise problem or EngineError(f"Recipe '{recipe.name}' gave nothing.", fix="use another.")
+    chosen = Quantization(
+        calibration=best[1],
+        divergence=best[0] if len(methods) > 1 else None,
+        tried=tried if len(methods) > 1 else {},
+    )
+    return Built(recipe, best[2], quantization=chosen)
+
+
+def _floating(recipe: Recipe, master: bytes) -> Built:
+    """FP32, BF16 and FP16 forms."""
+    dla = "dla" in recipe.session
+    base = dla_friendly(master) if dla else master
+    path = f"models/{recipe.name}.onnx" if dla or recipe.form == "trt-strong" else MASTER
     if recipe.form == "trt-strong":
-        typed = strong_fp16(master)
+        typed = strong_fp16(base)
         check_onnx(typed, max_opset=recipe.max_opset)
-        return Built(recipe, {f"{path}.onnx": typed})
-    images = calibrate(recipe.calibration_images)
+        return Built(recipe, {path: typed})
+    # TensorRT before 10.12 is weakly typed: it reads FP32 and its FP16 flag does the rest. The
+    # stand-in has no such flag, so it is given what the flag amounts to: FP16 throughout.
+    weak = recipe.form == "trt-weak"
+    return Built(recipe, {path: base}, strong_fp16(base) if weak else None)
+
+
+def _quantized(
+    recipe: Recipe, material: Material, method: Calibrator, keep_float: frozenset[str]
+) -> Files:
+    """INT8 forms."""
+    path, master = f"models/{recipe.name}", material.master
+    images = material.calibrate(recipe.calibration_images)
+    if recipe.form == "nncf":
+        xml, weights = nncf_int8(master, images, recipe, method, keep_float=keep_float)
+        return {f"{path}.xml": xml, f"{path}.bin": weights}
     if recipe.form == "ort-qdq":
-        quantized = ort_int8(master, images, recipe)
-        check_onnx(quantized, max_opset=recipe.max_opset)
-        return Built(recipe, {f"{path}.onnx": quantized})
-    xml, weights = nncf_int8(master, images, recipe)
-    return Built(recipe, {f"{path}.xml": xml, f"{path}.bin": weights})
+        ranges = material.workspace / f"{recipe.activation}-{method}-{len(images)}.json"
+        ranges.parent.mkdir(parents=True, exist_ok=True)
+        data = ort_int8(
+            master,
+            images,
+            recipe,
+            method,
+            keep_float=keep_float,
+            ranges=ranges,
+            trained=material.trained,
+        )
+    elif recipe.form in ("trt-qdq-weak", "trt-qdq-strong"):
+        every = tuple(dict.fromkeys((*recipe.calibration, method)))
+        found = material.trt_ranges(recipe.calibration_images, every)
+        strong = recipe.form == "trt-qdq-strong"
+        data = trt_qdq(
+            master, found[method], strong=strong, exclude=recipe.exclude, keep_float=keep_float
+        )
+    else:
+        raise UsageError(
+            f"Recipe '{recipe.name}' is int8, but its form '{recipe.form}' has no integers.",
+            fix="set form to ort-qdq, nncf, trt-qdq-weak or trt-qdq-strong.",
+        )
+    check_onnx(data, max_opset=recipe.max_opset)
+    return {f"{path}.onnx": data}
+
+
+def _divergence(recipe: Recipe, files: Files, material: Material) -> float:
+    images, reference = material.held_out()
+    return divergence(reference, candidate_logits(Built(recipe, files), images)[0])
 
 
 def stand_in(recipe: Recipe) -> EngineName:
@@ -53,23 +131,39 @@ def stand_in(recipe: Recipe) -> EngineName:
     return "onnxruntime" if recipe.engine == "tensorrt" else recipe.engine
 
 
+def stand_in_session(recipe: Recipe) -> dict[str, str]:
+    """Its session options: OpenVINO's CPU in FP32 stands in for its GPU and NPU."""
+    if recipe.engine == "tensorrt":
+        return dict(EXACT_SESSION) if recipe.form.startswith("trt-qdq") else {}
+    if recipe.session.get("DEVICE", "CPU") == "CPU":
+        return recipe.session
+    return {"INFERENCE_PRECISION_HINT": "f32"}
+
+
 def candidate_logits(built: Built, images: Pixels) -> tuple[Logits, str]:
     """Logits `(N, classes)` one image at a time, as deployed, and "engine version" that gave them.
 
     Raises EngineMissingError or EngineError.
     """
-    name = stand_in(built.recipe)
-    options = Options(
-        precision=built.recipe.precision,
-        session=built.recipe.session if name == built.recipe.engine else {},
-    )
+    recipe, name = built.recipe, stand_in(built.recipe)
+    session = stand_in_session(recipe)
+    proxy = recipe.engine == "openvino" and session != recipe.session
+    precision = "fp32" if proxy and recipe.precision != "int8" else recipe.precision
+    options = Options(precision=precision, session=session)
     files = (built.rehearsal,) if built.rehearsal is not None else tuple(built.files.values())
-    session = ready_engine(name, options.session).open(files, options)
+    opened = ready_engine(name, session).open(files, options)
     try:
-        rows = [session.run(images[i : i + 1]) for i in range(len(images))]
+        rows = [opened.run(images[i : i + 1]) for i in range(len(images))]
     finally:
-        session.close()
+        opened.close()
     return np.concatenate(rows), f"{name} {find_engine(name).version()}"
+
+
+def renamed(built: Built, name: str, quantization: Quantization | None) -> Built:
+    """The same files under another candidate's name."""
+    old, recipe = f"models/{built.recipe.name}.", msgspec.structs.replace(built.recipe, name=name)
+    files = {path.replace(old, f"models/{name}."): data for path, data in built.files.items()}
+    return Built(recipe, files, built.rehearsal, quantization)
 
 
 def why(error: EdgetlError) -> str:

@@ -4,42 +4,42 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from edgetl.bundle import open_bundle
 from edgetl.engines import ready_engine
 from edgetl.errors import EngineError, GateError, UsageError
-from edgetl.exporter.build import stand_in, why
-from edgetl.exporter.job import Job, Say, choice
-from edgetl.exporter.plan import BASELINE, plan
+from edgetl.exporter.build import stand_in, stand_in_session
+from edgetl.exporter.improve import add_placements, add_trained, search_pays
+from edgetl.exporter.job import Job, Say
+from edgetl.exporter.open import open_source
+from edgetl.exporter.plan import BASELINE, Plan, plan
 from edgetl.runtime.choose import AUTO
 from edgetl.runtime.measure import measure
-from edgetl.spec import (
-    Candidate,
-    Measurement,
-    Record,
-)
-from edgetl.train.run import finished_run
+from edgetl.spec import Candidate, OnnxOptions, Record
 
 MEASURE_SECONDS = 2.0
+BUDGET_S = 600.0
+SearchWhen = Literal["auto", "always", "never"]
 
 
 class Export(Record, frozen=True, kw_only=True):
-    """What an export did: the bundle, the chosen recipe, and every candidate."""
+    """What an export did: the bundle, the chosen candidate, and every candidate."""
 
     bundle: str
     sha256: str
     chosen: str
     provisional: bool
     candidates: tuple[Candidate, ...]
+    notes: tuple[str, ...] = ()
 
 
 def export(
-    run: str | os.PathLike[str],
+    source: str | os.PathLike[str],
     *,
     target: str,
     out: str | os.PathLike[str],
@@ -47,91 +47,140 @@ def export(
     engine: str = AUTO,
     max_drop: float = 0.01,
     data: str | os.PathLike[str] | None = None,
+    onnx: OnnxOptions | None = None,
+    recipes: Sequence[str | os.PathLike[str]] = (),
+    dla: bool = False,
+    qat: bool = False,
+    search: SearchWhen = "auto",
+    budget_s: float = BUDGET_S,
     progress: Say = lambda _: None,
     report: Callable[[list[Candidate]], None] = lambda _: None,
 ) -> Export:
-    """Write the bundle `out` for `target` from a finished run.
+    """Write the bundle `out` for the devices `target` (names, separated by commas).
 
-    Every candidate is scored on the run's validation photos; what fails the gate is refused and
-    not shipped. `report` is called with all candidates, also when the gate then fails. Raises
-    RunError, DataError, UnknownNameError, UsageError, TraceError, GateError or StorageError.
+    `source` is a finished run, or an ONNX classifier that `onnx` describes. Every candidate is
+    scored on validation photos; what fails the gate is refused and not shipped. `recipes` are TOML
+    files tried as well, `dla` adds a Jetson's accelerator, `qat` candidates from
+    quantization-aware training, and `search` mixed placements on this machine, for up to
+    `budget_s` seconds ("auto": when INT8 is not both the fastest and within the gate). `report` is
+    called with all candidates, also when the gate then fails. Raises RunError, DataError,
+    UnknownNameError, UsageError, TraceError, GateError or StorageError.
     """
-    if not 0 <= max_drop < 1:
-        raise UsageError(f"--max-drop {max_drop} is not possible.", fix="give 0…1, such as 0.01.")
-    destination = Path(out).expanduser()
-    if destination.is_dir():
-        raise UsageError(f"--out {destination} is a folder.", fix="name a file: NAME.edgetl")
-    home = Path(run).expanduser()
-    record = finished_run(home)
-    device, recipes = plan(target, engine, precision)
-    for recipe in recipes:
+    destination, start = Path(out).expanduser(), Path(source).expanduser()
+    planned = plan(target, engine, precision, dla=dla, extra=[Path(path) for path in recipes])
+    _check(destination, planned, max_drop=max_drop, qat=qat, search=search, budget_s=budget_s)
+    for recipe in planned.recipes:
         if AUTO not in (engine, precision) or engine == recipe.engine:
-            ready_engine(stand_in(recipe))
-    moved_to = "" if data is None else os.fspath(data)
-    job = Job(
-        home,
-        record,
-        device,
-        engine=engine,
-        precision=precision,
-        max_drop=max_drop,
-        moved_to=moved_to,
+            ready_engine(stand_in(recipe), stand_in_session(recipe))
+    opened = open_source(
+        start,
+        onnx or OnnxOptions(),
+        moved_to="" if data is None else os.fspath(data),
         progress=progress,
     )
-    judged, built = job.candidates(recipes)
-    report(judged)
-    _insist(judged, engine, precision, max_drop)
     with tempfile.TemporaryDirectory(prefix="edgetl-export-") as folder:
+        job = Job(
+            opened,
+            planned,
+            Path(folder),
+            engine=engine,
+            precision=precision,
+            max_drop=max_drop,
+            progress=progress,
+        )
         trial = Path(folder) / destination.name
-        job.write(trial, judged, built, [])
-        rows: list[Measurement] = []
-        if device.kind == "cpu":
-            progress("measuring what passed, in turns")
-            judged, rows = _measured(trial, judged)
-            report(judged)
-            _insist(judged, engine, precision, max_drop)
-    sha256 = job.write(destination, judged, built, rows)
-    chosen, provisional = choice(judged, job.order(judged), engine, precision)
+        job.try_recipes(planned.recipes)
+        notes = add_trained(job) if qat else []
+        report(list(job.candidates.values()))
+        _insist(job)
+        _measure(job, trial)
+        if search == "always" or (search == "auto" and search_pays(job)):
+            notes += add_placements(job, budget_s)
+            _measure(job, trial)
+        report(list(job.candidates.values()))
+        _insist(job)
+        sha256 = job.write(destination)
+    chosen, provisional = job.choice()
     return Export(
         bundle=str(destination),
         sha256=sha256,
         chosen=chosen,
         provisional=provisional,
-        candidates=tuple(judged),
+        candidates=tuple(job.candidates.values()),
+        notes=tuple(notes),
     )
 
 
-def _insist(judged: list[Candidate], engine: str, precision: str, max_drop: float) -> None:
+def _check(
+    destination: Path,
+    planned: Plan,
+    *,
+    max_drop: float,
+    qat: bool,
+    search: SearchWhen,
+    budget_s: float,
+) -> None:
+    """UsageError for what cannot be asked for, before anything is computed."""
+    if not 0 <= max_drop < 1:
+        raise UsageError(f"--max-drop {max_drop} is not possible.", fix="give 0…1, such as 0.01.")
+    if destination.is_dir():
+        raise UsageError(f"--out {destination} is a folder.", fix="name a file: NAME.edgetl")
+    if not budget_s > 0:
+        raise UsageError(
+            f"--budget {budget_s:g} s leaves no time.", fix="give more, or --search never."
+        )
+    integers = any(recipe.precision == "int8" for recipe in planned.recipes)
+    if qat and not integers:
+        raise UsageError(
+            "--qat trains for INT8, but no INT8 recipe is tried.",
+            fix="leave --qat or --precision away, or choose a target with INT8 recipes.",
+        )
+    if search == "always" and not (integers and planned.measured):
+        raise UsageError(
+            "--search always measures INT8 placements on this machine, which none of the targets "
+            "is.",
+            fix="add cpu to --target, or leave --search away.",
+        )
+
+
+def _insist(job: Job) -> None:
     """GateError when the baseline fails, or all that was asked for by engine or precision."""
-    baseline = next(c for c in judged if c.recipe == BASELINE)
+    baseline = job.candidates[BASELINE]
     if baseline.rejected is not None:
         raise GateError(
             f"ONNX Runtime fp32, which every bundle carries, was refused: {baseline.rejected}.",
             fix="see `edgetl doctor`; if that finds nothing, report this with the run's run.json.",
         )
-    asked = [c for c in judged if engine in (AUTO, c.engine) and precision in (AUTO, c.precision)]
+    asked = [
+        c
+        for c in job.candidates.values()
+        if job.engine in (AUTO, c.engine) and job.precision in (AUTO, c.precision)
+    ]
     if all(c.rejected for c in asked):
         reasons = "; ".join(f"{c.recipe}: {c.rejected}" for c in asked)
+        more = (
+            ", or train it for INT8 by --qat" if all(c.precision == "int8" for c in asked) else ""
+        )
         raise GateError(
             f"No candidate that was asked for passed the gate ({reasons}).",
-            fix=f"allow more than --max-drop {max_drop}, or another engine or precision.",
+            fix=f"allow more than --max-drop {job.max_drop}, or another engine or precision{more}.",
         )
 
 
-def _measured(trial: Path, judged: list[Candidate]) -> tuple[list[Candidate], list[Measurement]]:
-    """Measure the trial bundle's candidates here; what cannot run after all is refused."""
+def _measure(job: Job, trial: Path) -> None:
+    """Measure here, in turns, what passed and is meant for this machine."""
+    wanted = [c for c in job.passed if not c.provisional]
+    if not wanted:
+        return
+    job.say("measuring what passed, in turns")
+    job.write(trial)
     with open_bundle(trial) as opened:
-        passed = [c for c in judged if c.rejected is None]
-        rows, skipped = measure(opened, passed, threads=0, batch=1, duration=MEASURE_SECONDS)
-    by_recipe = {row.recipe: row for row in rows}
-    reasons = {item.recipe: why(EngineError(item.reason, fix=item.fix)) for item in skipped}
-    result = []
-    for candidate in judged:
-        row = by_recipe.get(candidate.recipe)
-        changes: dict[str, Any] = {}
-        if row is not None:
-            changes = {"p50_ms": row.p50_ms, "p90_ms": row.p90_ms, "measured_on": row.machine}
-        elif candidate.recipe in reasons:
-            changes = {"rejected": reasons[candidate.recipe]}
-        result.append(msgspec.structs.replace(candidate, **changes))
-    return result, rows
+        rows, skipped = measure(opened, wanted, threads=0, batch=1, duration=MEASURE_SECONDS)
+    job.rows = rows
+    for row in rows:
+        changes: dict[str, Any] = {"p50_ms": row.p50_ms, "p90_ms": row.p90_ms}
+        job.candidates[row.recipe] = msgspec.structs.replace(
+            job.candidates[row.recipe], measured_on=row.machine, **changes
+        )
+    for item in skipped:  # what cannot run after all
+        job.refuse(item.recipe, EngineError(item.reason, fix=item.fix))

@@ -1,206 +1,196 @@
-"""One export: what is computed once, the candidates, and the bundle's contents."""
+"""One export: what is computed once, the candidates so far, and the bundle's contents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-import edgetl
 from edgetl.bundle import write_bundle
-from edgetl.errors import EngineError, TraceError
+from edgetl.errors import EdgetlError, EngineError, TraceError
 from edgetl.exporter.build import Built, build, candidate_logits, why
+from edgetl.exporter.check import parse_onnx
 from edgetl.exporter.gate import judge
 from edgetl.exporter.golden import golden_members
-from edgetl.exporter.photos import RunPhotos
-from edgetl.exporter.reference import load_classifier, reference_logits
-from edgetl.exporter.trace import trace
+from edgetl.exporter.material import Material
+from edgetl.exporter.plan import Plan
+from edgetl.exporter.ranges import activation_ranges
+from edgetl.exporter.source import Source
+from edgetl.exporter.trt_rules import check_fp16_ranges
 from edgetl.files import sha256_bytes
 from edgetl.machine import this_machine
 from edgetl.metrics import Logits
-from edgetl.preprocess import Pixels
 from edgetl.runtime.choose import AUTO
-from edgetl.spec import (
-    BUNDLE_VERSION,
-    Artifact,
-    Calibration,
-    Candidate,
-    Device,
-    Manifest,
-    Measurement,
-    Provenance,
-    Recipe,
-    RunRecord,
-)
+from edgetl.spec import BUNDLE_VERSION, Artifact, Candidate, Manifest, Measurement, Recipe
 
 MEASUREMENTS = "measurements.jsonl"
+SCANNED = 64  # training photos whose inner values are compared with FP16's range
 Say = Callable[[str], None]
 
 
 class Job:
-    """One export: the run, the target, and what is computed once for all candidates."""
+    """One export: the source, the plan, and every candidate so far."""
 
     def __init__(
         self,
-        home: Path,
-        record: RunRecord,
-        device: Device,
+        source: Source,
+        plan: Plan,
+        workspace: Path,
         *,
         engine: str,
         precision: str,
         max_drop: float,
-        moved_to: str,
         progress: Say,
     ) -> None:
-        self.engine, self.precision = engine, precision
-        self.record, self.device, self.max_drop, self.say = record, device, max_drop, progress
-        self.photos = RunPhotos(home, record, moved_to)
-        chosen = self.photos.of("validation")
-        progress(f"reading {len(chosen)} validation photos")
-        self.truth = self.photos.truth(chosen)
-        self.images = self.photos.pixels(chosen)
-        progress("running the PyTorch reference")
-        model = load_classifier(home, record)
-        self.reference = reference_logits(model, record, self.images)
-        progress("tracing to ONNX")
-        self.master = trace(model, record.preprocess, record.normalize)
+        self.source, self.plan, self.say = source, plan, progress
+        self.engine, self.precision, self.max_drop = engine, precision, max_drop
+        progress("reading validation photos")
+        self.judges = source.judges()
+        progress(f"running the reference on {len(self.judges.truth)} photos")
+        self.reference = source.reference(self.judges.images)
+        progress("writing the network as ONNX")
+        self.material = Material(source, source.master(), workspace)
+        self.candidates: dict[str, Candidate] = {}
+        self.built: dict[str, Built] = {}
         self.logits: dict[str, Logits] = {}
-        self.used: dict[str, str] = {}
-        self.calibration: Calibration | None = None
-        self._calibrated: dict[int, Pixels] = {}
+        self.rows: list[Measurement] = []
+        self.trained: Material | None = None  # from quantization-aware training
+        self._overflow: tuple[str | None] | None = None
 
-    def calibrate(self, count: int) -> Pixels:
-        """`count` training photos `(N, size, size, 3)`; the largest set is on record."""
-        if count not in self._calibrated:
-            photos, fingerprint = self.photos.calibration(count)
-            self._calibrated[count] = self.photos.pixels(photos)
-            if self.calibration is None or fingerprint.n > self.calibration.n:
-                self.calibration = fingerprint
-        return self._calibrated[count]
-
-    def candidates(self, recipes: list[Recipe]) -> tuple[list[Candidate], dict[str, Built]]:
-        """Build and judge every recipe; a recipe that cannot be built is a refused candidate."""
-        judged: list[Candidate] = []
-        built: dict[str, Built] = {}
+    def try_recipes(self, recipes: Iterable[Recipe]) -> None:
+        """Build and judge whole recipes; one that cannot be built is a refused candidate."""
         for recipe in recipes:
-            self.say(f"building {recipe.name}")
-            candidate = Candidate(
-                recipe=recipe.name,
-                engine=recipe.engine,
-                precision=recipe.precision,
-                artifacts=(),
-                session=recipe.session,
-                provisional=self.device.kind != "cpu",
-            )
-            try:
-                made = build(recipe, self.master, self.calibrate)
-                self.say(f"checking {recipe.name}")
-                logits, used = candidate_logits(made, self.images)
-            except (EngineError, TraceError) as error:
-                judged.append(msgspec.structs.replace(candidate, rejected=why(error)))
-                continue
-            self.used[recipe.name] = used
-            self.logits[recipe.name], built[recipe.name] = logits, made
-            scored = judge(
-                candidate,
-                recipe,
-                logits,
-                self.reference,
-                self.truth,
-                labels=self.record.labels,
-                max_drop=self.max_drop,
-            )
-            judged.append(msgspec.structs.replace(scored, checked_with=used))
-        return judged, built
+            self.attempt(recipe, partial(build, recipe, self.material))
 
-    def order(self, judged: list[Candidate]) -> tuple[str, ...]:
-        """Recipes best first: as measured where that was done, then as the profile says."""
-        return tuple(
-            c.recipe for c in sorted(judged, key=lambda c: (c.p50_ms is None, c.p50_ms or 0.0))
+    def attempt(self, recipe: Recipe, make: Callable[[], Built]) -> None:
+        """Build, score and judge one candidate, named as `recipe` is."""
+        candidate = Candidate(
+            recipe=recipe.name,
+            engine=recipe.engine,
+            precision=recipe.precision,
+            arch=recipe.arch,
+            artifacts=(),
+            session=recipe.session,
+            split=self.judges.split,
+            provisional=recipe.name not in self.plan.measured,
+        )
+        self.say(f"building {recipe.name}")
+        try:
+            built = make()
+            self.say(f"checking {recipe.name}")
+            logits, used = candidate_logits(built, self.judges.images)
+        except (EngineError, TraceError) as error:
+            self.candidates[recipe.name] = msgspec.structs.replace(candidate, rejected=why(error))
+            return
+        self.logits[recipe.name], self.built[recipe.name] = logits, built
+        scored = judge(
+            candidate,
+            recipe,
+            logits,
+            self.reference,
+            self.judges.truth,
+            labels=self.source.labels,
+            max_drop=self.max_drop,
+        )
+        if scored.rejected is None and recipe.precision == "fp16":
+            scored = msgspec.structs.replace(scored, rejected=self._overflows())
+        self.candidates[recipe.name] = msgspec.structs.replace(
+            scored, checked_with=used, quantization=built.quantization
         )
 
-    def write(
-        self,
-        path: Path,
-        judged: list[Candidate],
-        built: dict[str, Built],
-        rows: list[Measurement],
-    ) -> str:
+    def _overflows(self) -> str | None:
+        """Why FP16 cannot hold the network's inner values, or None.
+
+        ONNX Runtime computes FP16 files in FP32 in part, so its logits would not show it.
+        """
+        if self._overflow is None:
+            graph = parse_onnx(self.material.master).graph
+            inner = [o for n in graph.node for o in n.output if not n.name.startswith("preprocess")]
+            images = self.material.calibrate(SCANNED)
+            found = activation_ranges(self.material.master, images, inner, methods=("minmax",))
+            self._overflow = (check_fp16_ranges(found["minmax"]),)
+        return self._overflow[0]
+
+    def refuse(self, name: str, error: EdgetlError) -> None:
+        """Mark a candidate as refused after all."""
+        self.candidates[name] = msgspec.structs.replace(self.candidates[name], rejected=why(error))
+
+    @property
+    def passed(self) -> list[Candidate]:
+        """Candidates that no gate refused."""
+        return [c for c in self.candidates.values() if c.rejected is None]
+
+    def order(self) -> tuple[str, ...]:
+        """Recipes best first: TensorRT's, then as measured, then as the profiles say."""
+
+        def rank(candidate: Candidate) -> tuple[bool, bool, float]:
+            p50 = candidate.p50_ms
+            return candidate.engine != "tensorrt", p50 is None, p50 or 0.0
+
+        return tuple(c.recipe for c in sorted(self.candidates.values(), key=rank))
+
+    def choice(self) -> tuple[str, bool]:
+        """(candidate, provisional): the fastest where all was measured, else the profile's first.
+
+        Only what was asked for by engine and precision can be chosen, not the baseline beside it.
+        """
+        asked = [
+            c
+            for c in self.passed
+            if self.engine in (AUTO, c.engine) and self.precision in (AUTO, c.precision)
+        ]
+        if all(c.p50_ms is not None for c in asked):
+            return min(asked, key=lambda c: c.p50_ms or 0.0).recipe, False
+        order = self.order()
+        return min(asked, key=lambda c: order.index(c.recipe)).recipe, True
+
+    def write(self, path: Path) -> str:
         """Write the bundle with every candidate that passed; returns its hash."""
         members: dict[str, bytes] = {}
         artifacts: dict[str, Artifact] = {}
         listed: list[Candidate] = []
-        for candidate in judged:
+        for candidate in self.candidates.values():
             if candidate.rejected is not None:
-                listed.append(msgspec.structs.replace(candidate, artifacts=()))
+                listed.append(candidate)
                 continue
-            files = built[candidate.recipe].files
+            files = self.built[candidate.recipe].files
             for name, data in files.items():
                 members[name] = data
-                artifacts.setdefault(
-                    name,
-                    Artifact(
-                        path=name,
-                        size=len(data),
-                        sha256=sha256_bytes(data),
-                        engine=candidate.engine,
-                    ),
+                described = Artifact(
+                    path=name,
+                    size=len(data),
+                    sha256=sha256_bytes(data),
+                    engine=candidate.engine,
                 )
+                artifacts.setdefault(name, described)
             listed.append(msgspec.structs.replace(candidate, artifacts=tuple(files)))
-        passed = {c.recipe: self.logits[c.recipe] for c in listed if c.rejected is None}
-        golden, extra = golden_members(self.images, passed, self.record.preprocess)
+        shown = {c.recipe: self.logits[c.recipe] for c in self.passed}
+        golden, extra = golden_members(self.judges.images, shown, self.source.preprocess)
         members |= extra
-        members[MEASUREMENTS] = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
-        order = self.order(listed)
-        chosen, provisional = choice(listed, order, self.engine, self.precision)
+        members[MEASUREMENTS] = b"".join(msgspec.json.encode(row) + b"\n" for row in self.rows)
+        chosen, provisional = self.choice()
         manifest = Manifest(
             edgetl_bundle=BUNDLE_VERSION,
             name=path.stem,
-            labels=self.record.labels,
-            preprocess=self.record.preprocess,
-            normalize=self.record.normalize,
-            targets=(self.device.name,),
-            order=order,
+            labels=self.source.labels,
+            preprocess=self.source.preprocess,
+            normalize=self.source.normalize,
+            targets=tuple(device.name for device in self.plan.devices),
+            order=self.order(),
             artifacts=tuple(artifacts.values()),
             candidates=tuple(listed),
             chosen=chosen,
             provisional=provisional,
             golden=golden,
-            provenance=self._provenance(),
-            calibration=self.calibration,
+            provenance=self.source.provenance(self._tools(), self.max_drop),
+            calibration=self.material.used,
         )
         return write_bundle(path, manifest, members)
 
-    def _provenance(self) -> Provenance:
-        record = self.record
-        tools = {used.rsplit(" ", 1)[0]: used.rsplit(" ", 1)[1] for used in self.used.values()}
-        return Provenance(
-            edgetl=edgetl.__version__,
-            created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            data_sha256=record.data.sha256,
-            weights=record.weights_origin,
-            config=record.config,
-            versions=record.versions | tools | {"machine": this_machine().fingerprint},
-            strategy=record.strategy,
-            max_drop=self.max_drop,
-            test=record.test,
-        )
-
-
-def choice(
-    judged: list[Candidate], order: tuple[str, ...], engine: str, precision: str
-) -> tuple[str, bool]:
-    """(recipe, provisional): the fastest where all was measured, else the profile's first.
-
-    Only what was asked for by engine and precision can be chosen, not the baseline beside it.
-    """
-    passed = [
-        c
-        for c in judged
-        if c.rejected is None and engine in (AUTO, c.engine) and precision in (AUTO, c.precision)
-    ]
-    if all(c.p50_ms is not None for c in passed):
-        return min(passed, key=lambda c: c.p50_ms or 0.0).recipe, False
-    return min(passed, key=lambda c: order.index(c.recipe)).recipe, True
+    def _tools(self) -> dict[str, str]:
+        """Versions of the engines that scored candidates, and the machine."""
+        used = {c.checked_with for c in self.candidates.values() if c.checked_with}
+        tools = dict(text.rsplit(" ", 1) for text in sorted(used))
+        return tools | {"machine": this_machine().fingerprint}

@@ -1,38 +1,100 @@
-"""Which recipes an export tries, from its target, engine and precision."""
+"""Which recipes an export tries, from its targets, engine and precision."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from edgetl.devices import find_device
 from edgetl.errors import UsageError
 from edgetl.machine import this_machine
-from edgetl.recipes import find_recipe
+from edgetl.recipes import all_recipes, find_recipe, parse_toml
 from edgetl.runtime.choose import AUTO
 from edgetl.spec import Device, Recipe
 
 BASELINE = "ort-fp32"  # in every bundle: any machine can run it
 
 
-def plan(target: str, engine: str = AUTO, precision: str = AUTO) -> tuple[Device, list[Recipe]]:
-    """The device and its recipes, best first, as far as they match; the baseline is always last.
+class Plan(NamedTuple):
+    """What an export is for, and what it tries, best first; the baseline is always in it."""
 
-    Raises UnknownNameError for the target and UsageError when nothing matches.
+    devices: tuple[Device, ...]
+    recipes: tuple[Recipe, ...]
+
+    @property
+    def measured(self) -> frozenset[str]:
+        """Recipes of targets that are this machine: their speed is measured at once."""
+        here = [device for device in self.devices if device.kind == "cpu"]
+        given = {recipe.name for recipe in self.recipes} - set(all_recipes())
+        return frozenset(name for d in here for name in (*d.recipes, *given, BASELINE))
+
+
+def plan(
+    targets: str,
+    engine: str = AUTO,
+    precision: str = AUTO,
+    *,
+    dla: bool = False,
+    extra: Sequence[Path] = (),
+) -> Plan:
+    """The devices that `targets` names, separated by commas, and the recipes that match.
+
+    `dla` adds the recipes of a Jetson's deep learning accelerator, `extra` those of TOML files.
+    Raises UnknownNameError for a target, UsageError for a file or when nothing matches.
     """
-    device = find_device(target)
-    recipes = [find_recipe(name) for name in device.recipes]
-    if device.kind == "cpu":
-        arch = this_machine().arch
-        recipes = [recipe for recipe in recipes if not recipe.arch or arch in recipe.arch]
+    names = [name.strip() for name in targets.split(",")]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--target {targets} names a device twice.", fix="name each one once.")
+    devices = tuple(find_device(name) for name in names)
+    recipes = [recipe for device in devices for recipe in _of(device)]
+    if dla:
+        more = [find_recipe(name) for device in devices for name in device.dla_recipes]
+        if not more:
+            raise UsageError(
+                f"No deep learning accelerator is known of {targets}.",
+                fix="leave --dla away, or choose a target with one: `edgetl devices` lists them.",
+            )
+        recipes = more + recipes
+    recipes += [_read(path) for path in extra]
+    unique = {recipe.name: recipe for recipe in recipes}
     matching = [
         recipe
-        for recipe in recipes
+        for recipe in unique.values()
         if engine in (AUTO, recipe.engine) and precision in (AUTO, recipe.precision)
     ]
     if not matching:
-        offered = ", ".join(sorted({f"{r.engine} {r.precision}" for r in recipes}))
+        offered = ", ".join(sorted({f"{r.engine} {r.precision}" for r in unique.values()}))
         raise UsageError(
-            f"Target {target} has no recipe for engine {engine}, precision {precision}.",
+            f"Target {targets} has no recipe for engine {engine}, precision {precision}.",
             fix=f"choose among {offered}.",
         )
     if BASELINE not in [recipe.name for recipe in matching]:
         matching.append(find_recipe(BASELINE))
-    return device, matching
+    # TensorRT runs on its own devices only and is best there, whatever the other targets prefer.
+    return Plan(devices, tuple(sorted(matching, key=lambda recipe: recipe.engine != "tensorrt")))
+
+
+def _of(device: Device) -> list[Recipe]:
+    recipes = [find_recipe(name) for name in device.recipes]
+    if device.kind != "cpu":
+        return recipes
+    arch = this_machine().arch
+    return [recipe for recipe in recipes if not recipe.arch or arch in recipe.arch]
+
+
+def _read(path: Path) -> Recipe:
+    """A recipe from a user's TOML file."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"Cannot read --recipe {path}: {error.strerror}.", fix="check the path."
+        ) from error
+    recipe = parse_toml(data, Recipe, where=str(path))
+    if recipe.name in all_recipes():
+        raise UsageError(
+            f"{path} is named '{recipe.name}', as a recipe of edgetl is.",
+            fix="give it a name of its own.",
+        )
+    return recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgetl.bundle import Bundle
 from edgetl.engines import find_engine
-from edgetl.errors import EngineError, EngineMissingError
+from edgetl.errors import EngineError, EngineMissingError, UnknownNameError
 from edgetl.machine import this_machine
 from edgetl.runtime.local import local_p50_ms
 from edgetl.spec import Candidate
@@ -15,6 +15,28 @@ AUTO = "auto"
 def shipped(bundle: Bundle) -> list[Candidate]:
     """The candidates that passed and are in the file."""
     return [c for c in bundle.manifest.candidates if c.rejected is None and c.artifacts]
+
+
+def named(bundle: Bundle, name: str) -> Candidate:
+    """A shipped candidate by its name; UnknownNameError, or EngineError when it was refused."""
+    known = {c.recipe: c for c in bundle.manifest.candidates}
+    if name not in known:
+        raise UnknownNameError("candidate", name, known, listing="edgetl inspect BUNDLE")
+    if known[name].rejected is not None:
+        raise EngineError(
+            f"Candidate {name} of {bundle.path} was refused: {known[name].rejected}.",
+            fix="choose another one: `edgetl inspect` lists them.",
+        )
+    return known[name]
+
+
+def unfit(candidate: Candidate) -> str | None:
+    """Why a candidate cannot run on this machine, and the fix, or None."""
+    here = this_machine().arch
+    if candidate.arch and here not in candidate.arch:
+        meant = " or ".join(candidate.arch)
+        return f"It is meant for {meant}, and this machine is {here}. Fix: run it there"
+    return find_engine(candidate.engine).missing(candidate.session)
 
 
 def matching(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) -> list[Candidate]:
@@ -46,7 +68,7 @@ def best_candidate(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) ->
     this machine, else the profile's order.
     """
     found = matching(bundle, engine, precision)
-    reasons = {c.recipe: find_engine(c.engine).missing(c.session) for c in found}
+    reasons = {c.recipe: unfit(c) for c in found}
     here = [c for c in found if reasons[c.recipe] is None]
     if not here:
         reason, _, fix = str(next(iter(reasons.values()))).partition(" Fix: ")

@@ -17,12 +17,12 @@ import numpy as np
 
 import edgetl
 from edgetl.bundle import Bundle, open_bundle
-from edgetl.engines import ready_engine
 from edgetl.errors import EngineError, EngineMissingError, UsageError
 from edgetl.machine import available_cores, power_mode, this_machine
-from edgetl.runtime.choose import AUTO, matching
+from edgetl.runtime.choose import AUTO, matching, unfit
 from edgetl.runtime.local import remember_p50_ms
 from edgetl.runtime.model import check_threads
+from edgetl.runtime.prepare import announce
 from edgetl.runtime.worker import WARMUP, Job, Ready, Slice
 from edgetl.spec import Candidate, Measurement, Record
 
@@ -100,7 +100,8 @@ def measure(
         for candidate in candidates:
             progress(f"loading {candidate.recipe}")
             try:
-                ready_engine(candidate.engine, candidate.session)
+                _insist(candidate)
+                announce(bundle, candidate, batch)
                 job = Job(
                     bundle=str(bundle.path), recipe=candidate.recipe, threads=threads, batch=batch
                 )
@@ -121,6 +122,14 @@ def measure(
                 worker.take_turn(int(duration * 1e9 / TURNS))
         rows = [worker.row(bundle, batch) for worker in workers]
     return sorted(rows, key=lambda row: row.p50_ms), skipped
+
+
+def _insist(candidate: Candidate) -> None:
+    """EngineMissingError when the candidate cannot run on this machine."""
+    reason = unfit(candidate)
+    if reason is not None:
+        what, _, fix = reason.partition(" Fix: ")
+        raise EngineMissingError(what, fix=fix)
 
 
 class Worker(contextlib.AbstractContextManager["Worker"]):

@@ -16,7 +16,7 @@ from edgetl.errors import ImageError, UsageError
 from edgetl.machine import available_cores
 from edgetl.metrics import softmax
 from edgetl.preprocess import Source, pixels
-from edgetl.runtime.choose import AUTO, best_candidate
+from edgetl.runtime.choose import AUTO, best_candidate, named
 from edgetl.spec import Candidate, Prediction, Result
 
 
@@ -107,14 +107,23 @@ def load(
     *,
     engine: str = AUTO,
     precision: str = AUTO,
+    candidate: str = AUTO,
     threads: int = 0,
 ) -> Model:
     """Open a bundle with its fastest candidate here; an explicit engine or precision is kept to.
 
+    `candidate` names one, as `edgetl inspect` lists them, in place of engine and precision.
     `threads` 0 means every core. Raises BundleError, EngineMissingError or EngineError.
     """
     opened = open_bundle(bundle)
     try:
+        if candidate != AUTO:
+            if (engine, precision) != (AUTO, AUTO):
+                raise UsageError(
+                    f"Candidate {candidate} has an engine and a precision of its own.",
+                    fix="leave --engine and --precision away, or --candidate.",
+                )
+            return Model(opened, named(opened, candidate), threads=threads)
         return Model(opened, best_candidate(opened, engine, precision), threads=threads)
     except BaseException:
         opened.close()

@@ -1,0 +1,103 @@
+"""What an export tries beyond whole recipes: trained integers, and mixed placements."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import msgspec
+
+from edgetl.exporter.build import Built, build, renamed
+from edgetl.exporter.job import Job
+from edgetl.exporter.material import Material
+from edgetl.exporter.search import Search, Trial, finalists, with_hint
+from edgetl.progress import progress_bar
+from edgetl.spec import Candidate, Recipe
+
+
+def search_pays(job: Job) -> bool:
+    """Whether INT8 is not both the fastest and within the gate here."""
+    integers = [c for c in job.candidates.values() if c.precision == "int8" and not c.provisional]
+    timed = [c for c in job.passed if c.p50_ms is not None]
+    if not integers or not timed:
+        return False
+    return min(timed, key=lambda c: c.p50_ms or 0.0).precision != "int8"
+
+
+def add_trained(job: Job) -> list[str]:
+    """Candidates of every INT8 recipe from quantization-aware training; returns what to tell."""
+    from edgetl.exporter.qat import train_integers
+
+    integers = [recipe for recipe in job.plan.recipes if recipe.precision == "int8"]
+    # Symmetric rounding is the coarser one: weights that bear it bear the other one too.
+    symmetric = any(r.engine == "tensorrt" or r.activation == "qint8" for r in integers)
+    trained = train_integers(job.material, symmetric=symmetric, progress=job.say)
+    if not trained.ranges:
+        return [trained.note]
+    job.trained = job.material.with_trained(trained.master, trained.ranges)
+    for recipe in integers:
+        name = f"{recipe.name}-qat"
+        named = msgspec.structs.replace(recipe, name=name)
+        job.attempt(named, partial(_trained, recipe, name, job.trained))
+    return [trained.note]
+
+
+def _trained(recipe: Recipe, name: str, material: Material) -> Built:
+    built = build(recipe, material)
+    assert built.quantization is not None
+    return renamed(built, name, msgspec.structs.replace(built.quantization, trained=True))
+
+
+def add_placements(job: Job, budget_s: float) -> list[str]:
+    """Search mixed placements of the fastest INT8 recipe here, and add the best ones."""
+    base = _searched(job)
+    if base is None:
+        return ["nothing to search: no INT8 candidate runs on this machine"]
+    trained = job.trained if base.recipe.endswith("-qat") else None
+    material = trained or job.material
+    whole = job.built[base.recipe].recipe
+    recipe = msgspec.structs.replace(whole, name=base.recipe.removesuffix("-qat"))
+    start = time.monotonic()
+    with progress_bar(f"searching {base.recipe}", int(budget_s), unit="s", show=True) as advance:
+        shown = [0]
+
+        def say(text: str) -> None:
+            done = int(time.monotonic() - start)
+            advance(done - shown[0])
+            shown[0] = done
+            job.say(f"search: {text}")
+
+        search = Search(recipe, material, start + budget_s, say)
+        trials = search.run()
+    chosen = finalists(trials)
+    for number, trial in enumerate(chosen, 1):
+        name = f"{base.recipe}-mixed{number if len(chosen) > 1 else ''}"
+        named = msgspec.structs.replace(with_hint(recipe, trial.hint), name=name)
+        job.attempt(named, partial(_placed, named, trial, search, material))
+    ended = f"; {search.stopped} ended it" if search.stopped else ""
+    return [
+        f"search: {len(trials)} placements of {base.recipe} in "
+        f"{time.monotonic() - start:.0f} s, {len(chosen)} built in full{ended}"
+    ]
+
+
+def _searched(job: Job) -> Candidate | None:
+    """The INT8 candidate to start from: fastest where measured, nearest to FP32 otherwise."""
+    found = [
+        c
+        for c in job.candidates.values()
+        if c.precision == "int8" and not c.provisional and c.recipe in job.built
+    ]
+    timed = [c for c in found if c.p50_ms is not None]
+    if timed:
+        return min(timed, key=lambda c: c.p50_ms or 0.0)
+    return max(found, key=lambda c: c.agreement or 0.0, default=None)
+
+
+def _placed(recipe: Recipe, trial: Trial, search: Search, material: Material) -> Built:
+    built = build(recipe, material, search.kept(trial.parts))
+    assert built.quantization is not None
+    quantization = msgspec.structs.replace(
+        built.quantization, kept_float=trial.parts, trained=bool(material.trained)
+    )
+    return built._replace(quantization=quantization)

@@ -1,0 +1,65 @@
+"""What candidates are made from: the master ONNX, and photos with their FP32 answers."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from edgetl.exporter.ranges import Range, activation_ranges
+from edgetl.exporter.source import Source
+from edgetl.exporter.trt_qdq import tensors_to_calibrate
+from edgetl.metrics import Logits
+from edgetl.preprocess import Pixels
+from edgetl.spec import Calibration, Calibrator
+
+HELD_OUT = 64  # photos that choose among calibrations and placements
+
+
+class Material:
+    """Everything that is computed once for all candidates of one master."""
+
+    def __init__(self, source: Source, master: bytes, workspace: Path) -> None:
+        """`workspace` is a folder for calibration results; it goes with the export."""
+        self.source, self.master, self.workspace = source, master, workspace
+        self.trained: dict[str, Range] = {}  # by quantization-aware training, where there was any
+        self.used: Calibration | None = None  # the largest set that calibrated something
+        self._photos: dict[int, Pixels] = {}
+        self._held: tuple[Pixels, Logits] | None = None
+        self._ranges: dict[tuple[int, tuple[Calibrator, ...]], dict[Calibrator, dict[str, Range]]]
+        self._ranges = {}
+
+    def with_trained(self, master: bytes, ranges: dict[str, Range]) -> Material:
+        """The same photos for a master from quantization-aware training, and its ranges."""
+        name = hashlib.sha256(master).hexdigest()[:12]
+        other = Material(self.source, master, self.workspace / name)
+        other._photos, other._held, other.trained = self._photos, self._held, ranges
+        return other
+
+    def calibrate(self, count: int) -> Pixels:
+        """Up to `count` training photos `(N, size, size, 3)`; the largest set is on record."""
+        if count not in self._photos:
+            self._photos[count], fingerprint = self.source.calibration(count)
+            if self.used is None or fingerprint.n > self.used.n:
+                self.used = fingerprint
+        return self._photos[count]
+
+    def held_out(self) -> tuple[Pixels, Logits]:
+        """Training photos that never calibrate, and their FP32 logits."""
+        if self._held is None:
+            images = self.source.held_out(HELD_OUT)
+            self._held = images, self.source.reference(images)
+        return self._held
+
+    def trt_ranges(
+        self, count: int, methods: tuple[Calibrator, ...]
+    ) -> dict[Calibrator, dict[str, Range]]:
+        """Ranges of what TensorRT's Q/DQ needs, by method."""
+        if self.trained:
+            return dict.fromkeys(methods, self.trained)
+        key = (count, methods)
+        if key not in self._ranges:
+            names = tensors_to_calibrate(self.master)
+            self._ranges[key] = activation_ranges(
+                self.master, self.calibrate(count), names, methods=methods
+            )
+        return self._ranges[key]

@@ -1,0 +1,228 @@
+"""Search which parts of a network to keep in floating point: a Pareto front of speed and accuracy.
+
+Engines differ in what they run well in INT8, and networks in where INT8 hurts, so both are
+measured: each placement is built from a few photos, timed in turns with the placement it would
+replace, and compared with FP32 on training photos kept out of calibration. Parts are added one by
+one, those that make the network faster first (greedy forward selection); then, from the fastest
+one, those that bring the logits nearest to FP32 for the time they cost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edgetl.engines import Options, Session, ready_engine
+from edgetl.errors import EngineError
+from edgetl.exporter.blocks import blocks
+from edgetl.exporter.build import Built, build
+from edgetl.exporter.material import Material
+from edgetl.files import cache_folder, sha256_bytes, write_bytes
+from edgetl.machine import this_machine
+from edgetl.metrics import divergence
+from edgetl.spec import Recipe, Record
+
+PHOTOS = 32  # calibrate a trial; what is chosen is built again with the recipe's own number
+GAIN = 0.005  # a part must make the network at least so much faster to be taken for speed
+TURNS, RUNS = 8, 6
+FINALISTS = 3
+NEVER = 1e9  # ratio and divergence of a placement that cannot be built
+
+Say = Callable[[str], None]
+
+
+class Trial(Record, frozen=True, kw_only=True):
+    """One placement: how fast against the whole network in INT8, and how near to FP32."""
+
+    parts: tuple[str, ...]  # kept in floating point
+    hint: str  # precision of what is not INT8: f32, bf16; or "" where the engine has no choice
+    ratio: float  # of medians; below 1 is faster than everything in INT8
+    divergence: float  # nats
+
+
+class Search:
+    """Trials of one recipe on this machine; finished ones are kept in the cache folder."""
+
+    def __init__(self, recipe: Recipe, material: Material, deadline: float, say: Say) -> None:
+        """`deadline` is by `time.monotonic`; `say` is told of every trial."""
+        self.recipe = msgspec.structs.replace(
+            recipe, calibration_images=PHOTOS, calibration=recipe.calibration[:1]
+        )
+        self.material, self.deadline, self.say = material, deadline, say
+        self.parts = blocks(material.master)
+        engine = ready_engine(recipe.engine)
+        key = [
+            sha256_bytes(material.master),
+            msgspec.json.encode(self.recipe).decode(),
+            sha256_bytes(material.calibrate(PHOTOS).tobytes()),
+            this_machine().fingerprint,
+            engine.version(),
+        ]
+        self.path = cache_folder() / "search" / f"{sha256_bytes('|'.join(key).encode())}.jsonl"
+        self.trials: dict[tuple[tuple[str, ...], str], Trial] = {}
+        self._known = {(t.parts, t.hint): t for t in _stored(self.path)}
+        self._whole: Session | None = None
+        self.stopped = ""  # why it ended before it was done
+
+    def run(self) -> list[Trial]:
+        """All trials, until nothing gets better, the time is over or Ctrl-C."""
+        try:
+            fastest = self._forward((), lambda old, new: old.ratio - new.ratio > GAIN * old.ratio)
+            self._forward(fastest.parts, _pays)
+        except KeyboardInterrupt:
+            self.stopped = "Ctrl-C"
+        except TimeoutError:
+            self.stopped = "its time was over"
+        finally:
+            if self._whole is not None:
+                self._whole.close()
+        return list(self.trials.values())
+
+    def _forward(self, start: tuple[str, ...], better: Callable[[Trial, Trial], bool]) -> Trial:
+        """Add parts one by one while the best addition is `better`."""
+        best = self._best(start)
+        while left := [name for name in self.parts if not self._covered(name, best.parts)]:
+            found = [self._best(tuple(sorted({*best.parts, name}))) for name in left]
+            found = [trial for trial in found if better(best, trial)]
+            if not found:
+                break
+            speed = better is not _pays
+            best = min(found, key=lambda t: t.ratio if speed else _price(best, t))
+        return best
+
+    def _covered(self, name: str, parts: tuple[str, ...]) -> bool:
+        """Whether the part's nodes are all kept in floating point already."""
+        return self.parts[name] <= self.kept(parts)
+
+    def kept(self, parts: tuple[str, ...]) -> frozenset[str]:
+        """Node names of parts."""
+        return frozenset().union(*(self.parts[name] for name in parts))
+
+    def _best(self, parts: tuple[str, ...]) -> Trial:
+        """The faster of a placement's trials, one for each precision of the rest."""
+        return min((self._trial(parts, hint) for hint in hints(self.recipe)), key=_ratio)
+
+    def _trial(self, parts: tuple[str, ...], hint: str) -> Trial:
+        key = (parts, hint)
+        if key in self.trials:
+            return self.trials[key]
+        if key in self._known:
+            self.trials[key] = self._known[key]
+            return self.trials[key]
+        if time.monotonic() > self.deadline:
+            raise TimeoutError
+        text = (
+            f"trial {len(self.trials) + 1}, in {hint or 'float'}: {', '.join(parts) or 'nothing'}"
+        )
+        self.say(text)
+        self.trials[key] = self._run(parts, hint)
+        self._known[key] = self.trials[key]
+        write_bytes(self.path, b"".join(_line(t) for t in self._known.values()))
+        return self.trials[key]
+
+    def _run(self, parts: tuple[str, ...], hint: str) -> Trial:
+        try:
+            built = build(self.recipe, self.material, self.kept(parts))
+            session = open_built(built, hint)
+        except EngineError:  # nothing is left to quantize, say: it is no placement
+            return Trial(parts=parts, hint=hint, ratio=NEVER, divergence=NEVER)
+        try:
+            images, reference = self.material.held_out()
+            logits = np.concatenate([session.run(images[i : i + 1]) for i in range(len(images))])
+            if self._whole is None:
+                self._whole = open_built(build(self.recipe, self.material), hints(self.recipe)[0])
+            ratio = time_ratio(session, self._whole, images[:1])
+        finally:
+            session.close()
+        return Trial(parts=parts, hint=hint, ratio=ratio, divergence=divergence(reference, logits))
+
+
+def hints(recipe: Recipe) -> tuple[str, ...]:
+    """Precisions in which this machine can run what is not quantized."""
+    if recipe.engine != "openvino":
+        return ("",)
+    return ("f32", "bf16") if this_machine().bf16 else ("f32",)
+
+
+def with_hint(recipe: Recipe, hint: str) -> Recipe:
+    """The recipe with that precision of the rest."""
+    session = recipe.session | ({"INFERENCE_PRECISION_HINT": hint} if hint else {})
+    return msgspec.structs.replace(recipe, session=session)
+
+
+def open_built(built: Built, hint: str) -> Session:
+    """A session on this machine; EngineError when it cannot be."""
+    recipe = with_hint(built.recipe, hint)
+    options = Options(precision=recipe.precision, session=recipe.session)
+    return ready_engine(recipe.engine, recipe.session).open(tuple(built.files.values()), options)
+
+
+def time_ratio(session: Session, other: Session, image: Any) -> float:
+    """Median time of `session` over that of `other`, taken in turns."""
+    samples: tuple[list[int], list[int]] = ([], [])
+    for _ in range(TURNS):
+        for kept, candidate in zip(samples, (session, other), strict=True):
+            candidate.run(image)
+            candidate.run(image)  # caches and clocks are the other one's until now
+            for _ in range(RUNS):
+                start = time.perf_counter_ns()
+                candidate.run(image)
+                kept.append(time.perf_counter_ns() - start)
+    return float(np.median(samples[0]) / np.median(samples[1]))
+
+
+def finalists(trials: list[Trial]) -> list[Trial]:
+    """Up to `FINALISTS` trials of the Pareto front: the fastest, the nearest to FP32, and between.
+
+    The whole network in INT8 is not among them: it is a candidate already.
+    """
+    front = [t for t in pareto(trials) if t.parts and t.ratio < NEVER]
+    if len(front) <= FINALISTS:
+        return front
+    places = np.linspace(0, len(front) - 1, FINALISTS).round().astype(int)
+    return [front[i] for i in places]
+
+
+def pareto(trials: list[Trial]) -> list[Trial]:
+    """Trials that no other one beats in both respects, the fastest first."""
+    front: list[Trial] = []
+    for trial in sorted(trials, key=lambda t: (t.ratio, t.divergence)):
+        if not front or trial.divergence < front[-1].divergence:
+            front.append(trial)
+    return front
+
+
+def _ratio(trial: Trial) -> float:
+    return trial.ratio
+
+
+def _pays(old: Trial, new: Trial) -> bool:
+    """Whether a placement is nearer to FP32 by more than a tenth."""
+    return new.divergence < 0.9 * old.divergence
+
+
+def _price(old: Trial, new: Trial) -> float:
+    """Time that a placement costs for each nat it gains."""
+    return max(new.ratio - old.ratio, 1e-4) / max(old.divergence - new.divergence, 1e-9)
+
+
+def _line(trial: Trial) -> bytes:
+    return msgspec.json.encode(trial) + b"\n"
+
+
+def _stored(path: Path) -> Iterator[Trial]:
+    """Trials of an earlier search; lines that are not whole are left out."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            yield msgspec.json.decode(line, type=Trial)
+        except msgspec.DecodeError:
+            continue
