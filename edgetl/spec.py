@@ -295,7 +295,8 @@ class Candidate(Record, frozen=True, kw_only=True):
     macro_f1_drop: float | None = None
     regressions: tuple[ClassDrop, ...] = ()  # worst first
     quantization: Quantization | None = None
-    agreement: float | None = None  # top-1 against the FP32 eager model
+    agreement: float | None = None  # top-1 against the FP32 reference
+    divergence: float | None = None  # mean KL of its probabilities from the reference's, nats
     undecidable: bool = False  # n < 1/max_drop: the agreement decides
     checked_with: str = ""  # engine and version that produced the accuracy
     temperature: float = 1.0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -19,11 +20,14 @@ from edgetl.engines import Options, find_engine
 from edgetl.exporter.build import Built, build
 from edgetl.exporter.check import NORMALIZED
 from edgetl.exporter.golden import golden_members
+from edgetl.exporter.material import Material
+from edgetl.exporter.source import Judges
 from edgetl.files import sha256_bytes
 from edgetl.recipes import find_recipe
 from edgetl.spec import (
     BUNDLE_VERSION,
     Artifact,
+    Calibration,
     Candidate,
     FinetuneConfig,
     Manifest,
@@ -166,8 +170,8 @@ def tiny_onnx() -> bytes:
     rng = np.random.default_rng(0)
     normalize, spread = Normalize(), (1, 3, 1, 1)
     weights = {
-        "mean": 255 * np.reshape(normalize.mean, spread),
-        "scale": 1 / (255 * np.reshape(normalize.std, spread)),
+        "preprocess/mean": 255 * np.reshape(normalize.mean, spread),
+        "preprocess/scale": 1 / (255 * np.reshape(normalize.std, spread)),
         "w1": 0.3 * rng.normal(size=(16, 3, 3, 3)),
         "b1": 0.1 * rng.normal(size=16),
         "w2": 0.15 * rng.normal(size=(32, 16, 3, 3)),
@@ -180,8 +184,8 @@ def tiny_onnx() -> bytes:
     nodes = [
         node("Cast", ["images"], ["x0"], "preprocess/cast", to=TensorProto.FLOAT),
         node("Transpose", ["x0"], ["x1"], "preprocess/transpose", perm=[0, 3, 1, 2]),
-        node("Sub", ["x1", "mean"], ["x2"], "preprocess/sub"),
-        node("Mul", ["x2", "scale"], [NORMALIZED], "preprocess/mul"),
+        node("Sub", ["x1", "preprocess/mean"], ["x2"], "preprocess/subtract"),
+        node("Mul", ["x2", "preprocess/scale"], [NORMALIZED], "preprocess/multiply"),
         node("Conv", [NORMALIZED, "w1", "b1"], ["x4"], "conv1", strides=[2, 2], **kernel),
         node("Relu", ["x4"], ["x5"], "relu1"),
         node("Conv", ["x5", "w2", "b2"], ["x6"], "conv2", **kernel),
@@ -209,14 +213,55 @@ def tiny_images() -> Any:
     return np.stack([np.asarray(draw(k, i).resize((32, 32))) for i, k in enumerate(labels)])
 
 
+class TinySource:
+    """The tiny model as an export starts from it: 12 photos calibrate, 4 are held out, all judge."""
+
+    labels = CLASSES
+    preprocess, normalize = Preprocess(size=32, fit="squash"), Normalize()
+
+    def __init__(self, images: Any) -> None:
+        self.images = images
+
+    def judges(self) -> Judges:
+        return Judges(self.images, np.arange(len(self.images)) % len(CLASSES), "validation")
+
+    def calibration(self, count: int) -> tuple[Any, Calibration]:
+        chosen = self.images[:12][:count]
+        return chosen, Calibration(n=len(chosen), sha256=sha256_bytes(chosen.tobytes()))
+
+    def held_out(self, count: int) -> Any:
+        return self.images[12:][:count]
+
+    def reference(self, images: Any) -> Any:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(self.master(), providers=["CPUExecutionProvider"])
+        return session.run(["logits"], {"images": images})[0]
+
+    def master(self) -> bytes:
+        return tiny_onnx()
+
+    def provenance(self, versions: dict[str, str], max_drop: float) -> Provenance:
+        return msgspec.structs.replace(PROVENANCE, versions=versions, max_drop=max_drop)
+
+
 @pytest.fixture(scope="session")
-def tiny(tiny_images: Any) -> Callable[[str], Built]:
+def tiny_source(tiny_images: Any) -> TinySource:
+    """The tiny model, its photos and its FP32 logits."""
+    return TinySource(tiny_images)
+
+
+@pytest.fixture(scope="session")
+def tiny(
+    tiny_source: TinySource, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Built]:
     """The tiny model's files by recipe: `tiny("ov-int8")`."""
-    master, made = tiny_onnx(), dict[str, Built]()
+    material = Material(tiny_source, tiny_source.master(), tmp_path_factory.mktemp("ranges"))
+    made: dict[str, Built] = {}
 
     def make(recipe: str) -> Built:
         if recipe not in made:
-            made[recipe] = build(find_recipe(recipe), master, lambda _: tiny_images)
+            made[recipe] = build(find_recipe(recipe), material)
         return made[recipe]
 
     return make
@@ -264,6 +309,7 @@ def write_tiny(
             files |= {member: (recipe.engine, data) for member, data in held.items()}
             stated = {"session": recipe.session, "artifacts": tuple(held), "provisional": True}
             kind = {"recipe": name, "engine": recipe.engine, "precision": recipe.precision}
+            kind |= {"arch": recipe.arch}
             listed.append(Candidate(**kind | stated | more))
         passed = {c.recipe: tiny_logits(c.recipe) for c in listed if c.rejected is None}
         golden, extra = golden_members(tiny_images, passed, spec)

@@ -91,7 +91,10 @@ def _quantized(
     path, master = f"models/{recipe.name}", material.master
     images = material.calibrate(recipe.calibration_images)
     if recipe.form == "nncf":
-        xml, weights = nncf_int8(master, images, recipe, method, keep_float=keep_float)
+        trained = bool(material.trained)
+        xml, weights = nncf_int8(
+            master, images, recipe, method, keep_float=keep_float, trained=trained
+        )
         return {f"{path}.xml": xml, f"{path}.bin": weights}
     if recipe.form == "ort-qdq":
         ranges = material.workspace / f"{recipe.activation}-{method}-{len(images)}.json"

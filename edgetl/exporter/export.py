@@ -93,10 +93,10 @@ def export(
         notes = add_trained(job) if qat else []
         report(list(job.candidates.values()))
         _insist(job)
-        _measure(job, trial)
+        measure_here(job, trial)
         if search == "always" or (search == "auto" and search_pays(job)):
             notes += add_placements(job, budget_s)
-            _measure(job, trial)
+            measure_here(job, trial)
         report(list(job.candidates.values()))
         _insist(job)
         sha256 = job.write(destination)
@@ -167,8 +167,8 @@ def _insist(job: Job) -> None:
         )
 
 
-def _measure(job: Job, trial: Path) -> None:
-    """Measure here, in turns, what passed and is meant for this machine."""
+def measure_here(job: Job, trial: Path) -> None:
+    """Measure in turns what passed and is meant for this machine; `trial` is a bundle to write."""
     wanted = [c for c in job.passed if not c.provisional]
     if not wanted:
         return

@@ -8,7 +8,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.metrics import Logits, evaluate_logits, fit_temperature, paired_drop, softmax
+from edgetl.metrics import (
+    Logits,
+    divergence,
+    evaluate_logits,
+    fit_temperature,
+    paired_drop,
+    softmax,
+)
 from edgetl.spec import Candidate, ClassDrop, Recipe
 
 ACCEPTED = 0.95  # share of validation photos whose top probability reaches the rejection threshold
@@ -55,6 +62,7 @@ def judge(
         "drop": drop,
         "drop_interval": interval,
         "agreement": agreement,
+        "divergence": divergence(reference, logits),
         "undecidable": undecidable,
         "temperature": temperature,
         "rejection_threshold": round(

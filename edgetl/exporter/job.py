@@ -22,7 +22,7 @@ from edgetl.exporter.trt_rules import check_fp16_ranges
 from edgetl.files import sha256_bytes
 from edgetl.machine import this_machine
 from edgetl.metrics import Logits
-from edgetl.runtime.choose import AUTO
+from edgetl.runtime.choose import AUTO, fastest
 from edgetl.spec import BUNDLE_VERSION, Artifact, Candidate, Manifest, Measurement, Recipe
 
 MEASUREMENTS = "measurements.jsonl"
@@ -141,8 +141,9 @@ class Job:
             for c in self.passed
             if self.engine in (AUTO, c.engine) and self.precision in (AUTO, c.precision)
         ]
-        if all(c.p50_ms is not None for c in asked):
-            return min(asked, key=lambda c: c.p50_ms or 0.0).recipe, False
+        timed = [(c, c.p50_ms) for c in asked if c.p50_ms is not None]
+        if len(timed) == len(asked):
+            return fastest(timed).recipe, False
         order = self.order()
         return min(asked, key=lambda c: order.index(c.recipe)).recipe, True
 

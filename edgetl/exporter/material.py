@@ -54,12 +54,9 @@ class Material:
         self, count: int, methods: tuple[Calibrator, ...]
     ) -> dict[Calibrator, dict[str, Range]]:
         """Ranges of what TensorRT's Q/DQ needs, by method."""
-        if self.trained:
-            return dict.fromkeys(methods, self.trained)
         key = (count, methods)
         if key not in self._ranges:
             names = tensors_to_calibrate(self.master)
-            self._ranges[key] = activation_ranges(
-                self.master, self.calibrate(count), names, methods=methods
-            )
+            found = activation_ranges(self.master, self.calibrate(count), names, methods=methods)
+            self._ranges[key] = {method: found[method] | self.trained for method in found}
         return self._ranges[key]

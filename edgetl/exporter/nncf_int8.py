@@ -29,12 +29,14 @@ def nncf_int8(
     method: Calibrator = "minmax",
     *,
     keep_float: frozenset[str] = frozenset(),
+    trained: bool = False,
 ) -> tuple[bytes, bytes]:
     """Quantize the master ONNX to INT8 with NNCF; return OpenVINO IR as (xml, bin).
 
     `images` is uint8 `(N, size, size, 3)`, N ≥ 1; all are used. Nodes in `keep_float` are not
-    quantized. Preprocessing stays float32 and nothing is compressed to FP16; the IR's batch is
-    dynamic. Raises UsageError for images that do not fit, EngineMissingError without openvino and
+    quantized. A network `trained` for integers keeps its biases: correcting them would pull it to
+    its own answers in floating point, which are not what it was trained for. Preprocessing stays
+    float32 and nothing is compressed to FP16; the IR's batch is dynamic. Raises UsageError for images that do not fit, EngineMissingError without openvino and
     nncf, EngineError when they fail.
     """
     check_images(onnx.load_model_from_string(master), images)
@@ -44,7 +46,7 @@ def nncf_int8(
         path = Path(folder) / "int8.xml"
         path.with_name(SOURCE).write_bytes(master if folded is None else folded[0])
         try:
-            _quantize(path, images, recipe, method, keep_float)
+            _quantize(path, images, recipe, keep_float, _advanced(method, trained=trained))
         except ImportError as error:
             raise missing_extra("export", "INT8 for OpenVINO") from error
         except Exception as error:  # NNCF and OpenVINO raise many unrelated types
@@ -59,8 +61,8 @@ def _quantize(
     path: Path,
     images: Images,
     recipe: Recipe,
-    method: Calibrator,
     keep_float: frozenset[str],
+    advanced: Any,
 ) -> None:
     """Quantize the ONNX file beside `path` and save it there."""
     import nncf
@@ -87,18 +89,14 @@ def _quantize(
         subset_size=len(images),
         fast_bias_correction=recipe.fast_bias_correction,
         ignored_scope=nncf.IgnoredScope(names=sorted(ignored)),
-        advanced_parameters=_advanced(method),
+        advanced_parameters=advanced,
     )
     quantized.reshape({INPUT: [-1, *shape[1:]]})
     openvino.save_model(quantized, path, compress_to_fp16=False)
 
 
-def _advanced(method: Calibrator) -> Any:
-    """NNCF's own choice for "minmax"; means of each photo's 0.01 % quantiles for "percentile"."""
-    if method == "minmax":
-        return None
-    if method == "entropy":
-        raise ValueError("NNCF does not calibrate by entropy")
+def _advanced(method: Calibrator, *, trained: bool) -> Any:
+    """NNCF's own ranges for "minmax"; for "percentile" 0.01 % of each photo's values are cut."""
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
     from nncf.quantization.range_estimator import (
         AggregatorType,
@@ -107,15 +105,21 @@ def _advanced(method: Calibrator) -> Any:
         StatisticsType,
     )
 
-    def side(quantile: float) -> Any:
+    if method == "entropy":
+        raise ValueError("NNCF does not calibrate by entropy")
+    if method == "minmax":
+        return AdvancedQuantizationParameters(disable_bias_correction=trained)
+
+    def end(aggregator: AggregatorType) -> StatisticsCollectorParameters:
         return StatisticsCollectorParameters(
             statistics_type=StatisticsType.QUANTILE,
-            aggregator_type=AggregatorType.MEAN,
-            quantile_outlier_prob=quantile,
+            aggregator_type=aggregator,
+            quantile_outlier_prob=1e-4,
         )
 
+    ranges = RangeEstimatorParameters(min=end(AggregatorType.MIN), max=end(AggregatorType.MAX))
     return AdvancedQuantizationParameters(
-        activations_range_estimator_params=RangeEstimatorParameters(min=side(1e-4), max=side(1e-4))
+        disable_bias_correction=trained, activations_range_estimator_params=ranges
     )
 
 

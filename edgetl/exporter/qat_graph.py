@@ -17,7 +17,8 @@ from edgetl.exporter.check import INPUT, OUTPUT, PREPROCESS, label, parse_onnx
 Tensor = torch.Tensor
 Attributes = dict[str, Any]
 
-_ROUNDED = frozenset({"Conv", "Gemm", "Add"})  # operators whose variable inputs are rounded
+# operators whose variable inputs are rounded
+_ROUNDED = frozenset({"Conv", "Gemm", "Add", "Mul", "GlobalAveragePool", "AveragePool", "Concat"})
 _WEIGHTED = frozenset({"Conv", "Gemm"})
 
 

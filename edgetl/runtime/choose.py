@@ -10,6 +10,7 @@ from edgetl.runtime.local import local_p50_ms
 from edgetl.spec import Candidate
 
 AUTO = "auto"
+TIE = 1.02  # medians this near are taken as equal: another run would order them otherwise
 
 
 def shipped(bundle: Bundle) -> list[Candidate]:
@@ -75,14 +76,21 @@ def best_candidate(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) ->
         raise EngineMissingError(reason, fix=fix)
     known = local_p50_ms(bundle.sha256)
     fingerprint = this_machine().fingerprint
-    order = {name: place for place, name in enumerate(bundle.manifest.order)}
-
-    def rank(candidate: Candidate) -> tuple[int, float]:
+    timed: list[tuple[Candidate, float]] = []
+    for candidate in here:
         measured = known.get(candidate.recipe)
         if measured is None and candidate.measured_on == fingerprint:
             measured = candidate.p50_ms
         if measured is not None:
-            return 0, measured
-        return 1, order.get(candidate.recipe, len(order))
+            timed.append((candidate, measured))
+    if timed:
+        return fastest(timed)
+    order = {name: place for place, name in enumerate(bundle.manifest.order)}
+    return min(here, key=lambda c: order.get(c.recipe, len(order)))
 
-    return min(here, key=rank)
+
+def fastest(timed: list[tuple[Candidate, float]]) -> Candidate:
+    """The candidate of the lowest median in ms; among equal ones, the nearest to FP32."""
+    limit = TIE * min(p50_ms for _, p50_ms in timed)
+    tied = [(c, p50_ms) for c, p50_ms in timed if p50_ms <= limit]
+    return min(tied, key=lambda item: (item[0].divergence or 0.0, item[1]))[0]
