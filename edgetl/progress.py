@@ -9,6 +9,12 @@ from collections.abc import Callable, Iterator
 Advance = Callable[[int], None]
 
 
+class Interrupt:
+    """Ctrl-C, as the command line notes it; who ends less than the whole verb by it clears it."""
+
+    noted = False
+
+
 @contextlib.contextmanager
 def progress_bar(title: str, total: int, *, unit: str = "photos", show: bool) -> Iterator[Advance]:
     """Yield `advance(n)`; draws a bar only when `show` is set and stderr is a terminal."""

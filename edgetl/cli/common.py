@@ -18,6 +18,7 @@ import msgspec
 import typer
 
 from edgetl.errors import EdgetlError, StorageError
+from edgetl.progress import Interrupt
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,11 +27,10 @@ INTERRUPTED = 130
 
 
 class State:
-    """Options that errors need as well, set as they are parsed; and whether to stop."""
+    """Options that errors need as well, set as they are parsed."""
 
     json = False
     debug = False
-    interrupted = False  # Ctrl-C was pressed, whatever became of the exception
 
 
 def _set_json(value: bool) -> bool:
@@ -69,7 +69,7 @@ def verb(run: Callable[P, R]) -> Callable[P, R]:
             with _noted_interrupts():
                 return run(*args, **kwargs)
         except KeyboardInterrupt:
-            State.interrupted = False
+            Interrupt.noted = False
             say("interrupted")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # the reader, such as `head`, has gone
@@ -93,10 +93,10 @@ def _noted_interrupts() -> Iterator[None]:
     """
 
     def note(*_: object) -> None:
-        State.interrupted = True
+        Interrupt.noted = True
         raise KeyboardInterrupt
 
-    State.interrupted = False
+    Interrupt.noted = False
     default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     ours = default and threading.current_thread() is threading.main_thread()
     if ours:
@@ -104,7 +104,7 @@ def _noted_interrupts() -> Iterator[None]:
     try:
         yield
     except Exception:
-        if State.interrupted:
+        if Interrupt.noted:
             raise KeyboardInterrupt from None
         raise
     finally:
@@ -129,7 +129,7 @@ def fail(error: EdgetlError, cause: Exception | None = None) -> NoReturn:
 
 def say(text: str) -> None:
     """One line to stderr; after Ctrl-C it ends the verb instead."""
-    if State.interrupted:
+    if Interrupt.noted:
         raise KeyboardInterrupt
     sys.stderr.write(f"edgetl: {text}\n")
     sys.stderr.flush()

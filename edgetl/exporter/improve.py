@@ -38,7 +38,7 @@ def add_trained(job: Job) -> list[str]:
     for recipe in integers:
         name = f"{recipe.name}-qat"
         named = msgspec.structs.replace(recipe, name=name)
-        job.attempt(named, partial(_trained, recipe, name, job.trained))
+        job.attempt(named, partial(_trained, recipe, name, job.trained), form_of=recipe.name)
     return [trained.note]
 
 
@@ -73,7 +73,8 @@ def add_placements(job: Job, budget_s: float) -> list[str]:
     for number, trial in enumerate(chosen, 1):
         name = f"{base.recipe}-mixed{number if len(chosen) > 1 else ''}"
         named = msgspec.structs.replace(with_hint(recipe, trial.hint), name=name)
-        job.attempt(named, partial(_placed, named, trial, search, material))
+        placed = partial(_placed, named, trial, search, material)
+        job.attempt(named, placed, form_of=recipe.name)
     ended = f"; {search.stopped} ended it" if search.stopped else ""
     return [
         f"search: {len(trials)} placements of {base.recipe} in "

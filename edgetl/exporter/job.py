@@ -64,8 +64,11 @@ class Job:
         for recipe in recipes:
             self.attempt(recipe, partial(build, recipe, self.material))
 
-    def attempt(self, recipe: Recipe, make: Callable[[], Built]) -> None:
-        """Build, score and judge one candidate, named as `recipe` is."""
+    def attempt(self, recipe: Recipe, make: Callable[[], Built], *, form_of: str = "") -> None:
+        """Build, score and judge one candidate, named as `recipe` is.
+
+        It is measured where `form_of` is, when it is a form of that recipe.
+        """
         candidate = Candidate(
             recipe=recipe.name,
             engine=recipe.engine,
@@ -74,7 +77,7 @@ class Job:
             artifacts=(),
             session=recipe.session,
             split=self.judges.split,
-            provisional=recipe.name not in self.plan.measured,
+            provisional=(form_of or recipe.name) not in self.plan.measured,
         )
         self.say(f"building {recipe.name}")
         try:

@@ -25,6 +25,7 @@ from edgetl.exporter.material import Material
 from edgetl.files import cache_folder, sha256_bytes, write_bytes
 from edgetl.machine import this_machine
 from edgetl.metrics import divergence
+from edgetl.progress import Interrupt
 from edgetl.spec import Recipe, Record
 
 PHOTOS = 32  # calibrate a trial; what is chosen is built again with the recipe's own number
@@ -75,6 +76,7 @@ class Search:
             fastest = self._forward((), lambda old, new: old.ratio - new.ratio > GAIN * old.ratio)
             self._forward(fastest.parts, _pays)
         except KeyboardInterrupt:
+            Interrupt.noted = False  # it ends the search, and not the export
             self.stopped = "Ctrl-C"
         except TimeoutError:
             self.stopped = "its time was over"
@@ -130,6 +132,8 @@ class Search:
             built = build(self.recipe, self.material, self.kept(parts))
             session = open_built(built, hint)
         except EngineError:  # nothing is left to quantize, say: it is no placement
+            if Interrupt.noted:  # a native module made that of Ctrl-C
+                raise KeyboardInterrupt from None
             return Trial(parts=parts, hint=hint, ratio=NEVER, divergence=NEVER)
         try:
             images, reference = self.material.held_out()
@@ -139,7 +143,8 @@ class Search:
             ratio = time_ratio(session, self._whole, images[:1])
         finally:
             session.close()
-        return Trial(parts=parts, hint=hint, ratio=ratio, divergence=divergence(reference, logits))
+        found = min(divergence(reference, logits), NEVER)  # infinite when logits are not finite
+        return Trial(parts=parts, hint=hint, ratio=ratio, divergence=found)
 
 
 def hints(recipe: Recipe) -> tuple[str, ...]:
@@ -181,7 +186,7 @@ def finalists(trials: list[Trial]) -> list[Trial]:
 
     The whole network in INT8 is not among them: it is a candidate already.
     """
-    front = [t for t in pareto(trials) if t.parts and t.ratio < NEVER]
+    front = [t for t in pareto(trials) if t.parts and max(t.ratio, t.divergence) < NEVER]
     if len(front) <= FINALISTS:
         return front
     places = np.linspace(0, len(front) - 1, FINALISTS).round().astype(int)
