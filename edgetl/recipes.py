@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import sys
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +15,16 @@ from edgetl.errors import UnknownNameError, UsageError
 from edgetl.spec import Recipe
 
 T = TypeVar("T")
+FORMS = {  # of each engine; all but the first three hold integers
+    "float": {"onnxruntime", "openvino"},
+    "trt-weak": {"tensorrt"},
+    "trt-strong": {"tensorrt"},
+    "ort-qdq": {"onnxruntime"},
+    "nncf": {"openvino"},
+    "trt-qdq-weak": {"tensorrt"},
+    "trt-qdq-strong": {"tensorrt"},
+}
+FLOATING = ("float", "trt-weak", "trt-strong")
 
 
 def parse_toml(data: bytes, kind: type[T], *, where: str) -> T:
@@ -26,6 +37,32 @@ def parse_toml(data: bytes, kind: type[T], *, where: str) -> T:
         return msgspec.convert(tomllib.loads(data.decode()), kind)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise UsageError(f"{where}: {error}", fix="correct that line of the file.") from error
+
+
+def check_recipe(recipe: Recipe, *, where: str) -> None:
+    """UsageError, naming `where`, for a recipe whose fields contradict each other."""
+    problem = fix = ""
+    integers = recipe.form not in FLOATING
+    if not re.fullmatch(r"[a-z0-9](-?[a-z0-9])*", recipe.name) or len(recipe.name) > 60:
+        problem = f"the name '{recipe.name}' cannot be part of a file's name"
+        fix = "use up to 60 of a…z, 0…9 and single - between them."
+    elif recipe.engine not in FORMS[recipe.form]:
+        problem = f"{recipe.engine} has no form '{recipe.form}'"
+        fix = f"use one of {', '.join(k for k, v in FORMS.items() if recipe.engine in v)}."
+    elif integers != (recipe.precision == "int8"):
+        problem = f"form '{recipe.form}' is not {recipe.precision}"
+        fix = 'set precision = "int8" with forms that hold integers, and with no other.'
+    elif integers and recipe.calibration_images < 1:
+        problem, fix = "nothing calibrates it", "set calibration_images, to 256, say."
+    elif (recipe.form == "ort-qdq") != bool(recipe.activation):
+        problem = f"form '{recipe.form}' with activation '{recipe.activation}'"
+        fix = "set activation to quint8 or qint8 with form ort-qdq, and with no other."
+    elif recipe.form == "nncf" and "entropy" in recipe.calibration:
+        problem, fix = "NNCF does not calibrate by entropy", "use minmax or percentile."
+    elif not 0 <= recipe.min_agreement <= 1:
+        problem, fix = f"min_agreement is {recipe.min_agreement}", "give a share, 0…1."
+    if problem:
+        raise UsageError(f"{where}: {problem}.", fix=fix)
 
 
 def packaged(folder: str) -> list[tuple[str, bytes]]:

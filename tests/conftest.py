@@ -214,7 +214,7 @@ def tiny_images() -> Any:
 
 
 class TinySource:
-    """The tiny model as an export starts from it: 12 photos calibrate, 4 are held out, all judge."""
+    """The tiny model as a source of exports: 12 photos calibrate, 4 are held out, all judge."""
 
     labels = CLASSES
     preprocess, normalize = Preprocess(size=32, fit="squash"), Normalize()

@@ -20,6 +20,8 @@ VERBS = (
     "evaluate",
     "predict",
     "bench",
+    "build",
+    "compare",
     "inspect",
     "unpack",
     "devices",
@@ -117,10 +119,12 @@ def test_all_is_exact_and_sorted() -> None:
         "Model",
         "__version__",
         "bench",
+        "compare",
         "evaluate",
         "export",
         "finetune",
         "load",
+        "prepare",
     ]
     assert dir(edgetl) == edgetl.__all__
     with pytest.raises(AttributeError, match="no attribute 'bogus'"):

@@ -15,8 +15,8 @@ import pytest
 
 WHEEL = os.environ.get("EDGETL_WHEEL", "")
 VERBS = (
-    "finetune", "train", "export", "evaluate", "predict", "bench", "inspect", "unpack", "devices",
-    "backbones", "doctor",
+    "finetune", "train", "export", "evaluate", "predict", "bench", "build", "compare", "inspect",
+    "unpack", "devices", "backbones", "doctor",
 )  # fmt: skip
 
 pytestmark = pytest.mark.skipif(not WHEEL, reason="EDGETL_WHEEL names no built wheel: make test")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from edgetl.devices import find_device
+from edgetl.engines import find_engine
 from edgetl.errors import UsageError
 from edgetl.machine import this_machine
-from edgetl.recipes import all_recipes, find_recipe, parse_toml
+from edgetl.recipes import all_recipes, check_recipe, find_recipe, parse_toml
 from edgetl.runtime.choose import AUTO
 from edgetl.spec import Device, Recipe
 
 BASELINE = "ort-fp32"  # in every bundle: any machine can run it
+TAKEN = "fp32|inputs|pixels|.*-qat|.*-mixed[0-9]*"  # members of bundles, and names made of recipes
 
 
 class Plan(NamedTuple):
@@ -24,10 +27,18 @@ class Plan(NamedTuple):
 
     @property
     def measured(self) -> frozenset[str]:
-        """Recipes of targets that are this machine: their speed is measured at once."""
+        """Recipes of targets that are this machine: their speed is measured at once.
+
+        A user's own recipe may be meant for the other targets: then it must be able to run here.
+        """
         here = [device for device in self.devices if device.kind == "cpu"]
-        given = {recipe.name for recipe in self.recipes} - set(all_recipes())
-        return frozenset(name for d in here for name in (*d.recipes, *given, BASELINE))
+        if not here:
+            return frozenset()
+        given = [recipe for recipe in self.recipes if recipe.name not in all_recipes()]
+        if len(here) < len(self.devices):
+            given = [r for r in given if _fits(r) and not find_engine(r.engine).missing(r.session)]
+        own = [recipe for device in here for recipe in _of(device)]
+        return frozenset(recipe.name for recipe in (*own, *given)) | {BASELINE}
 
 
 def plan(
@@ -56,7 +67,10 @@ def plan(
                 fix="leave --dla away, or choose a target with one: `edgetl devices` lists them.",
             )
         recipes = more + recipes
-    recipes += [_read(path) for path in extra]
+    read = [_read(path) for path in extra]
+    if len({recipe.name for recipe in read}) < len(read):
+        raise UsageError("Two --recipe files have one name.", fix="give each one its own.")
+    recipes += read
     unique = {recipe.name: recipe for recipe in recipes}
     matching = [
         recipe
@@ -79,8 +93,12 @@ def _of(device: Device) -> list[Recipe]:
     recipes = [find_recipe(name) for name in device.recipes]
     if device.kind != "cpu":
         return recipes
-    arch = this_machine().arch
-    return [recipe for recipe in recipes if not recipe.arch or arch in recipe.arch]
+    return [recipe for recipe in recipes if _fits(recipe)]
+
+
+def _fits(recipe: Recipe) -> bool:
+    """Whether this machine's processor is one that the recipe's files are meant for."""
+    return not recipe.arch or this_machine().arch in recipe.arch
 
 
 def _read(path: Path) -> Recipe:
@@ -92,6 +110,13 @@ def _read(path: Path) -> Recipe:
             f"Cannot read --recipe {path}: {error.strerror}.", fix="check the path."
         ) from error
     recipe = parse_toml(data, Recipe, where=str(path))
+    check_recipe(recipe, where=str(path))
+    if re.fullmatch(TAKEN, recipe.name):
+        raise UsageError(
+            f"{path} is named '{recipe.name}', as a part of every bundle or a candidate of "
+            "--qat or --search may be.",
+            fix="give it a name of its own.",
+        )
     if recipe.name in all_recipes():
         raise UsageError(
             f"{path} is named '{recipe.name}', as a recipe of edgetl is.",
