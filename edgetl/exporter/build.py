@@ -97,7 +97,8 @@ def _quantized(
         )
         return {f"{path}.xml": xml, f"{path}.bin": weights}
     if recipe.form == "ort-qdq":
-        ranges = material.workspace / f"{recipe.activation}-{method}-{len(images)}.json"
+        kind = f"{recipe.activation}{'-folded' if recipe.fold_normalisation else ''}"
+        ranges = material.workspace / f"{kind}-{method}-{len(images)}.json"
         ranges.parent.mkdir(parents=True, exist_ok=True)
         data = ort_int8(
             master,

@@ -135,7 +135,12 @@ def _check(
             "--qat trains for INT8, but no INT8 recipe is tried.",
             fix="leave --qat or --precision away, or choose a target with INT8 recipes.",
         )
-    if search == "always" and not (integers and planned.measured):
+    if search == "always" and not integers:
+        raise UsageError(
+            "--search always places INT8, but no INT8 recipe is tried.",
+            fix="leave --search or --precision away.",
+        )
+    if search == "always" and not planned.measured:
         raise UsageError(
             "--search always measures INT8 placements on this machine, which none of the targets "
             "is.",

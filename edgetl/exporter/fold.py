@@ -18,6 +18,7 @@ from edgetl.exporter.check import FLOAT, INPUT, NORMALIZED, PREPROCESS, parse_on
 from edgetl.exporter.graph import set_nodes, stored_constants
 
 CENTRE = f"{PREPROCESS}centre"
+_WEIGHT, _BIAS = f"{PREPROCESS}weight", f"{PREPROCESS}bias"  # names that no network has
 
 
 def fold_normalisation(master: bytes) -> tuple[bytes, int] | None:
@@ -41,20 +42,12 @@ def fold_normalisation(master: bytes) -> tuple[bytes, int] | None:
     weight = stored[conv.input[1]].astype(np.float64) * scale
     old = stored[conv.input[2]] if len(conv.input) > 2 else np.zeros(len(weight))
     bias = old - (weight * (mean - centre)).sum(axis=(1, 2, 3))
-    changed = {
-        conv.input[1]: weight,
-        f"{conv.name}.bias": bias,
-        CENTRE: np.array(centre),
-    }
-    gone = {f"{PREPROCESS}scale", f"{PREPROCESS}mean", conv.input[1]}
-    kept = [copy.deepcopy(i) for i in graph.initializer if i.name not in gone]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    changed = {_WEIGHT: weight, _BIAS: bias, CENTRE: np.array(centre)}
     graph.initializer.extend(
         numpy_helper.from_array(np.asarray(array, np.float32), name)
         for name, array in changed.items()
     )
-    conv.input[:] = [NORMALIZED, conv.input[1], f"{conv.name}.bias"]
+    conv.input[:] = [NORMALIZED, _WEIGHT, _BIAS]  # another layer may read the old ones too
     node = helper.make_node
     cast, turned = f"{PREPROCESS}cast_0", f"{PREPROCESS}transpose_0"
     head = [

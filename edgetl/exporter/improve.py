@@ -7,6 +7,7 @@ from functools import partial
 
 import msgspec
 
+from edgetl.errors import missing_extra
 from edgetl.exporter.build import Built, build, renamed
 from edgetl.exporter.job import Job
 from edgetl.exporter.material import Material
@@ -26,8 +27,10 @@ def search_pays(job: Job) -> bool:
 
 def add_trained(job: Job) -> list[str]:
     """Candidates of every INT8 recipe from quantization-aware training; returns what to tell."""
-    from edgetl.exporter.qat import train_integers
-
+    try:
+        from edgetl.exporter.qat import train_integers
+    except ModuleNotFoundError as error:
+        raise missing_extra("export", "--qat") from error
     integers = [recipe for recipe in job.plan.recipes if recipe.precision == "int8"]
     # Symmetric rounding is the coarser one: weights that bear it bear the other one too.
     symmetric = any(r.engine == "tensorrt" or r.activation == "qint8" for r in integers)

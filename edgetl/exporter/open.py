@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from edgetl.errors import UsageError
+from edgetl.errors import UsageError, missing_extra
 from edgetl.exporter.onnx_source import OnnxSource
 from edgetl.exporter.source import Source
 from edgetl.spec import OnnxOptions
@@ -26,8 +26,10 @@ def open_source(
                 f"{', '.join(given)} cannot be given with a run: it has its own.",
                 fix=f"leave them away, or export a {SUFFIX} file.",
             )
-        from edgetl.exporter.run_source import RunSource
-
+        try:
+            from edgetl.exporter.run_source import RunSource
+        except ModuleNotFoundError as error:
+            raise missing_extra("export", "Exporting a run") from error
         return RunSource(path, moved_to)
     if moved_to:
         raise UsageError(

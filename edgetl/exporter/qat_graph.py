@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgetl.errors import TraceError
-from edgetl.exporter.check import INPUT, OUTPUT, PREPROCESS, label, parse_onnx
+from edgetl.exporter.check import FLOAT, INPUT, OUTPUT, PREPROCESS, label, parse_onnx
 
 Tensor = torch.Tensor
 Attributes = dict[str, Any]
@@ -20,6 +20,15 @@ Attributes = dict[str, Any]
 # operators whose variable inputs are rounded
 _ROUNDED = frozenset({"Conv", "Gemm", "Add", "Mul", "GlobalAveragePool", "AveragePool", "Concat"})
 _WEIGHTED = frozenset({"Conv", "Gemm"})
+_RESULTS = "number of outputs"  # among the attributes; no attribute of ONNX has blanks
+_UNPADDED = {"auto_pad": (b"NOTSET",)}
+_PLAIN = {  # what some attributes must be, the default first
+    "AveragePool": _UNPADDED,
+    "Cast": {"to": (FLOAT,)},
+    "Conv": _UNPADDED,
+    "Gemm": {"alpha": (1.0,), "beta": (1.0,), "transA": (0,)},
+    "MaxPool": _UNPADDED,
+}
 
 
 class Graph(nn.Module):
@@ -36,12 +45,8 @@ class Graph(nn.Module):
         graph = parse_onnx(master).graph
         self.nodes = list(graph.node)
         self.attributes = [_attributes(node) for node in self.nodes]
-        for node in self.nodes:
-            if node.op_type not in _OPERATORS:
-                raise TraceError(
-                    f"{label(node)} is an operator that training for integers does not know.",
-                    fix="export without --qat.",
-                )
+        for node, attributes in zip(self.nodes, self.attributes, strict=True):
+            _check(node, attributes)
         self.symmetric = symmetric
         self.observe = False
         self.ranges: dict[str, tuple[float, float]] = {}
@@ -159,7 +164,24 @@ class _Round(torch.autograd.Function):
 
 
 def _attributes(node: onnx.NodeProto) -> Attributes:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return found | {_RESULTS: len(node.output)}
+
+
+def _check(node: onnx.NodeProto, attributes: Attributes) -> None:
+    """TraceError for an operator, or an attribute of it, that is not known here."""
+    unknown = "an operator" if node.op_type not in _OPERATORS else ""
+    for name, plain in _PLAIN.get(node.op_type, {}).items():
+        if attributes.get(name, plain[0]) not in plain:
+            unknown = f"of {name} {attributes[name]!r}"
+    pads = attributes.get("pads", [])
+    if node.op_type == "AveragePool" and pads[:2] != pads[2:]:
+        unknown = f"of pads {pads}"
+    if unknown:
+        raise TraceError(
+            f"{label(node)} is {unknown}, which training for integers does not know.",
+            fix="export without --qat.",
+        )
 
 
 # --- operators, by ONNX's names -----------------------------------------------------------------
@@ -195,13 +217,8 @@ def _gemm(inputs: list[Any], attributes: Attributes) -> Tensor:
 
 
 def _clip(inputs: list[Any], _: Attributes) -> Tensor:
-    low = inputs[1] if len(inputs) > 1 else None
-    high = inputs[2] if len(inputs) > 2 else None
-    result: Tensor = torch.clamp(
-        inputs[0],
-        None if low is None else float(low),
-        None if high is None else float(high),
-    )
+    low, high = [None if x is None else float(x) for x in (*inputs[1:], None, None)][:2]
+    result: Tensor = torch.clamp(inputs[0], low, high)
     return result
 
 
@@ -213,11 +230,10 @@ def _hard_sigmoid(inputs: list[Any], attributes: Attributes) -> Tensor:
 
 def _max_pool(inputs: list[Any], attributes: Attributes) -> Tensor:
     padded = _pads(attributes, inputs[0], float("-inf"))
-    strides = attributes.get("strides", [1, 1])
     return functional.max_pool2d(
         padded,
         attributes["kernel_shape"],
-        strides,
+        attributes.get("strides", [1, 1]),
         0,
         attributes.get("dilations", [1, 1]),
         bool(attributes.get("ceil_mode", 0)),
@@ -253,7 +269,13 @@ def _split(inputs: list[Any], attributes: Attributes) -> Any:
     axis = attributes.get("axis", 0)
     if len(inputs) > 1:
         return torch.split(inputs[0], inputs[1].tolist(), axis)
-    return torch.chunk(inputs[0], 2, axis)
+    return torch.chunk(inputs[0], attributes[_RESULTS], axis)
+
+
+def _flatten(inputs: list[Any], attributes: Attributes) -> Tensor:
+    axis, tensor = attributes.get("axis", 1), inputs[0]
+    result: Tensor = tensor.reshape(tensor.shape[:axis].numel(), -1)
+    return result
 
 
 _OPERATORS: dict[str, Callable[[list[Any], Attributes], Any]] = {
@@ -264,7 +286,7 @@ _OPERATORS: dict[str, Callable[[list[Any], Attributes], Any]] = {
     "Clip": _clip,
     "Concat": lambda x, a: torch.cat(x, a["axis"]),
     "Conv": _conv,
-    "Flatten": lambda x, a: x[0].flatten(a.get("axis", 1)),
+    "Flatten": _flatten,
     "Gemm": _gemm,
     "GlobalAveragePool": lambda x, _: x[0].mean((2, 3), keepdim=True),
     "HardSigmoid": _hard_sigmoid,
