@@ -129,41 +129,34 @@ def test_a_spoilt_list_of_photos_is_refused(run: Path) -> None:
         RunPhotos(run, read_run(run))
 
 
-# --- calibration ------------------------------------------------------------------------------
+# --- an order for calibration -------------------------------------------------------------------
 
 
-def test_calibration_is_of_training_stratified_and_repeatable(trained: Path) -> None:
+def test_the_first_photos_of_the_order_hold_every_class(trained: Path) -> None:
     record = read_run(trained)
     photos = RunPhotos(trained, record)
-    chosen, stated = photos.calibration(24)
-    assert {photo.split for photo in chosen} == {"train"}
-    assert len({photo.path for photo in chosen}) == stated.n == 24
-    assert set(Counter(photo.label for photo in chosen).values()) == {8}
-    assert photos.calibration(24) == (chosen, stated)
-    assert RunPhotos(trained, record).calibration(24)[1] == stated
-    smaller, other = photos.calibration(12)
-    assert other.sha256 != stated.sha256
-    assert {p.path for p in smaller} < {p.path for p in chosen}
+    ranked = photos.ranked("train")
+    assert sorted(p.path for p in ranked) == sorted(p.path for p in photos.of("train"))
+    assert ranked != photos.of("train")  # shuffled
+    for count in (3, 12, 24):
+        assert set(Counter(p.label for p in ranked[:count]).values()) == {count // 3}
+    assert RunPhotos(trained, record).ranked("train") == ranked
+    assert {p.split for p in photos.ranked("validation")} == {"validation"}
 
 
-def test_calibration_takes_what_there_is(trained: Path) -> None:
-    photos = RunPhotos(trained, read_run(trained))
-    chosen, stated = photos.calibration(1000)
-    assert stated.n == len(chosen) == len(photos.of("train"))
-
-
-def test_calibration_keeps_the_shares_of_unequal_classes(trained: Path) -> None:
+def test_the_order_keeps_the_shares_of_unequal_classes(trained: Path) -> None:
     photos = RunPhotos(trained, read_run(trained))
     bars = [p for p in photos.photos if p.label == "bars" and p.split == "train"]
     dropped = {photo.path for photo in bars[: len(bars) - 4]}
     photos.photos = [photo for photo in photos.photos if photo.path not in dropped]
-    counts = Counter(photo.label for photo in photos.calibration(19)[0])
+    counts = Counter(photo.label for photo in photos.ranked("train")[:19])
     assert counts["bars"] == 2
     assert abs(counts["disc"] - counts["square"]) <= 1
 
 
-def test_the_seed_of_the_run_decides_the_calibration(trained: Path) -> None:
+def test_the_seed_of_the_run_decides_the_order(trained: Path) -> None:
     record = read_run(trained)
     config = msgspec.structs.replace(record.config, seed=1)
     other = RunPhotos(trained, msgspec.structs.replace(record, config=config))
-    assert other.calibration(12)[1] != RunPhotos(trained, record).calibration(12)[1]
+    ours, theirs = RunPhotos(trained, record).ranked("train")[:12], other.ranked("train")[:12]
+    assert {p.path for p in ours} != {p.path for p in theirs}
