@@ -121,7 +121,7 @@ class Graph(nn.Module):
 
     def _weight(self, node: onnx.NodeProto, tensor: Tensor) -> Tensor:
         """The weight, rounded per output channel once activations have ranges."""
-        if self.symmetric is None or (self.observe and not self.ranges):
+        if self.symmetric is None or not self.ranges:
             return tensor
         axis = 0 if node.op_type == "Conv" or _attributes(node).get("transB") else 1
         others = [a for a in range(tensor.ndim) if a != axis]

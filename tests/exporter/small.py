@@ -135,12 +135,12 @@ def _head(blocks: int) -> tuple[Array, Array]:
 
 
 @functools.cache
-def master(*, blocks: int = 4, fitted: bool = True) -> bytes:
+def master(*, blocks: int = 4, fitted: bool = True, normalize: Normalize = NORMALIZE) -> bytes:
     """The network as edgetl's master ONNX."""
     made = layers(blocks=blocks, fitted=fitted)
     model = _model(made, [helper.make_tensor_value_info(NORMALIZED, TensorProto.FLOAT, None)])
     rename(model.graph)
-    prepend(model.graph, NORMALIZE)
+    prepend(model.graph, normalize)
     return finish(model.graph, SIZE, 3 if fitted else 32)
 
 
@@ -162,15 +162,44 @@ def _model(made: Layers, inputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def run(model: bytes, images: Images) -> npt.NDArray[np.float32]:
-    """What ONNX Runtime makes of images with such a file."""
+def run(model: bytes, images: Images, output: str = OUTPUT) -> npt.NDArray[np.float32]:
+    """What ONNX Runtime makes of images with such a file; `output` may be any tensor in it."""
     import onnxruntime
 
     config = onnxruntime.SessionOptions()
     config.log_severity_level = 3
+    if output != OUTPUT:
+        opened = onnx.load_model_from_string(model)
+        opened.graph.output.append(helper.make_empty_tensor_value_info(output))
+        model = opened.SerializeToString()
     session = onnxruntime.InferenceSession(model, config, providers=["CPUExecutionProvider"])
-    result: npt.NDArray[np.float32] = session.run([OUTPUT], {INPUT: images})[0]
+    result: npt.NDArray[np.float32] = session.run([output], {INPUT: images})[0]
     return result
+
+
+@functools.cache
+def backbone(name: str, size: int = 64) -> tuple[bytes, Any]:
+    """(master, network) of a real backbone with random weights and statistics of noise."""
+    import torch
+
+    from edgetl.exporter.trace import trace
+    from edgetl.train.backbones import build_classifier
+
+    network = build_classifier(name, 5, seed=0)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None  # the mean of what it sees: one block of noise
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+                torch.nn.init.uniform_(module.bias, -0.3, 0.3)
+        network.train()(torch.randn(8, 3, size, size))
+    return trace(network.eval(), Preprocess(size=size), NORMALIZE), network
+
+
+def noise(count: int, size: int = 64) -> Images:
+    """Noise `(count, size, size, 3)`."""
+    return np.random.default_rng(1).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
 # --- as a source ------------------------------------------------------------------------------
