@@ -28,9 +28,11 @@ def blocks(master: bytes) -> dict[str, frozenset[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for node in heavy:
         shape = stored.get(node.input[1], ())
+        if node.name in gates:
+            continue
         if node.op_type != "Conv":
             found["classifier"].add(node.name)
-        elif len(shape) == 4 and shape[1] == 1 and node.name not in gates:
+        elif len(shape) == 4 and shape[1] == 1:
             found[f"depthwise {shape[2]}x{shape[3]}"].add(node.name)
     if heavy and heavy[0].op_type == "Conv":
         found["stem"] = {heavy[0].name}

@@ -9,6 +9,7 @@ one, those that bring the logits nearest to FP32 for the time they cost.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import msgspec
 import numpy as np
 
 from edgetl.engines import Options, Session, ready_engine
-from edgetl.errors import EngineError
+from edgetl.errors import EngineError, StorageError
 from edgetl.exporter.blocks import blocks
 from edgetl.exporter.build import Built, build
 from edgetl.exporter.material import Material
@@ -124,7 +125,8 @@ class Search:
         self.say(text)
         self.trials[key] = self._run(parts, hint)
         self._known[key] = self.trials[key]
-        write_bytes(self.path, b"".join(_line(t) for t in self._known.values()))
+        with contextlib.suppress(StorageError):  # the next search measures it again, no more
+            write_bytes(self.path, b"".join(_line(t) for t in self._known.values()))
         return self.trials[key]
 
     def _run(self, parts: tuple[str, ...], hint: str) -> Trial:

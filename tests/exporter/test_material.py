@@ -1,0 +1,100 @@
+"""Photos, ranges and FP32 answers are read once for all candidates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgetl.exporter import material as materials
+from edgetl.exporter.material import HELD_OUT, Material
+from edgetl.exporter.trt_qdq import tensors_to_calibrate
+from edgetl.spec import Calibration
+from tests.exporter import small
+
+
+@pytest.fixture
+def source() -> small.SmallSource:
+    return small.SmallSource(small.master(), photos=20, held=70)
+
+
+@pytest.fixture
+def made(source: small.SmallSource, tmp_path: Path) -> Material:
+    return Material(source, source.master(), tmp_path)
+
+
+def test_photos_are_read_once(made: Material, source: small.SmallSource) -> None:
+    first = made.calibrate(8)
+    assert made.calibrate(8) is first
+    assert len(made.calibrate(500)) == 20
+    assert source.asked == [8, 500]
+
+
+def test_the_largest_set_is_on_record(made: Material) -> None:
+    """Whatever came last: the manifest says which photos the integers have seen."""
+
+    def used() -> Calibration | None:
+        return made.used
+
+    assert used() is None
+    made.calibrate(8)
+    small_set = used()
+    assert small_set is not None
+    assert small_set.n == 8
+    made.calibrate(12)
+    made.calibrate(4)
+    large = used()
+    assert large is not None
+    assert large.n == 12
+    assert large.sha256 != small_set.sha256
+
+
+def test_held_out_photos_come_with_their_answers(made: Material, source: Any) -> None:
+    images, logits = made.held_out()
+    assert len(images) == HELD_OUT
+    np.testing.assert_array_equal(images, source.held[:HELD_OUT])
+    np.testing.assert_array_equal(logits, small.run(small.master(), images))
+    assert made.held_out()[1] is logits
+
+
+def test_ranges_are_computed_once(
+    made: Material, source: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, real = [], materials.activation_ranges
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append(options["methods"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(materials, "activation_ranges", counted)
+    found = made.trt_ranges(8, ("minmax", "percentile"))
+    assert made.trt_ranges(8, ("minmax", "percentile")) is found
+    assert set(found) == {"minmax", "percentile"}
+    assert list(found["minmax"]) == tensors_to_calibrate(small.master())
+    for low, high in found["minmax"].values():
+        assert low <= 0 <= high
+        assert high > low
+    made.trt_ranges(16, ("minmax",))
+    assert calls == [("minmax", "percentile"), ("minmax",)]
+
+
+def test_trained_material_shares_photos_and_nothing_else(
+    made: Material, source: Any, tmp_path: Path
+) -> None:
+    photos, held = made.calibrate(8), made.held_out()
+    other = made.with_trained(small.master(blocks=1), {"Relu_1_0": (-1.0, 2.0)})
+    assert other.calibrate(8) is photos
+    assert other.held_out() is held  # FP32 as it was given, not as it was trained
+    assert source.asked == [8]
+    assert "Relu_1_0" in tensors_to_calibrate(other.master)
+    assert other.master == small.master(blocks=1)
+    assert other.workspace.parent == made.workspace
+    found = other.trt_ranges(8, ("percentile", "minmax"))
+    plain = Material(source, other.master, tmp_path / "plain").trt_ranges(8, ("minmax",))
+    assert found["minmax"] == plain["minmax"] | {"Relu_1_0": (-1.0, 2.0)}
+    assert found["percentile"]["Relu_1_0"] == (-1.0, 2.0)
+    assert made.trained == {}
+    again = made.with_trained(small.master(), {"Relu_1_0": (-1.0, 2.0)})
+    assert again.workspace != other.workspace
