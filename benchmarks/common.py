@@ -44,8 +44,8 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def write_rows(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Replace results/NAME.jsonl; machine, commit and time are added to each row."""
+def write_rows(name: str, rows: list[dict[str, Any]], keep: int = 0) -> Path:
+    """Replace results/NAME.jsonl; machine, commit and time are added but to the first `keep`."""
     stamp = {
         "machine": this_machine().fingerprint,
         "commit": commit(),
@@ -53,7 +53,8 @@ def write_rows(name: str, rows: list[dict[str, Any]]) -> Path:
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.jsonl"
-    path.write_bytes(b"".join(msgspec.json.encode(row | stamp) + b"\n" for row in rows))
+    stamped = rows[:keep] + [row | stamp for row in rows[keep:]]
+    path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in stamped))
     return path
 
 

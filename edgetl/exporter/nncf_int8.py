@@ -20,6 +20,7 @@ from edgetl.telemetry import quiet, silence
 Images = npt.NDArray[np.uint8]
 
 SOURCE = "master.onnx"
+CUT = 1e-4  # share of a photo's values that "percentile" leaves out at each end
 
 
 def nncf_int8(
@@ -36,8 +37,9 @@ def nncf_int8(
     `images` is uint8 `(N, size, size, 3)`, N ≥ 1; all are used. Nodes in `keep_float` are not
     quantized. A network `trained` for integers keeps its biases: correcting them would pull it to
     its own answers in floating point, which are not what it was trained for. Preprocessing stays
-    float32 and nothing is compressed to FP16; the IR's batch is dynamic. Raises UsageError for images that do not fit, EngineMissingError without openvino and
-    nncf, EngineError when they fail.
+    float32 and nothing is compressed to FP16; the IR's batch is dynamic. Raises UsageError for
+    images that do not fit, EngineMissingError without openvino and nncf, EngineError when they
+    fail.
     """
     check_images(onnx.load_model_from_string(master), images)
     folded = fold_normalisation(master) if recipe.fold_normalisation else None
@@ -46,7 +48,9 @@ def nncf_int8(
         path = Path(folder) / "int8.xml"
         path.with_name(SOURCE).write_bytes(master if folded is None else folded[0])
         try:
-            _quantize(path, images, recipe, keep_float, _advanced(method, trained=trained))
+            advanced = _advanced(method, trained=trained)
+            centre = None if folded is None else folded[1]
+            _quantize(path, images, recipe, keep_float, advanced=advanced, centre=centre)
         except ImportError as error:
             raise missing_extra("export", "INT8 for OpenVINO") from error
         except Exception as error:  # NNCF and OpenVINO raise many unrelated types
@@ -62,7 +66,9 @@ def _quantize(
     images: Images,
     recipe: Recipe,
     keep_float: frozenset[str],
+    *,
     advanced: Any,
+    centre: int | None,
 ) -> None:
     """Quantize the ONNX file beside `path` and save it there."""
     import nncf
@@ -73,6 +79,7 @@ def _quantize(
     model = openvino.convert_model(source)
     shape = [1, *images.shape[1:]]
     model.reshape({INPUT: shape})
+    _fusible_gates(model)
     kinds = {n.name: n.op_type for n in onnx.load(source).graph.node}
     excluded = keep_float | {name for name, kind in kinds.items() if kind in recipe.exclude}
     ignored = [
@@ -91,12 +98,14 @@ def _quantize(
         ignored_scope=nncf.IgnoredScope(names=sorted(ignored)),
         advanced_parameters=advanced,
     )
+    if centre is not None:
+        _exact_pixels(quantized, centre)
     quantized.reshape({INPUT: [-1, *shape[1:]]})
     openvino.save_model(quantized, path, compress_to_fp16=False)
 
 
 def _advanced(method: Calibrator, *, trained: bool) -> Any:
-    """NNCF's own ranges for "minmax"; for "percentile" 0.01 % of each photo's values are cut."""
+    """Ranges over all photos; "percentile" cuts 0.01 % of each photo's values at both ends."""
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
     from nncf.quantization.range_estimator import (
         AggregatorType,
@@ -107,20 +116,53 @@ def _advanced(method: Calibrator, *, trained: bool) -> Any:
 
     if method == "entropy":
         raise ValueError("NNCF does not calibrate by entropy")
-    if method == "minmax":
-        return AdvancedQuantizationParameters(disable_bias_correction=trained)
 
-    def end(aggregator: AggregatorType) -> StatisticsCollectorParameters:
+    def end(extreme: str) -> Any:
+        quantile = method == "percentile"
         return StatisticsCollectorParameters(
-            statistics_type=StatisticsType.QUANTILE,
-            aggregator_type=aggregator,
-            quantile_outlier_prob=1e-4,
+            statistics_type=StatisticsType["QUANTILE" if quantile else extreme],
+            aggregator_type=AggregatorType[extreme],
+            quantile_outlier_prob=CUT,
         )
 
-    ranges = RangeEstimatorParameters(min=end(AggregatorType.MIN), max=end(AggregatorType.MAX))
     return AdvancedQuantizationParameters(
-        disable_bias_correction=trained, activations_range_estimator_params=ranges
+        disable_bias_correction=trained,
+        activations_range_estimator_params=RangeEstimatorParameters(min=end("MIN"), max=end("MAX")),
     )
+
+
+def _exact_pixels(model: Any, centre: int) -> None:
+    """Let the first quantization be the pixels themselves: 0…255 less the centre, in steps of 1.
+
+    Calibration photos need not reach black and white, and white would be cut off.
+    """
+    import openvino
+
+    for op in model.get_ordered_ops():
+        if op.get_type_name() != "FakeQuantize":
+            continue
+        if op.input_value(0).get_node().get_friendly_name() == f"{PREPROCESS}subtract":
+            for index, limit in ((1, -centre), (2, 255 - centre), (3, -centre), (4, 255 - centre)):
+                constant = openvino.opset13.constant(np.array(limit, np.float32))
+                op.input(index).replace_source_output(constant.output(0))
+        return
+
+
+def _fusible_gates(model: Any) -> None:
+    """Make HardSigmoid, where it is MobileNetV3's, the operator that OpenVINO fuses into layers.
+
+    clip(x / 6 + 1/2, 0, 1) is HSigmoid(x); HardSigmoid itself runs in a reference kernel.
+    """
+    from openvino import opset13
+
+    for op in _operations(model):
+        if op.get_type_name() != "HardSigmoid":
+            continue
+        alpha, beta = (float(op.input_value(i).get_node().data) for i in (1, 2))
+        if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
+            gate = opset13.hsigmoid(op.input_value(0), name=f"{op.get_friendly_name()}/hsigmoid")
+            for reader in op.output(0).get_target_inputs():
+                reader.replace_source_output(gate.output(0))
 
 
 def _operations(model: Any) -> list[Any]:

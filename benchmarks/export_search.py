@@ -1,0 +1,239 @@
+"""Export at its best against plain builds: latency in one interleaved run, accuracy, time.
+
+    python -m benchmarks.export_search [--data DIR] [--work DIR] [--only PART]
+
+Parts: `latency` (four backbones: what edgetl chooses against ONNX Runtime fp32 and int8, OpenVINO
+f32, bf16 and int8, built plainly here from the same ONNX), `clothing` (the fine-tuned MobileNetV2
+on the test split, and how long its export takes) and `cells` (EfficientNet-B0 and MobileNetV3-large
+trained from scratch on crops of blood cells, INT8 with and without training for it). `clothing`
+needs the run that `main_job` leaves in --work. Writes results/export_search.jsonl, replacing the
+rows of the parts that ran. Run it on a quiet machine; all of it takes about 40 minutes on two
+cores.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.cells import crops
+from benchmarks.common import parser, read_rows, write_rows
+from benchmarks.plain import PLAIN, plain_files
+from benchmarks.random_source import RandomSource
+from edgetl.bundle import open_bundle, write_bundle
+from edgetl.exporter.export import measure_here
+from edgetl.exporter.improve import add_placements
+from edgetl.exporter.job import Job
+from edgetl.exporter.plan import Plan, plan
+from edgetl.exporter.source import Source
+from edgetl.files import sha256_bytes
+from edgetl.runtime.measure import measure
+from edgetl.spec import Artifact, Candidate, Measurement
+
+BACKBONES = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0")
+SECONDS = 6.0  # for each candidate of the final, interleaved run
+BUDGET_S = 300.0
+
+
+def edgetl(*arguments: str | Path) -> tuple[Any, float]:
+    """(JSON document, wall seconds) of a command, process start included."""
+    words = [sys.executable, "-m", "edgetl", *map(str, arguments), "--json"]
+    start = time.perf_counter()
+    done = subprocess.run(words, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout), time.perf_counter() - start
+
+
+# --- latency ------------------------------------------------------------------------------------
+
+
+def searched_bundle(source: Source, path: Path) -> None:
+    """Write the bundle of a network whose weights are random: everything but the gate's limits."""
+    found = plan("cpu")
+    open_gate = tuple(msgspec.structs.replace(r, min_agreement=0.0) for r in found.recipes)
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(
+            source,
+            Plan(found.devices, open_gate),
+            Path(folder) / "work",
+            engine="auto",
+            precision="auto",
+            max_drop=0.999,
+            progress=print,
+        )
+        job.try_recipes(open_gate)
+        measure_here(job, Path(folder) / "trial.edgetl")
+        print(*add_placements(job, BUDGET_S), sep="\n")
+        measure_here(job, Path(folder) / "trial.edgetl")
+        job.write(path)
+
+
+def with_plain(bundle: Path, master: bytes, images: Any, path: Path) -> str:
+    """Add the plain builds to a bundle as further candidates; returns the one edgetl chose."""
+    with open_bundle(bundle) as opened:
+        manifest = opened.manifest
+        members = {name: opened.read(name) for name in opened.members() if name != "manifest.json"}
+    artifacts, candidates = list(manifest.artifacts), list(manifest.candidates)
+    for name, files in plain_files(master, images).items():
+        how = PLAIN[name]
+        paths = tuple(f"plain/{name}{suffix}" for suffix in files)
+        for member, data in zip(paths, files.values(), strict=True):
+            members[member] = data
+            artifacts.append(
+                Artifact(path=member, size=len(data), sha256=sha256_bytes(data), engine=how.engine)
+            )
+        candidates.append(
+            Candidate(
+                recipe=name,
+                engine=how.engine,
+                precision=how.precision,
+                artifacts=paths,
+                session=how.session,
+            )
+        )
+    changed = msgspec.structs.replace(
+        manifest, artifacts=tuple(artifacts), candidates=tuple(candidates)
+    )
+    write_bundle(path, changed, members)
+    return manifest.chosen
+
+
+def race(name: str, bundle: Path, master: bytes, images: Any) -> list[dict[str, Any]]:
+    """Rows of the chosen candidate and the plain ones, measured in turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "race.edgetl"
+        chosen = with_plain(bundle, master, images, path)
+        with open_bundle(path) as opened:
+            entered = [c for c in opened.manifest.candidates if c.recipe in {chosen, *PLAIN}]
+            rows, skipped = measure(opened, entered, threads=0, batch=1, duration=SECONDS)
+        assert not skipped, skipped
+    medians = {row.recipe: row.p50_ms for row in rows}
+    best = min(medians[p] for p in PLAIN)
+    print(name, medians)
+    return [
+        {
+            "row": "latency",
+            "backbone": name,
+            "candidate": row.recipe,
+            "chosen": row.recipe == chosen,
+            "kept_float": _kept(entered, row),
+            "ratio_to_best_plain": row.p50_ms / best,
+            "p50_ms": row.p50_ms,
+            "p90_ms": row.p90_ms,
+            "engine": f"{row.engine} {row.engine_version}",
+            "threads": row.threads,
+            "samples_ns": list(row.samples_ns),
+        }
+        for row in rows
+    ]
+
+
+def _kept(entered: list[Candidate], row: Measurement) -> list[str]:
+    found = next(c.quantization for c in entered if c.recipe == row.recipe)
+    return list(found.kept_float) if found else []
+
+
+def latency(work: Path, data: Path, only: str | None) -> list[dict[str, Any]]:
+    """All backbones; MobileNetV2 is the fine-tuned one when its bundle is there."""
+    rows: list[dict[str, Any]] = []
+    for name in BACKBONES:
+        if only not in (None, name):
+            continue
+        source = RandomSource(name, data)
+        bundle = work / f"search-{name}.edgetl"
+        searched_bundle(source, bundle)
+        rows += race(name, bundle, source.master(), source.calibration(300)[0])
+    return rows
+
+
+# --- accuracy -----------------------------------------------------------------------------------
+
+
+def candidates_on_test(run: Path, bundle: Path, data: Path) -> list[dict[str, Any]]:
+    """A row for each candidate: scores on validation, and on the test split what shipped."""
+    reference, _ = edgetl("evaluate", run, data)
+    manifest, _ = edgetl("inspect", bundle)
+    rows = []
+    for candidate in manifest["manifest"]["candidates"]:
+        row = {"row": "candidate", "run": run.name, **candidate}
+        row["chosen"] = candidate["recipe"] == manifest["manifest"]["chosen"]
+        if candidate["rejected"] is None:
+            scores, _ = edgetl("evaluate", bundle, data, "--candidate", candidate["recipe"])
+            row["test_accuracy"] = scores["accuracy"]
+            row["test_drop"] = reference["accuracy"] - scores["accuracy"]
+            row["test_n"] = scores["n"]
+        print({k: row.get(k) for k in ("recipe", "drop", "test_drop", "p50_ms", "rejected")})
+        rows.append(row)
+    return rows
+
+
+def clothing(work: Path, data: Path) -> list[dict[str, Any]]:
+    """The fine-tuned MobileNetV2: the time of a plain export, then all that edgetl can do."""
+    run = work / "clothing-finetune"
+    quick, bundle = work / "clothing-quick.edgetl", work / "clothing-best.edgetl"
+    _, quick_s = edgetl("export", run, "--target", "cpu", "--out", quick, "--search", "never")
+    rows: list[dict[str, Any]] = [{"row": "export", "run": run.name, "how": "all CPU candidates",
+                                   "wall_s": quick_s}]  # fmt: skip
+    _, best_s = edgetl(
+        "export", run, "--target", "cpu", "--out", bundle, "--qat", "--search", "always",
+        "--budget", f"{BUDGET_S:.0f}s",
+    )  # fmt: skip
+    rows.append({"row": "export", "run": run.name, "how": "--qat --search always",
+                 "wall_s": best_s})  # fmt: skip
+    rows += candidates_on_test(run, bundle, data)
+    from edgetl.exporter.run_source import RunSource
+
+    source = RunSource(run)
+    raced = race("mobilenet_v2, fine-tuned", bundle, source.master(), source.calibration(300)[0])
+    return rows + raced
+
+
+def cells(work: Path, data: Path) -> list[dict[str, Any]]:
+    """Networks with squeeze-and-excitation, trained from scratch on blood cells."""
+    folder = work / "cells"
+    crops(data.parent / "bccd", folder)
+    rows: list[dict[str, Any]] = []
+    for backbone in ("efficientnet_b0", "mobilenet_v3_large"):
+        run, bundle = work / f"cells-{backbone}", work / f"cells-{backbone}.edgetl"
+        if not (run / "report.html").is_file():
+            edgetl(
+                "finetune", folder, "--out", run, "--backbone", backbone, "--weights", "none",
+                "--strategy", "scratch", "--size", "112", "--fit", "squash", "--epochs", "14",
+                "--overwrite",
+            )  # fmt: skip
+        edgetl("export", run, "--target", "cpu", "--out", bundle, "--qat", "--search", "never")
+        rows += candidates_on_test(run, bundle, folder)
+    return rows
+
+
+def main() -> None:
+    """Run the parts that are asked for and write their rows."""
+    options = parser(__doc__)
+    options.add_argument("--only", choices=["latency", "clothing", "cells", *BACKBONES])
+    given = options.parse_args()
+    rows: list[dict[str, Any]] = []
+    if given.only in (None, "latency", *BACKBONES):
+        named = given.only if given.only in BACKBONES else None
+        rows += [r | {"part": "latency"} for r in latency(given.work, given.data, named)]
+    if given.only in (None, "clothing"):
+        rows += [r | {"part": "clothing"} for r in clothing(given.work, given.data)]
+    if given.only in (None, "cells"):
+        rows += [r | {"part": "cells"} for r in cells(given.work, given.data)]
+    done = {_group(row) for row in rows}
+    kept = [row for row in read_rows("export_search") if _group(row) not in done]
+    print(write_rows("export_search", kept + rows, keep=len(kept)))
+
+
+def _group(row: dict[str, Any]) -> str:
+    """Rows that are replaced together."""
+    return str(row["backbone"] if row["part"] == "latency" else row["part"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""A backbone with random weights as the start of an export: for latency, never for accuracy."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgetl.errors import DataError
+from edgetl.exporter.source import Judges
+from edgetl.exporter.trace import trace
+from edgetl.preprocess import SUFFIXES, Pixels, pixels
+from edgetl.spec import Calibration, Normalize, Preprocess, Provenance, WeightsOrigin
+from edgetl.train.backbones import build_classifier
+from edgetl.train.infer import forward_rows
+
+CLASSES = 10
+PHOTOS = 448
+
+
+class RandomSource:
+    """The network, and photos that only stand in for inputs."""
+
+    def __init__(self, backbone: str, data: Path) -> None:
+        self.labels = tuple(f"class {i}" for i in range(CLASSES))
+        self.preprocess, self.normalize = Preprocess(), Normalize()
+        self.model = build_classifier(backbone, CLASSES, seed=0).eval()
+        found = sorted(p for p in (data / "train").rglob("*") if p.suffix.lower() in SUFFIXES)
+        if len(found) < PHOTOS:
+            raise DataError(f"{data} holds {len(found)} training photos.", fix=f"{PHOTOS} at least")
+        chosen = found[:: len(found) // PHOTOS][:PHOTOS]
+        self.images = np.stack([pixels(path, self.preprocess) for path in chosen])
+
+    def judges(self) -> Judges:
+        images = self.images[:20]
+        return Judges(images, self.reference(images).argmax(axis=1), "agreement")
+
+    def calibration(self, count: int) -> tuple[Pixels, Calibration]:
+        images = self.images[84:][:count]
+        digest = hashlib.sha256(images.tobytes()).hexdigest()
+        return images, Calibration(n=len(images), sha256=digest)
+
+    def held_out(self, count: int) -> Pixels:
+        return self.images[20:84][:count]
+
+    def reference(self, images: Pixels) -> Any:
+        rows = np.arange(len(images), dtype=np.int64)
+        return forward_rows(self.model, images, rows, self.normalize, device="cpu", fold=False)
+
+    def master(self) -> bytes:
+        return trace(self.model, self.preprocess, self.normalize)
+
+    def provenance(self, versions: dict[str, str], max_drop: float) -> Provenance:
+        return Provenance(
+            edgetl="benchmark",
+            created_utc="",
+            data_sha256="0" * 64,
+            weights=WeightsOrigin(source="random initialisation"),
+            config=None,
+            versions=versions,
+            strategy="random",
+            max_drop=max_drop,
+        )
