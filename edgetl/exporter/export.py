@@ -92,7 +92,9 @@ def export(
         job.try_recipes(planned.recipes)
         notes = add_trained(job) if qat else []
         report(list(job.candidates.values()))
-        _insist(job)
+        if search == "never" or not planned.measured:
+            _insist(job)
+        _insist_on_baseline(job)
         measure_here(job, trial)
         if search == "always" or (search == "auto" and search_pays(job)):
             notes += add_placements(job, budget_s)
@@ -148,14 +150,19 @@ def _check(
         )
 
 
-def _insist(job: Job) -> None:
-    """GateError when the baseline fails, or all that was asked for by engine or precision."""
+def _insist_on_baseline(job: Job) -> None:
+    """GateError when the baseline was refused."""
     baseline = job.candidates[BASELINE]
     if baseline.rejected is not None:
         raise GateError(
             f"ONNX Runtime fp32, which every bundle carries, was refused: {baseline.rejected}.",
             fix="see `edgetl doctor`; if that finds nothing, report this with the run's run.json.",
         )
+
+
+def _insist(job: Job) -> None:
+    """GateError when the baseline was refused, or all that was asked for."""
+    _insist_on_baseline(job)
     asked = [
         c
         for c in job.candidates.values()
