@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,7 @@ _PLAIN = {  # what some attributes must be, the default first
 class Graph(nn.Module):
     """Runs the master on uint8 `(N, size, size, 3)`; returns float32 logits `(N, classes)`.
 
-    With ranges observed, inputs of Conv, Gemm and Add are rounded to 8 bits over their range, and
+    With ranges observed, what integer operators read is rounded to 8 bits over its range, and
     weights per output channel; before that it computes as the file does. Raises TraceError for an
     operator that it does not know.
     """
@@ -217,8 +218,9 @@ def _gemm(inputs: list[Any], attributes: Attributes) -> Tensor:
 
 
 def _clip(inputs: list[Any], _: Attributes) -> Tensor:
-    low, high = [None if x is None else float(x) for x in (*inputs[1:], None, None)][:2]
-    result: Tensor = torch.clamp(inputs[0], low, high)
+    low, high = (*inputs[1:], None, None)[:2]
+    ends = -math.inf if low is None else float(low), math.inf if high is None else float(high)
+    result: Tensor = torch.clamp(inputs[0], *ends)
     return result
 
 

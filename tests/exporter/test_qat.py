@@ -1,0 +1,201 @@
+"""Weights that learn to be integers, and what becomes of their ranges."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from edgetl.errors import TraceError
+from edgetl.exporter.build import build, candidate_logits
+from edgetl.exporter.check import NORMALIZED, check_onnx
+from edgetl.exporter.graph import stored_constants
+from edgetl.exporter.material import Material
+from edgetl.exporter.qat import Trained, train_integers
+from edgetl.metrics import divergence
+from edgetl.recipes import find_recipe
+from tests.exporter import small
+
+pytestmark = pytest.mark.usefixtures("single")
+
+MINMAX = ("minmax",)
+ORT = msgspec.structs.replace(find_recipe("ort-int8"), calibration=MINMAX)
+
+
+def train(home: Path, *, symmetric: bool, photos: int = 96) -> tuple[Material, Trained]:
+    made = small.material(home, photos=photos)
+    return made, train_integers(made, symmetric=symmetric, progress=lambda _: None)
+
+
+def figures(note: str) -> list[float]:
+    return [float(text) for text in re.findall(r"\d\.\d{4}", note)]
+
+
+# --- what is learnt ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_it_comes_nearer_to_fp32(symmetric: bool, tmp_path: Path) -> None:
+    _, trained = train(tmp_path, symmetric=symmetric)
+    before, after = figures(trained.note)
+    assert 0 < after < before
+    assert trained.note.startswith("QAT: 5 steps brought the divergence from FP32 from ")
+    assert trained.ranges
+
+
+def test_the_file_is_nearer_too(tmp_path: Path) -> None:
+    """As ONNX Runtime computes it, on photos that neither trained nor calibrated."""
+    made, trained = train(tmp_path, symmetric=False)
+    images = small.pictures(120, 30000)
+    wanted = small.run(small.master(), images)
+    other = made.with_trained(trained.master, trained.ranges)
+    before, after = (
+        divergence(wanted, candidate_logits(build(ORT, m), images)[0]) for m in (made, other)
+    )
+    assert after < before
+
+
+def test_the_graph_stays(tmp_path: Path) -> None:
+    """Only weights and biases of layers change, and only a little."""
+    _, trained = train(tmp_path, symmetric=True)
+    check_onnx(trained.master)
+    old, new = (onnx.load_model_from_string(m) for m in (small.master(), trained.master))
+    assert list(new.graph.node) == list(old.graph.node)
+    assert (new.graph.input, new.graph.output) == (old.graph.input, old.graph.output)
+    layers = [n for n in old.graph.node if n.op_type in ("Conv", "Gemm")]
+    weights = {name for n in layers for name in n.input[1:]}
+    before, after = stored_constants(old.graph), stored_constants(new.graph)
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        assert after[name].shape == array.shape
+        assert after[name].dtype == array.dtype
+        differ = np.abs(after[name].astype(np.float64) - array).max()
+        assert (0 < differ < 1e-3) if name in weights else differ == 0, name
+
+
+def test_it_is_the_same_every_time(tmp_path: Path) -> None:
+    first = train(tmp_path / "a", symmetric=False)[1]
+    second = train(tmp_path / "b", symmetric=False)[1]
+    assert first == second
+
+
+def test_photos_are_counted_and_steps_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    made = small.material(tmp_path, photos=250)
+    train_integers(made, symmetric=False, progress=said.append)
+    assert made.used is not None
+    assert made.used.n == 250
+    assert [text.partition(",")[0] for text in said] == [
+        "QAT: step 10 of 12",
+        "QAT: step 12 of 12",
+    ]
+
+
+def test_few_photos_train_too(tmp_path: Path) -> None:
+    _, trained = train(tmp_path, symmetric=False, photos=3)
+    assert trained.note.startswith("QAT: 4 steps")
+
+
+def silent() -> bytes:
+    """The network with a classifier that answers the same to everything: no integer hurts it."""
+    model = onnx.load_model_from_string(small.master())
+    head = next(n for n in model.graph.node if n.op_type == "Gemm")
+    for stored in model.graph.initializer:
+        if stored.name == head.input[1]:
+            zeros = np.zeros_like(numpy_helper.to_array(stored))
+            stored.CopyFrom(numpy_helper.from_array(zeros, stored.name))
+    return bytes(model.SerializeToString())
+
+
+def test_nothing_gained_is_nothing_changed(tmp_path: Path) -> None:
+    made = small.material(tmp_path, model=silent())
+    trained = train_integers(made, symmetric=True, progress=lambda _: None)
+    assert trained.ranges == {}
+    assert trained.master == made.master
+    assert trained.note.endswith("from 0.0000 to 0.0000; the weights stay as they were")
+
+
+def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
+    model = onnx.load_model_from_string(small.master())
+    last = model.graph.node[-1]
+    last.output[0] = "before"
+    model.graph.node.append(helper.make_node("Softplus", ["before"], ["logits"], "Softplus_1"))
+    made = small.material(tmp_path, model=model.SerializeToString())
+    with pytest.raises(TraceError, match="Softplus 'Softplus_1' is an operator, which training"):
+        train_integers(made, symmetric=True, progress=lambda _: None)
+
+
+# --- ranges become scales ---------------------------------------------------------------------
+
+
+def scales(model: bytes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(scale, zero point) of every quantized activation, by tensor."""
+    graph = onnx.load_model_from_string(model).graph
+    stored = stored_constants(graph)
+    return {
+        n.input[0]: (stored[n.input[1]], stored[n.input[2]])
+        for n in graph.node
+        if n.op_type == "QuantizeLinear" and n.input[0] not in stored
+    }
+
+
+def own(made: Trained) -> set[str]:
+    """Trained tensors, but for a Flatten's: it has the scale of what it flattens."""
+    return {name for name in made.ranges if not name.startswith("Flatten")}
+
+
+def built(
+    recipe: str, made: Material, trained: Trained
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    other = made.with_trained(trained.master, trained.ranges)
+    done = build(find_recipe(recipe), other)
+    assert done.quantization is not None
+    assert done.quantization.calibration == "minmax"  # what it was trained with, whatever is named
+    assert done.quantization.tried == {}
+    return scales(next(iter(done.files.values())))
+
+
+def test_ranges_are_the_scales_of_onnx_runtime(tmp_path: Path) -> None:
+    made, trained = train(tmp_path, symmetric=False)
+    found = built("ort-int8", made, trained)
+    shared = found.keys() & own(trained) - {NORMALIZED}
+    assert len(shared) >= 8
+    for name in shared:
+        low, high = trained.ranges[name]
+        scale, zero = found[name]
+        assert float(scale) == pytest.approx((high - low) / 255, rel=1e-5), name
+        assert zero.dtype == np.uint8
+        assert abs(int(zero) + low / float(scale)) <= 0.51, name
+
+
+def test_ranges_are_the_scales_of_onnx_runtime_on_arm(tmp_path: Path) -> None:
+    made, trained = train(tmp_path, symmetric=True)
+    found = built("ort-int8-arm", made, trained)
+    shared = found.keys() & own(trained)
+    assert NORMALIZED in shared
+    assert len(shared) >= 9
+    for name in shared:
+        low, high = trained.ranges[name]
+        scale, zero = found[name]
+        assert float(scale) == pytest.approx(max(-low, high) / 127, rel=0.005), name
+        assert (zero.dtype, int(zero)) == (np.int8, 0)
+
+
+@pytest.mark.parametrize("recipe", ["trt-int8-weak", "trt-int8-strong"])
+def test_ranges_are_the_scales_of_tensorrt(recipe: str, tmp_path: Path) -> None:
+    """max|x| / 127, rounded up to what FP16 holds."""
+    made, trained = train(tmp_path, symmetric=True)
+    found = built(recipe, made, trained)
+    shared = found.keys() & trained.ranges.keys()
+    assert len(shared) >= 8
+    for name in shared:
+        low, high = trained.ranges[name]
+        exact = max(-low, high) / 127
+        scale, zero = found[name]
+        assert exact * (1 - 1e-6) <= float(scale) <= exact * (1 + 2**-9), name
+        assert (zero.dtype, int(zero)) == (np.int8, 0)
