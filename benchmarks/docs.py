@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.common import ROOT, read_rows
 
 VERBS = (
-    "finetune", "export", "evaluate", "predict", "bench", "inspect", "unpack", "devices",
-    "backbones", "doctor",
+    "finetune", "export", "evaluate", "predict", "bench", "build", "compare", "inspect", "unpack",
+    "devices", "backbones", "doctor",
 )  # fmt: skip
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
@@ -80,32 +80,98 @@ def training() -> str:
     return table(header, body) + machine_line(rows)
 
 
+def cell(value: float | None, digits: int) -> str:
+    """A number, or a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
 def candidates() -> str:
     """Every candidate of the fine-tuned run, the refused ones too."""
-    rows = [
-        row
-        for row in read_rows("main_job")
-        if row["row"] == "candidate" and row["run"].endswith("finetune")
-    ]
+    rows = [row for row in read_rows("export_search") if row["part"] == "clothing"]
+    return _candidates([row for row in rows if row["row"] == "candidate"])
+
+
+def cells() -> str:
+    """INT8 candidates of the networks with squeeze-and-excitation."""
+    rows = [row for row in read_rows("export_search") if row["part"] == "cells"]
+    shown = [row for row in rows if row["row"] == "candidate" and row["precision"] == "int8"]
+    return _candidates(shown, run=True)
+
+
+def _candidates(rows: list[dict[str, Any]], *, run: bool = False) -> str:
     if not rows:
         return "Not measured yet.\n"
-
-    def cell(value: float | None, digits: int) -> str:
-        return "–" if value is None else f"{value:.{digits}f}"
-
     body = [
         [
-            row["recipe"],
+            *([row["run"].removeprefix("cells-")] if run else []),
+            f"**{row['recipe']}**" if row["chosen"] else row["recipe"],
             cell(row["accuracy"], 4),
             cell(row["agreement"], 4),
+            cell(row["divergence"], 4),
             cell(row.get("test_drop"), 4),
             cell(row["p50_ms"], 2),
             f"refused: {row['rejected']}" if row["rejected"] else "passed",
         ]
         for row in rows
     ]
-    header = ["candidate", "validation accuracy", "agreement", "test drop", "p50 ms", "gate"]
+    header = [
+        *(["network"] if run else []),
+        "candidate", "validation accuracy", "agreement", "divergence", "test drop", "p50 ms",
+        "gate",
+    ]  # fmt: skip
     return table(header, body) + machine_line(rows)
+
+
+def latency() -> str:
+    """What edgetl chose against plain builds of the same ONNX, in one interleaved run."""
+    rows = [row for row in read_rows("export_search") if row["row"] == "latency"]
+    if not rows:
+        return "Not measured yet.\n"
+    names = sorted({r["candidate"] for r in rows if r["candidate"].startswith("plain-")})
+    body = []
+    for backbone in dict.fromkeys(row["backbone"] for row in rows):
+        mine = {row["candidate"]: row for row in rows if row["backbone"] == backbone}
+        chosen = next(row for row in mine.values() if row["chosen"])
+        kept = ", ".join(chosen["kept_float"]) or "–"
+        body.append(
+            [
+                backbone,
+                *(cell(mine[name]["p50_ms"], 2) for name in names),
+                f"**{chosen['p50_ms']:.2f}** {chosen['candidate']}",
+                f"**{chosen['ratio_to_best_plain']:.3f}**",
+                kept,
+            ]
+        )
+    header = ["p50, ms", *names, "edgetl", "× best plain", "kept in float"]
+    return table(header, body) + machine_line(rows)
+
+
+def export_time() -> str:
+    """How long exports took."""
+    rows = [row for row in read_rows("export_search") if row["row"] == "export"]
+    if not rows:
+        return "Not measured yet.\n"
+    body = [[row["how"], f"{row['wall_s']:.0f} s"] for row in rows]
+    return table(["export of the fine-tuned MobileNetV2", "wall time"], body) + machine_line(rows)
+
+
+def tensorrt_api() -> str:
+    """What of TensorRT's Python API was found in real packages."""
+    rows = read_rows("tensorrt_api")
+    if not rows:
+        return "Not checked yet.\n"
+    body = [
+        [
+            row["tensorrt"],
+            str(len(row["checked"])),
+            str(row["calls"]),
+            ", ".join([*row["missing"], *row["misfit"]]) or "none",
+            ", ".join(row["absent_and_asked_for_first"]) or "none",
+        ]
+        for row in rows
+    ]
+    header = ["package", "names", "calls", "missing or misfitting", "absent, and asked for first"]
+    return table(header, body)
 
 
 def step() -> str:
@@ -144,6 +210,10 @@ def end_to_end() -> str:
 GENERATED: dict[str, Callable[[], str]] = {
     "training": training,
     "candidates": candidates,
+    "cells": cells,
+    "export-latency": latency,
+    "export-time": export_time,
+    "tensorrt-api": tensorrt_api,
     "training-step": step,
     "end-to-end": end_to_end,
 }
