@@ -1,0 +1,197 @@
+"""The job of an export: which candidate is chosen, in which order, and what the bundle holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from edgetl.bundle import open_bundle
+from edgetl.errors import EngineError
+from edgetl.exporter import job as module
+from edgetl.exporter.build import MASTER, Built
+from edgetl.exporter.job import Job
+from edgetl.exporter.plan import plan
+from edgetl.machine import this_machine
+from edgetl.recipes import find_recipe
+from edgetl.runtime.selftest import self_test
+from edgetl.spec import Candidate
+
+
+@pytest.fixture
+def make(tiny_source: Any, tmp_path: Path) -> Callable[..., Job]:
+    """A job on the tiny model: `make("cpu", precision="int8")`."""
+
+    def job(target: str = "cpu", **changes: Any) -> Job:
+        asked = {"engine": "auto", "precision": "auto"} | changes
+        planned = plan(target, asked["engine"], asked["precision"])
+        return Job(
+            tiny_source, planned, tmp_path, max_drop=1 - 1e-9, progress=lambda _: None, **asked
+        )
+
+    return job
+
+
+def candidate(recipe: str, p50: float | None, **changes: Any) -> Candidate:
+    stated = {"engine": "onnxruntime", "precision": "fp32", "artifacts": (), "p50_ms": p50}
+    return Candidate(recipe=recipe, **stated | changes)
+
+
+def holding(job: Job, *candidates: Candidate) -> Job:
+    job.candidates = {c.recipe: c for c in candidates}
+    return job
+
+
+# --- the choice -------------------------------------------------------------------------------
+
+
+def test_the_fastest_is_chosen_where_all_was_measured(make: Callable[..., Job]) -> None:
+    rows = [candidate("a", 3.0), candidate("b", 1.0, rejected="no"), candidate("c", 2.0)]
+    job = holding(make(), *rows)
+    assert job.choice() == ("c", False)
+    assert job.order() == ("b", "c", "a")
+    job.candidates["a"] = msgspec.structs.replace(rows[0], p50_ms=None)
+    assert job.choice() == ("c", True)
+    assert job.order() == ("b", "c", "a")
+
+
+def test_of_equal_ones_the_nearest_to_fp32_is_chosen(make: Callable[..., Job]) -> None:
+    rows = [
+        candidate("int8", 2.00, precision="int8", divergence=0.3),
+        candidate("mixed", 2.03, precision="int8", divergence=0.1),
+        candidate("fp32", 2.20, divergence=0.0),
+    ]
+    assert holding(make(), *rows).choice() == ("mixed", False)
+
+
+def test_the_order_of_the_plan_decides_where_nothing_was_measured(make: Callable[..., Job]) -> None:
+    rows = [candidate("c", None), candidate("a", None, rejected="no"), candidate("b", None)]
+    job = holding(make(), *rows)
+    assert job.choice() == ("c", True)
+    assert job.order() == ("c", "a", "b")
+    job.candidates["c"] = msgspec.structs.replace(rows[0], rejected="no")
+    assert job.choice() == ("b", True)
+
+
+def test_tensorrt_is_first_where_it_is_among_the_targets(make: Callable[..., Job]) -> None:
+    rows = [
+        candidate("ort", 1.0),
+        candidate("trt", None, engine="tensorrt"),
+        candidate("arm", None),
+        candidate("ov", 0.5, engine="openvino"),
+    ]
+    job = holding(make(), *rows)
+    assert job.order() == ("trt", "ov", "ort", "arm")
+    assert job.choice() == ("trt", True)
+
+
+def test_only_what_was_asked_for_is_chosen(make: Callable[..., Job]) -> None:
+    rows = [candidate("ort-int8", 3.0, precision="int8"), candidate("ort-fp32", 1.0)]
+    assert holding(make(), *rows).choice() == ("ort-fp32", False)
+    assert holding(make(precision="int8"), *rows).choice() == ("ort-int8", False)
+    rows[0] = msgspec.structs.replace(rows[0], rejected="agreement is low")
+    # for the trial bundle alone: an export ends with an error unless a search finds a better one
+    assert holding(make(precision="int8"), *rows).choice() == ("ort-fp32", False)
+
+
+# --- candidates -------------------------------------------------------------------------------
+
+
+def test_recipes_become_candidates(make: Callable[..., Job]) -> None:
+    said: list[str] = []
+    job = make("cpu", engine="onnxruntime")
+    job.say = said.append
+    job.try_recipes(job.plan.recipes)
+    assert list(job.candidates) == [recipe.name for recipe in job.plan.recipes]
+    for name, found in job.candidates.items():
+        recipe = find_recipe(name)
+        assert (found.engine, found.precision) == (recipe.engine, recipe.precision)
+        assert (found.arch, found.session) == (recipe.arch, recipe.session)
+        assert (found.split, found.n) == ("validation", 16)
+        assert found.checked_with.startswith("onnxruntime ")
+        assert found.provisional is False
+        assert f"building {name}" in said
+        assert f"checking {name}" in said
+        assert (found.quantization is not None) == (recipe.precision == "int8")
+        np.testing.assert_allclose(job.logits[name].shape, (16, 3))
+
+
+def test_what_cannot_be_built_is_a_refused_candidate(make: Callable[..., Job]) -> None:
+    job = make()
+
+    def fail() -> Built:
+        raise EngineError("It broke.", fix="mend it.")
+
+    job.attempt(find_recipe("ort-int8"), fail)
+    assert job.candidates["ort-int8"].rejected == "It broke (mend it)"
+    assert job.candidates["ort-int8"].accuracy is None
+    assert job.passed == []
+    assert "ort-int8" not in job.built
+
+
+def test_another_device_s_candidates_are_provisional(make: Callable[..., Job]) -> None:
+    job = make("raspberry-pi-5")
+    job.try_recipes(job.plan.recipes)
+    assert all(c.provisional for c in job.candidates.values())
+
+
+def test_fp16_that_would_overflow_is_refused(
+    make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's own FP16 does not show it: the ranges of the FP32 network do, once for all."""
+    job = make("jetson", precision="fp16")
+    job.try_recipes(job.plan.recipes)
+    assert [c.rejected for c in job.candidates.values()] == [None] * 3
+    calls: list[int] = []
+
+    def ranges(*_: Any, **__: Any) -> Any:
+        calls.append(1)
+        return {"minmax": {"x6": (-1e5, 10.0)}}
+
+    monkeypatch.setattr(module, "activation_ranges", ranges)
+    other = make("jetson", precision="fp16")
+    other.try_recipes(other.plan.recipes)
+    reasons = {name: c.rejected for name, c in other.candidates.items()}
+    assert reasons.pop("ort-fp32") is None
+    assert len(reasons) == 2
+    for reason in reasons.values():
+        assert reason is not None
+        assert "x6" in reason
+    assert len(calls) == 1
+
+
+# --- the bundle -------------------------------------------------------------------------------
+
+
+def test_the_bundle_holds_what_passed(make: Callable[..., Job], tmp_path: Path) -> None:
+    job = make("cpu")
+    # 16 photos are few: one that INT8 sees otherwise would be below its recipe's agreement
+    job.try_recipes(msgspec.structs.replace(r, min_agreement=0.5) for r in job.plan.recipes)
+    passed = {c.recipe for c in job.passed}
+    assert {"ort-fp32", "ov-fp32"} < passed
+    refused = next(name for name in sorted(passed) if name.endswith("int8"))
+    job.refuse(refused, EngineError("It broke.", fix="mend it."))
+    sha256 = job.write(tmp_path / "tiny.edgetl")
+    with open_bundle(tmp_path / "tiny.edgetl") as opened:
+        manifest = opened.manifest
+        assert opened.sha256 == sha256
+        assert manifest.name == "tiny"
+        assert manifest.targets == ("cpu",)
+        assert manifest.order == job.order()
+        assert (manifest.chosen, manifest.provisional) == job.choice()
+        listed = {c.recipe: c for c in manifest.candidates}
+        assert listed.keys() == job.candidates.keys()
+        assert {name for name, c in listed.items() if c.artifacts} == passed - {refused}
+        assert listed[refused].rejected == "It broke (mend it)"
+        assert listed["ort-fp32"].artifacts == listed["ov-fp32"].artifacts == (MASTER,)
+        assert [a.path for a in manifest.artifacts].count(MASTER) == 1
+        assert manifest.calibration is not None
+        assert manifest.calibration.n == 12
+        used = manifest.provenance.versions
+        assert used.keys() == {"onnxruntime", "openvino", "machine"}
+        assert used["machine"] == this_machine().fingerprint
+        assert all(check.passed is not False for check in self_test(opened))
