@@ -34,6 +34,20 @@ def test_json_has_the_scores(
     assert done.stderr.startswith("edgetl: skipped bars/cut.png: ")
 
 
+def test_a_candidate_is_chosen_by_name(cli: Cli, tiny_bundle: Path, shapes: Path) -> None:
+    found = {}
+    for name in ("ort-fp32", "ort-int8"):
+        done = cli("evaluate", tiny_bundle, shapes, "--candidate", name, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        found[name] = json.loads(done.stdout)
+        precision = name.removeprefix("ort-")
+        scores = edgetl.evaluate(tiny_bundle, shapes, engine="onnxruntime", precision=precision)
+        assert found[name]["confusion"] == [list(row) for row in scores.confusion]
+    assert found["ort-fp32"]["confusion"] != found["ort-int8"]["confusion"]
+    done = cli("evaluate", tiny_bundle, shapes, "--candidate", "nothing", "--json")
+    assert json.loads(done.stdout)["error"]["type"] == "UnknownNameError"
+
+
 def test_the_table_ends_in_the_scores(cli: Cli, tiny_bundle: Path, shapes: Path) -> None:
     done = cli("evaluate", tiny_bundle, shapes)
     assert (done.returncode, done.stderr) == (0, "")

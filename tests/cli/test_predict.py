@@ -51,6 +51,19 @@ def test_one_bad_image_among_many(
     assert done.stderr == "edgetl: error: 3 of 6 images could not be read.\n"
 
 
+def test_a_candidate_is_chosen_by_name(cli: Cli, tiny_bundle: Path, shapes: Path) -> None:
+    photo = shapes / "disc" / "00.png"
+    done = cli("predict", tiny_bundle, photo, "--candidate", "ort-int8", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)[0]["candidate"] == "ort-int8"
+    wrong = cli("predict", tiny_bundle, photo, "--candidate", "ort-int9")
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "Unknown candidate 'ort-int9': did you mean ort-int8" in wrong.stderr
+    both = cli("predict", tiny_bundle, photo, "--candidate", "ort-int8", "--engine", "openvino")
+    assert both.returncode == 1
+    assert "has an engine and a precision of its own" in both.stderr
+
+
 def test_plain_output_is_a_line_an_image(cli: Cli, tiny_bundle: Path, tmp_path: Path) -> None:
     """A photo, and one whose name is no UTF-8."""
     noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,25 @@ from edgetl.errors import EngineError, EngineMissingError
 from edgetl.exporter.build import Built
 from edgetl.machine import available_cores, this_machine
 from edgetl.recipes import all_recipes, find_recipe
+from edgetl.spec import Recipe
 
 # Largest difference between two ways to run the same images, as a share of the logits' range.
 SAME = {"fp32": 1e-5, "fp16": 0.01, "bf16": 0.03, "int8": 0.05}
-# TensorRT's only where it runs: elsewhere tests/engines/test_tensorrt.py says what is skipped.
+
+
+def absent(recipe: Recipe) -> str:
+    """Why a device that is no CPU is not here; the contract is not run for its recipes."""
+    if recipe.engine != "tensorrt" and "DEVICE" not in recipe.session:
+        return ""
+    return find_engine(recipe.engine).missing(recipe.session) or ""
+
+
 RECIPES = [
     pytest.param(name, marks=pytest.mark.gpu if recipe.engine == "tensorrt" else [])
     for name, recipe in all_recipes().items()
-    if recipe.engine != "tensorrt" or find_engine("tensorrt").missing(recipe.session) is None
+    if not absent(recipe)
 ]
+ABSENT = {name: reason for name, recipe in all_recipes().items() if (reason := absent(recipe))}
 Tiny = Callable[[str], Built]
 
 
@@ -40,6 +51,24 @@ def open_tiny(tiny: Tiny, recipe: str, threads: int = 0, **changes: Any) -> Any:
     options = {"precision": stated.precision, "threads": threads, "session": stated.session}
     engine = find_engine(stated.engine)
     return engine.open(tuple(tiny(recipe).files.values()), Options(**options | changes))
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_a_device_that_is_not_here_is_refused_with_the_reason(name: str, tiny: Tiny) -> None:
+    what, _, fix = ABSENT[name].partition(" Fix: ")
+    stated = find_recipe(name)
+    with pytest.raises(EngineMissingError) as error:
+        ready_engine(stated.engine, stated.session)
+    assert (error.value.message, error.value.fix) == (what, fix)
+    assert fix
+    if stated.engine == "openvino":  # tests/engines/test_tensorrt.py opens TensorRT's
+        with pytest.raises(EngineMissingError, match=re.escape(what)):
+            open_tiny(tiny, name)
+
+
+@pytest.mark.parametrize("name", [n for n in ABSENT if find_recipe(n).engine == "openvino"])
+def test_the_contract_where_the_device_is_not_here(name: str) -> None:
+    pytest.skip(f"{name}: {ABSENT[name]}")
 
 
 @pytest.fixture(scope="module", params=RECIPES)
@@ -157,8 +186,10 @@ def test_it_describes_what_runs(session: Any, recipe: str) -> None:
     assert described.version == find_engine(stated.engine).version()
     assert described.version[0].isdigit()
     assert described.precision == stated.precision
-    assert described.threads == (1 if stated.engine == "tensorrt" else available_cores())
-    start = {"onnxruntime": "CPUExecutionProvider", "openvino": "CPU", "tensorrt": "CUDA sm_"}
+    elsewhere = stated.engine == "tensorrt" or "DEVICE" in stated.session
+    assert described.threads == (1 if elsewhere else available_cores())
+    device = stated.session.get("DEVICE", "CPU")
+    start = {"onnxruntime": "CPUExecutionProvider", "openvino": device, "tensorrt": "CUDA sm_"}
     assert described.provider.startswith(start[stated.engine])
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from edgetl.bundle import open_bundle
 from edgetl.engines import onnxruntime, openvino
-from edgetl.errors import EngineError, EngineMissingError
+from edgetl.errors import EngineError, EngineMissingError, UnknownNameError
 from edgetl.machine import this_machine
-from edgetl.runtime.choose import best_candidate, matching, shipped
+from edgetl.runtime.choose import TIE, best_candidate, matching, named, shipped, unfit
 from edgetl.runtime.local import remember_p50_ms
 
 RECIPES = ("ov-fp32", "ort-fp32", "ort-int8")
@@ -87,3 +87,53 @@ def test_a_refused_candidate_is_named_with_its_reason(opened: Any) -> None:
     with pytest.raises(EngineError, match=wanted) as error:
         matching(bundle, precision="int8")
     assert error.value.fix
+
+
+OTHER = "aarch64" if this_machine().arch == "x86_64" else "x86_64"
+
+
+def test_a_candidate_for_another_processor_is_passed_over(opened: Any) -> None:
+    """The order puts it first, but its files are not meant for this machine."""
+    bundle = opened({"ov-fp32": {"arch": (OTHER,)}})
+    first = named(bundle, "ov-fp32")
+    reason = unfit(first)
+    assert reason is not None
+    assert f"meant for {OTHER}, and this machine is {this_machine().arch}. Fix: " in reason
+    assert best(bundle) == "ort-fp32"
+    with pytest.raises(EngineMissingError, match=f"It is meant for {OTHER}") as error:
+        best(bundle, engine="openvino")
+    assert error.value.fix == "run it there"
+
+
+def test_a_candidate_for_several_processors_fits(opened: Any) -> None:
+    both = opened({"ov-fp32": {"arch": (OTHER, this_machine().arch)}})
+    assert unfit(named(both, "ov-fp32")) is None
+    assert best(both) == "ov-fp32"
+    rows = {c.recipe: unfit(c) for c in shipped(opened())}
+    assert rows["ov-fp32"] is None
+
+
+def test_measurements_of_others_do_not_make_a_processor_fit(opened: Any) -> None:
+    bundle = opened({"ov-fp32": {"arch": (OTHER,)}})
+    remember_p50_ms(bundle.sha256, {"ov-fp32": 1.0, "ort-fp32": 2.0})
+    assert best(bundle) == "ort-fp32"
+
+
+def test_of_equal_medians_the_nearest_to_fp32_runs(opened: Any) -> None:
+    near = {"ort-int8": {"divergence": 0.2}, "ov-fp32": {"divergence": 1e-6}}
+    bundle = opened(near)
+    remember_p50_ms(bundle.sha256, {"ort-int8": 1.0, "ov-fp32": 0.999 * TIE, "ort-fp32": 3.0})
+    assert best(bundle) == "ov-fp32"
+    remember_p50_ms(bundle.sha256, {"ort-int8": 1.0, "ov-fp32": 1.001 * TIE, "ort-fp32": 3.0})
+    assert best(bundle) == "ort-int8"
+
+
+def test_a_candidate_by_name(opened: Any) -> None:
+    bundle = opened({"ort-int8": {"rejected": "agreement 0.9 is below 0.95"}})
+    assert named(bundle, "ort-fp32").recipe == "ort-fp32"
+    with pytest.raises(UnknownNameError, match=r"Unknown candidate 'ort-fp3': did you") as unknown:
+        named(bundle, "ort-fp3")
+    assert "edgetl inspect" in unknown.value.fix
+    with pytest.raises(EngineError, match=r"ort-int8 of .* was refused: agreement 0\.9") as refused:
+        named(bundle, "ort-int8")
+    assert refused.value.fix

@@ -110,6 +110,19 @@ def test_what_cannot_run_is_listed_with_its_reason(jetson_bundle: Path) -> None:
     assert error.value.fix == done.skipped[0].fix
 
 
+def test_a_candidate_for_another_processor_is_not_measured(
+    write_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    other = "aarch64" if this_machine().arch == "x86_64" else "x86_64"
+    recipes = ("ort-fp32", "ort-int8")
+    path = write_tiny(tmp_path / "b.edgetl", recipes, {"ort-int8": {"arch": (other,)}})
+    done = edgetl.bench(path, duration=0.05)
+    assert [row.recipe for row in done.rows] == ["ort-fp32"]
+    assert [item.recipe for item in done.skipped] == ["ort-int8"]
+    assert f"meant for {other}" in done.skipped[0].reason
+    assert done.skipped[0].fix == "run it there"
+
+
 def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="does not exist"):
         edgetl.bench(tmp_path / "no.edgetl")

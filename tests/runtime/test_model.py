@@ -13,7 +13,14 @@ import pytest
 from PIL import Image
 
 import edgetl
-from edgetl.errors import BundleError, EngineError, EngineMissingError, ImageError, UsageError
+from edgetl.errors import (
+    BundleError,
+    EngineError,
+    EngineMissingError,
+    ImageError,
+    UnknownNameError,
+    UsageError,
+)
 from edgetl.machine import available_cores
 from edgetl.preprocess import pixels
 from edgetl.runtime.model import Model
@@ -110,6 +117,48 @@ def test_what_is_not_there_is_not_substituted(
     message = f"has no candidate for engine {engine}, precision {precision}; it has onnxruntime"
     with pytest.raises(EngineError, match=message):
         edgetl.load(tiny_bundle, engine=engine, precision=precision)
+
+
+def test_a_candidate_is_chosen_by_name(tiny_bundle: Path) -> None:
+    with edgetl.load(tiny_bundle) as opened:
+        names = [c.recipe for c in opened.manifest.candidates]
+    for name in names:
+        with edgetl.load(tiny_bundle, candidate=name) as opened:
+            assert opened.candidate.recipe == name
+            assert opened.describe().engine == opened.candidate.engine
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"candidate": "ort-fp3"}, UnknownNameError, "Unknown candidate 'ort-fp3': did you mean"),
+        (
+            {"candidate": "ort-fp32", "engine": "onnxruntime"},
+            UsageError,
+            "Candidate ort-fp32 has an engine and a precision of its own",
+        ),
+        (
+            {"candidate": "ort-fp32", "precision": "fp32"},
+            UsageError,
+            "Candidate ort-fp32 has an engine and a precision of its own",
+        ),
+    ],
+)
+def test_a_name_that_cannot_be(
+    tiny_bundle: Path, options: dict[str, str], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as error:
+        edgetl.load(tiny_bundle, **options)
+    assert getattr(error.value, "fix", "")
+
+
+def test_a_named_candidate_that_cannot_run_here_is_not_substituted(jetson_bundle: Path) -> None:
+    from edgetl.engines import tensorrt
+
+    if tensorrt.missing() is None:
+        pytest.skip("TensorRT runs here")
+    with pytest.raises(EngineMissingError, match=r"TensorRT|CUDA"):
+        edgetl.load(jetson_bundle, candidate="trt-fp16-weak")
 
 
 def test_an_engine_that_is_not_here_is_not_substituted(jetson_bundle: Path) -> None:
