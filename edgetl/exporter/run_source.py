@@ -16,7 +16,7 @@ from edgetl.preprocess import Pixels
 from edgetl.spec import Calibration, Photo, Provenance
 from edgetl.train.run import finished_run
 
-HELD_OUT = 128  # at most a quarter of the training photos
+HELD_OUT = 128  # at most a quarter of the training photos, but at least one
 
 
 class RunSource:
@@ -30,8 +30,8 @@ class RunSource:
         self.photos = RunPhotos(home, self.record, moved_to)
         self.model = load_classifier(home, self.record)
         ranked = self.photos.ranked("train")
-        self._kept = ranked[: len(ranked) - min(HELD_OUT, len(ranked) // 4)]
-        self._out = ranked[len(self._kept) :]
+        out = min(HELD_OUT, max(1, len(ranked) // 4))
+        self._kept, self._out = ranked[:-out] or ranked, ranked[-out:]
 
     def judges(self) -> Judges:
         chosen = self.photos.of("validation")

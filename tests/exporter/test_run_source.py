@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 
 import edgetl
 from edgetl.errors import RunError
+from edgetl.exporter.build import build
 from edgetl.exporter.check import check_onnx
+from edgetl.exporter.material import Material
 from edgetl.exporter.photos import RunPhotos
 from edgetl.exporter.run_source import RunSource, fingerprint
+from edgetl.recipes import find_recipe
 from edgetl.spec import Photo
 from edgetl.train.run import read_run
 
@@ -60,6 +64,29 @@ def test_no_photo_both_calibrates_and_chooses(source: RunSource) -> None:
     assert not paths(chosen(source, images)) & paths(chosen(source, out))
     assert set(Counter(p.label for p in chosen(source, out)).values()) <= {4, 5}
     np.testing.assert_array_equal(source.held_out(6), out[:6])
+
+
+def test_a_run_of_two_photos_can_be_exported(drawn: Callable[..., Path], tmp_path: Path) -> None:
+    """One calibrates, one chooses: too few to be any good, and no reason to fail."""
+    for split, seed in (("train", 0), ("validation", 9)):
+        drawn(tmp_path / "photos" / split, {"disc": 1, "square": 1}, seed=seed)
+    edgetl.finetune(
+        tmp_path / "photos",
+        out=tmp_path / "run",
+        backbone="squeezenet1_1",
+        strategy="scratch",
+        epochs=1,
+        size=48,
+    )
+    source = RunSource(tmp_path / "run")
+    images, stated = source.calibration(256)
+    assert (len(images), stated.n) == (1, 1)
+    assert source.held_out(64).shape == (1, 48, 48, 3)
+    assert (images != source.held_out(64)).any()
+    material = Material(source, source.master(), tmp_path)
+    found = build(find_recipe("ort-int8"), material).quantization
+    assert found is not None
+    assert len(found.tried) == 3
 
 
 def test_validation_alone_judges(source: RunSource, trained: Path) -> None:
