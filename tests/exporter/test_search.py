@@ -94,14 +94,18 @@ def test_a_whole_search(make: Make, builds: list[frozenset[str]]) -> None:
     assert search.stopped == ""
     assert trials[0].parts == ()
     assert {t.parts for t in trials} >= {()} | {(name,) for name in PARTS}
-    assert len({(t.parts, t.hint) for t in trials}) == len(trials) == len(said)
+    told = [text for text in said if text.startswith("trial")]
+    assert len({(t.parts, t.hint) for t in trials}) == len(trials) == len(told)
     assert said[0] == "trial 1, in float: nothing"
     for trial in trials:
         assert trial.hint == ""
         assert list(trial.parts) == sorted(trial.parts)
         assert 0 < trial.ratio < 100
         assert 0 <= trial.divergence < 1
-    assert len(builds) == len(trials) + 1  # and the whole network that all are timed against
+    assert len(set(builds)) == len(trials)
+    again = [text for text in said if text.startswith("again")]
+    # and the whole network that all are timed against; the quickest ones are timed again
+    assert len(trials) + 1 <= len(builds) <= len(trials) + 1 + len(again)
     assert lines(search) == trials
 
 
@@ -140,7 +144,7 @@ def test_what_pays_is_added_one_by_one(make: Make, monkeypatch: pytest.MonkeyPat
     def figures(search: Search, parts: tuple[str, ...], hint: str) -> Trial:
         slow = 1.0 - 0.2 * ("stem" in parts) + 0.05 * sum(p != "stem" for p in parts)
         far = 0.5 - 0.4 * ("classifier" in parts) - 0.001 * len(parts)
-        return Trial(parts=parts, hint=hint, ratio=slow, divergence=far)
+        return Trial(parts=parts, hint=hint, ratio=slow, divergence=far, confirmed=True)
 
     monkeypatch.setattr(Search, "_run", figures)
     trials = {t.parts for t in make().run()}
@@ -203,7 +207,7 @@ def test_ctrl_c_in_a_trial_keeps_the_others(
     more = resumed.run()
     assert more[:2] == found
     assert resumed.stopped == ""
-    assert len(builds) == len(more) - 2 + 1
+    assert len(set(builds)) == len(more) - 2 + 1  # and the whole network
     assert all(t.ratio < NEVER for t in more)
 
 
