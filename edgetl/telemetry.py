@@ -47,7 +47,7 @@ def silence() -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Drop prints, progress bars, log lines and warnings; restore all of them on leaving."""
-    before = logging.root.manager.disable
+    before, level = logging.root.manager.disable, logging.root.level
     logging.disable(logging.CRITICAL)
     try:
         with (
@@ -59,6 +59,7 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+        logging.root.setLevel(level)  # model conversion leaves it raised when it fails
 
 
 def _nothing(*_: Any, **__: Any) -> None:
