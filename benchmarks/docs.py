@@ -164,7 +164,7 @@ def tensorrt_api() -> str:
         [
             row["tensorrt"],
             str(len(row["checked"])),
-            str(row["calls"]),
+            str(len(row["calls"])),
             ", ".join([*row["missing"], *row["misfit"]]) or "none",
             ", ".join(row["absent_and_asked_for_first"]) or "none",
         ]

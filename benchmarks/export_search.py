@@ -140,7 +140,7 @@ def _kept(entered: list[Candidate], row: Measurement) -> list[str]:
 
 
 def latency(work: Path, data: Path, only: str | None) -> list[dict[str, Any]]:
-    """All backbones; MobileNetV2 is the fine-tuned one when its bundle is there."""
+    """All backbones, with random weights."""
     rows: list[dict[str, Any]] = []
     for name in BACKBONES:
         if only not in (None, name):

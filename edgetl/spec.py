@@ -258,6 +258,13 @@ class Artifact(Record, frozen=True, kw_only=True):
     engine: EngineName
 
 
+class Calibration(Record, frozen=True, kw_only=True):
+    """Which training photos calibrated the quantized candidates."""
+
+    n: int
+    sha256: str  # over the sorted photo hashes
+
+
 class ClassDrop(Record, frozen=True, kw_only=True):
     """A class whose recall a candidate lowered."""
 
@@ -270,6 +277,7 @@ class Quantization(Record, frozen=True, kw_only=True):
     """How a candidate came to its integers."""
 
     calibration: str  # the method whose logits were nearest to FP32
+    photos: Calibration | None = None
     divergence: float | None = None  # mean KL in nats on training photos kept out of calibration
     tried: dict[str, float] = {}  # divergence by calibration method
     kept_float: tuple[str, ...] = ()  # blocks that the search left in floating point
@@ -283,6 +291,7 @@ class Candidate(Record, frozen=True, kw_only=True):
     engine: EngineName
     precision: Precision
     arch: tuple[str, ...] = ()  # machines that the files are meant for; empty: any
+    min_engine: str = ""  # lowest version of the engine that reads the files
     artifacts: tuple[str, ...]  # member paths, in the order the engine wants them
     session: dict[str, str] = {}  # options the engine is opened with
     split: str = "validation"
@@ -296,7 +305,7 @@ class Candidate(Record, frozen=True, kw_only=True):
     regressions: tuple[ClassDrop, ...] = ()  # worst first
     quantization: Quantization | None = None
     agreement: float | None = None  # top-1 against the FP32 reference
-    divergence: float | None = None  # mean KL of its probabilities from the reference's, nats
+    divergence: float | None = None  # mean KL from the reference in nats, on held-out photos
     undecidable: bool = False  # n < 1/max_drop: the agreement decides
     checked_with: str = ""  # engine and version that produced the accuracy
     temperature: float = 1.0
@@ -306,13 +315,6 @@ class Candidate(Record, frozen=True, kw_only=True):
     measured_on: str | None = None  # machine fingerprint
     provisional: bool = False
     rejected: str | None = None
-
-
-class Calibration(Record, frozen=True, kw_only=True):
-    """Which training photos calibrated the quantized candidates."""
-
-    n: int
-    sha256: str  # over the sorted photo hashes
 
 
 class Golden(Record, frozen=True, kw_only=True):
@@ -348,6 +350,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     normalize: Normalize
     targets: tuple[str, ...]
     order: tuple[str, ...]  # recipes, best first, where nothing was measured
+    orders: dict[str, tuple[str, ...]] = {}  # the same by processor architecture
     artifacts: tuple[Artifact, ...]
     candidates: tuple[Candidate, ...]  # refused ones too, without artifacts
     chosen: str

@@ -26,7 +26,7 @@ from edgetl.errors import UsageError
 from edgetl.spec import Candidate, OnnxOptions
 
 if TYPE_CHECKING:
-    from edgetl.exporter.export import Export
+    from edgetl.exporter.export import Export, Placement
 
 Text = str | None
 
@@ -122,6 +122,7 @@ def export(
             search=search,
             budget_s=_seconds(budget),
             progress=say,
+            bar=not json,
             report=keep,
         )
     finally:
@@ -130,6 +131,9 @@ def export(
     if json:
         emit(done)
         return
+    if done.front:
+        title = "fastest to nearest to FP32: placements that no other one beats"
+        show(table(title, FRONT, [_placement(p) for p in done.front]))
     for note in done.notes:
         say(note)
     for name in target.split(","):
@@ -148,17 +152,17 @@ def _verdict(done: Export, *, qat: bool) -> str:
     chosen, integers = rows[done.chosen], [c for c in rows.values() if c.precision == "int8"]
     if chosen.precision == "int8" or not integers:
         return text
-    refused = [c for c in integers if c.rejected]
-    if len(refused) == len(integers):
-        why = "every INT8 candidate was refused"
-        return f"{text}; keep {chosen.precision}: {why}" + ("" if qat else "; --qat may mend it")
+    refused = [c for c in integers if c.rejected and c.accuracy is not None]
+    mend = "" if qat or not refused else "; --qat may mend what the gate refused"
+    if all(c.rejected for c in integers):
+        return f"{text}; keep {chosen.precision}: every INT8 candidate was refused{mend}"
     timed = [c for c in integers if c.p50_ms is not None and not c.rejected]
     if not timed or chosen.p50_ms is None:
         return text
     best = min(timed, key=lambda c: c.p50_ms or 0.0)
     return (
         f"{text}; keep {chosen.precision}: {number(chosen.p50_ms, 3)} ms against "
-        f"{number(best.p50_ms, 3)} ms of {best.recipe}"
+        f"{number(best.p50_ms, 3)} ms of {best.recipe}{mend}"
     )
 
 
@@ -183,6 +187,19 @@ def _seconds(text: str) -> float:
     if not found:
         raise UsageError(f"--budget {text} is not a time.", fix="give one such as 90s, 10m or 1h.")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+FRONT = ["search of", "kept in float", "rest in", "× whole INT8#", "divergence#"]
+
+
+def _placement(item: Placement) -> list[str]:
+    return [
+        item.of,
+        ", ".join(item.kept_float) or "nothing",
+        item.hint or "–",
+        number(item.ratio, 3),
+        number(item.divergence),
+    ]
 
 
 COLUMNS = [

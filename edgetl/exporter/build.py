@@ -63,6 +63,7 @@ def build(recipe: Recipe, material: Material, keep_float: frozenset[str] = WHOLE
         raise problem or EngineError(f"Recipe '{recipe.name}' gave nothing.", fix="use another.")
     chosen = Quantization(
         calibration=best[1],
+        photos=material.calibrate(recipe.calibration_images)[1],
         divergence=best[0] if len(methods) > 1 else None,
         tried=tried if len(methods) > 1 else {},
     )
@@ -89,7 +90,7 @@ def _quantized(
 ) -> Files:
     """INT8 forms."""
     path, master = f"models/{recipe.name}", material.master
-    images = material.calibrate(recipe.calibration_images)
+    images, _ = material.calibrate(recipe.calibration_images)
     if recipe.form == "nncf":
         trained = bool(material.trained)
         xml, weights = nncf_int8(

@@ -27,6 +27,16 @@ BUDGET_S = 600.0
 SearchWhen = Literal["auto", "always", "never"]
 
 
+class Placement(Record, frozen=True, kw_only=True):
+    """A placement on the Pareto front of a search."""
+
+    of: str  # the candidate whose layers it keeps in floating point
+    kept_float: tuple[str, ...]
+    hint: str  # precision of the rest, where the engine has a choice
+    ratio: float  # of times, to the whole network in INT8
+    divergence: float  # nats from FP32, on held-out training photos
+
+
 class Export(Record, frozen=True, kw_only=True):
     """What an export did: the bundle, the chosen candidate, and every candidate."""
 
@@ -36,6 +46,7 @@ class Export(Record, frozen=True, kw_only=True):
     provisional: bool
     candidates: tuple[Candidate, ...]
     notes: tuple[str, ...] = ()
+    front: tuple[Placement, ...] = ()
 
 
 def export(
@@ -54,6 +65,7 @@ def export(
     search: SearchWhen = "auto",
     budget_s: float = BUDGET_S,
     progress: Say = lambda _: None,
+    bar: bool = False,
     report: Callable[[list[Candidate]], None] = lambda _: None,
 ) -> Export:
     """Write the bundle `out` for the devices `target` (names, separated by commas).
@@ -62,9 +74,10 @@ def export(
     scored on validation photos; what fails the gate is refused and not shipped. `recipes` are TOML
     files tried as well, `dla` adds a Jetson's accelerator, `qat` candidates from
     quantization-aware training, and `search` mixed placements on this machine, for up to
-    `budget_s` seconds ("auto": when INT8 is not both the fastest and within the gate). `report` is
-    called with all candidates, also when the gate then fails. Raises RunError, DataError,
-    UnknownNameError, UsageError, TraceError, GateError or StorageError.
+    `budget_s` seconds of trials ("auto": when INT8 is not both the fastest and within the gate).
+    `bar` draws a progress bar of the search on a terminal. `report` is called with all candidates,
+    also when the gate then fails. Raises RunError, DataError, UnknownNameError, UsageError,
+    TraceError, GateError or StorageError.
     """
     destination, start = Path(out).expanduser(), Path(source).expanduser()
     planned = plan(target, engine, precision, dla=dla, extra=[Path(path) for path in recipes])
@@ -87,6 +100,7 @@ def export(
             precision=precision,
             max_drop=max_drop,
             progress=progress,
+            bar=bar,
         )
         trial = Path(folder) / destination.name
         job.try_recipes(planned.recipes)
@@ -110,6 +124,16 @@ def export(
         provisional=provisional,
         candidates=tuple(job.candidates.values()),
         notes=tuple(notes),
+        front=tuple(
+            Placement(
+                of=name,
+                kept_float=trial.parts,
+                hint=trial.hint,
+                ratio=trial.ratio,
+                divergence=trial.divergence,
+            )
+            for name, trial in job.front
+        ),
     )
 
 
@@ -187,6 +211,8 @@ def measure_here(job: Job, trial: Path) -> None:
     job.say("measuring what passed, in turns")
     job.write(trial)
     with open_bundle(trial) as opened:
+        names = {c.recipe for c in wanted}
+        wanted = [c for c in opened.manifest.candidates if c.recipe in names]
         rows, skipped = measure(opened, wanted, threads=0, batch=1, duration=MEASURE_SECONDS)
     job.rows = rows
     for row in rows:

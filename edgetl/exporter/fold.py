@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgetl.exporter.check import FLOAT, INPUT, NORMALIZED, PREPROCESS, parse_onnx
-from edgetl.exporter.graph import set_nodes, stored_constants
+from edgetl.exporter.graph import attribute, set_nodes, stored_constants
 
 CENTRE = f"{PREPROCESS}centre"
 _WEIGHT, _BIAS = f"{PREPROCESS}weight", f"{PREPROCESS}bias"  # names that no network has
@@ -27,15 +27,17 @@ def fold_normalisation(master: bytes) -> tuple[bytes, int] | None:
     Equal but for rounding, except where that Conv pads: zero then means the centre and not each
     channel's own mean, which differ by about 10 of 255 for ImageNet's means (0.7 % RMS of the
     logits of a fine-tuned MobileNetV2, where INT8 itself makes 10 %). None when the first layer is
-    no Conv, or something else reads the normalised image too.
+    no plain Conv with stored weights, or something else reads the normalised image too.
     """
     model = parse_onnx(master)
     graph = model.graph
     readers = [n for n in graph.node if NORMALIZED in n.input]
     stored = stored_constants(graph)
-    if len(readers) != 1 or readers[0].op_type != "Conv" or readers[0].input[1] not in stored:
+    if len(readers) != 1 or readers[0].op_type != "Conv":
         return None
     conv = readers[0]
+    if attribute(conv, "group", 1) != 1 or not {*conv.input[1:]} <= stored.keys():
+        return None
     scale = stored[f"{PREPROCESS}scale"].astype(np.float64).reshape(1, -1, 1, 1)
     mean = stored[f"{PREPROCESS}mean"].astype(np.float64).reshape(1, -1, 1, 1)
     centre = int(np.clip(np.round(mean.mean()), 0, 255))

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from edgetl.metrics import (
     Logits,
-    divergence,
     evaluate_logits,
     fit_temperature,
     paired_drop,
@@ -35,9 +34,8 @@ def judge(
     """Fill in a candidate's scores from its logits `(N, classes)`, and refuse or pass it.
 
     Refused are: values that are not finite, agreement below the recipe's, and a drop of accuracy
-    or macro-F1 above `max_drop`, unless so few photos cannot show it: one photo more or less of
-    all, or of the smallest class, would move the figure further. Classes that lost photos are
-    listed.
+    or macro-F1 above `max_drop`. Where one photo of all, or of the smallest class, is more than
+    that, one photo is allowed, unless `max_drop` is 0. Classes that lost photos are listed.
     """
     n = len(truth)
     if not np.isfinite(logits).all():
@@ -63,7 +61,6 @@ def judge(
         "drop": drop,
         "drop_interval": interval,
         "agreement": agreement,
-        "divergence": divergence(reference, logits),
         "undecidable": undecidable,
         "temperature": temperature,
         "rejection_threshold": round(
@@ -73,17 +70,22 @@ def judge(
     reason = None
     if agreement < recipe.min_agreement:
         reason = f"agreement {agreement:.4f} is below {recipe.min_agreement}"
-    elif drop > max_drop and not undecidable:
+    elif drop > _allowed(max_drop, 1 / n):
         reason = f"accuracy drop {drop:.4f} is above {max_drop}"
-    elif macro_f1_drop > max_drop + ROUNDING and not _coarse(truth, max_drop):
+    elif macro_f1_drop > _allowed(max_drop, _macro_step(truth)):
         reason = f"macro-F1 drop {macro_f1_drop:.4f} is above {max_drop}"
     return msgspec.structs.replace(candidate, rejected=reason, **found)
 
 
-def _coarse(truth: npt.NDArray[np.int64], max_drop: float) -> bool:
-    """Whether one photo of the smallest class moves macro-F1 by more than `max_drop`."""
+def _allowed(max_drop: float, step: float) -> float:
+    """The limit, or what one photo amounts to if that is more."""
+    return max(max_drop, step) + ROUNDING if max_drop > 0 else ROUNDING
+
+
+def _macro_step(truth: npt.NDArray[np.int64]) -> float:
+    """By how much one photo of the smallest class may move macro-F1."""
     counts = np.unique(truth, return_counts=True)[1]
-    return max_drop > 0 and 1 / (len(counts) * int(counts.min())) > max_drop
+    return 1 / (len(counts) * int(counts.min()))
 
 
 def regressions(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from functools import partial
 
 import msgspec
 
-from edgetl.errors import missing_extra
-from edgetl.exporter.build import Built, build, renamed
+from edgetl.errors import TraceError, missing_extra
+from edgetl.exporter.build import Built, build, renamed, why
 from edgetl.exporter.job import Job
 from edgetl.exporter.material import Material
-from edgetl.exporter.search import Search, Trial, finalists, with_hint
+from edgetl.exporter.search import NEVER, Search, Trial, finalists, pareto, with_hint
 from edgetl.progress import progress_bar
 from edgetl.spec import Candidate, Recipe
 
@@ -34,7 +35,10 @@ def add_trained(job: Job) -> list[str]:
     integers = [recipe for recipe in job.plan.recipes if recipe.precision == "int8"]
     # Symmetric rounding is the coarser one: weights that bear it bear the other one too.
     symmetric = any(r.engine == "tensorrt" or r.activation == "qint8" for r in integers)
-    trained = train_integers(job.material, symmetric=symmetric, progress=job.say)
+    try:
+        trained = train_integers(job.material, symmetric=symmetric, progress=job.say)
+    except TraceError as error:  # an operator that it does not know: the others stand
+        return [f"QAT: {why(error)}"]
     if not trained.ranges:
         return [trained.note]
     job.trained = job.material.with_trained(trained.master, trained.ranges)
@@ -52,25 +56,33 @@ def _trained(recipe: Recipe, name: str, material: Material) -> Built:
 
 
 def add_placements(job: Job, budget_s: float) -> list[str]:
-    """Search mixed placements of the fastest INT8 recipe here, and add the best ones."""
-    base = _searched(job)
-    if base is None:
+    """Search mixed placements of INT8 here, and add the best ones; returns what to tell."""
+    bases = _searched(job)
+    if not bases:
         return ["nothing to search: no INT8 candidate runs on this machine"]
+    deadline = time.monotonic() + budget_s
+    return [_search(job, base, deadline) for base in bases]
+
+
+def _search(job: Job, base: Candidate, deadline: float) -> str:
     trained = job.trained if base.recipe.endswith("-qat") else None
     material = trained or job.material
     whole = job.built[base.recipe].recipe
     recipe = msgspec.structs.replace(whole, name=base.recipe.removesuffix("-qat"))
     start = time.monotonic()
-    with progress_bar(f"searching {base.recipe}", int(budget_s), unit="s", show=True) as advance:
-        shown = [0]
+    left = max(1, int(deadline - start))
+    with progress_bar(f"searching {base.recipe}", left, unit="s", show=job.bar) as advance:
+        shown = 0
 
         def say(text: str) -> None:
+            nonlocal shown
             done = int(time.monotonic() - start)
-            advance(done - shown[0])
-            shown[0] = done
-            job.say(f"search: {text}")
+            advance(done - shown)
+            shown = done
+            if not (job.bar and sys.stderr.isatty()):  # a line would break the bar
+                job.say(f"search: {text}")
 
-        search = Search(recipe, material, start + budget_s, say)
+        search = Search(recipe, material, deadline, say)
         trials = search.run()
     chosen = finalists(trials)
     for number, trial in enumerate(chosen, 1):
@@ -78,24 +90,26 @@ def add_placements(job: Job, budget_s: float) -> list[str]:
         named = msgspec.structs.replace(with_hint(recipe, trial.hint), name=name)
         placed = partial(_placed, named, trial, search, material)
         job.attempt(named, placed, form_of=recipe.name)
+    job.front += [(base.recipe, trial) for trial in pareto(trials) if trial.ratio < NEVER]
     ended = f"; {search.stopped} ended it" if search.stopped else ""
-    return [
+    return (
         f"search: {len(trials)} placements of {base.recipe} in "
         f"{time.monotonic() - start:.0f} s, {len(chosen)} built in full{ended}"
-    ]
+    )
 
 
-def _searched(job: Job) -> Candidate | None:
-    """The INT8 candidate to start from: fastest where measured, nearest to FP32 otherwise."""
+def _searched(job: Job) -> list[Candidate]:
+    """The INT8 candidates to start from: the fastest, and other engines' that the gate refused."""
     found = [
         c
         for c in job.candidates.values()
         if c.precision == "int8" and not c.provisional and c.recipe in job.built
     ]
-    timed = [c for c in found if c.p50_ms is not None]
-    if timed:
-        return min(timed, key=lambda c: c.p50_ms or 0.0)
-    return max(found, key=lambda c: c.agreement or 0.0, default=None)
+    timed = sorted((c for c in found if c.p50_ms is not None), key=lambda c: c.p50_ms or 0.0)[:1]
+    nearest = sorted((c for c in found if c.rejected), key=lambda c: -(c.agreement or 0.0))
+    engines = {c.engine for c in timed}
+    rescued = {c.engine: c for c in reversed(nearest) if c.engine not in engines}
+    return [*timed, *rescued.values()]
 
 
 def _placed(recipe: Recipe, trial: Trial, search: Search, material: Material) -> Built:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from edgetl.bundle import write_bundle
 from edgetl.errors import EdgetlError, EngineError, TraceError
 from edgetl.exporter.build import Built, build, candidate_logits, why
-from edgetl.exporter.check import parse_onnx
+from edgetl.exporter.check import FLOAT, PREPROCESS, parse_onnx, tensor_types
 from edgetl.exporter.gate import judge
 from edgetl.exporter.golden import golden_members
 from edgetl.exporter.material import Material
 from edgetl.exporter.plan import Plan
 from edgetl.exporter.ranges import activation_ranges
+from edgetl.exporter.search import Trial
 from edgetl.exporter.source import Source
 from edgetl.exporter.trt_rules import check_fp16_ranges
 from edgetl.files import sha256_bytes
 from edgetl.machine import this_machine
-from edgetl.metrics import Logits
+from edgetl.metrics import Logits, divergence
 from edgetl.runtime.choose import AUTO, fastest
 from edgetl.spec import BUNDLE_VERSION, Artifact, Candidate, Manifest, Measurement, Recipe
 
@@ -43,7 +46,9 @@ class Job:
         precision: str,
         max_drop: float,
         progress: Say,
+        bar: bool = False,
     ) -> None:
+        """`bar` draws a progress bar on a terminal where something takes long."""
         self.source, self.plan, self.say = source, plan, progress
         self.engine, self.precision, self.max_drop = engine, precision, max_drop
         progress("reading validation photos")
@@ -56,6 +61,8 @@ class Job:
         self.built: dict[str, Built] = {}
         self.logits: dict[str, Logits] = {}
         self.rows: list[Measurement] = []
+        self.bar = bar
+        self.front: list[tuple[str, Trial]] = []  # Pareto fronts of searches, by what they varied
         self.trained: Material | None = None  # from quantization-aware training
         self._overflow: tuple[str | None] | None = None
 
@@ -74,6 +81,7 @@ class Job:
             engine=recipe.engine,
             precision=recipe.precision,
             arch=recipe.arch,
+            min_engine=recipe.min_engine,
             artifacts=(),
             session=recipe.session,
             split=self.judges.split,
@@ -83,7 +91,10 @@ class Job:
         try:
             built = make()
             self.say(f"checking {recipe.name}")
-            logits, used = candidate_logits(built, self.judges.images)
+            held, reference = self.material.held_out()
+            both = np.concatenate([self.judges.images, held])
+            every, used = candidate_logits(built, both)
+            logits = every[: len(self.judges.images)]
         except (EngineError, TraceError) as error:
             self.candidates[recipe.name] = msgspec.structs.replace(candidate, rejected=why(error))
             return
@@ -97,10 +108,13 @@ class Job:
             labels=self.source.labels,
             max_drop=self.max_drop,
         )
-        if scored.rejected is None and recipe.precision == "fp16":
+        if scored.rejected is None and runs_fp16(recipe):
             scored = msgspec.structs.replace(scored, rejected=self._overflows())
         self.candidates[recipe.name] = msgspec.structs.replace(
-            scored, checked_with=used, quantization=built.quantization
+            scored,
+            checked_with=used,
+            quantization=built.quantization,
+            divergence=finite(divergence(reference, every[len(logits) :])),
         )
 
     def _overflows(self) -> str | None:
@@ -109,11 +123,16 @@ class Job:
         ONNX Runtime computes FP16 files in FP32 in part, so its logits would not show it.
         """
         if self._overflow is None:
-            graph = parse_onnx(self.material.master).graph
-            inner = [o for n in graph.node for o in n.output if not n.name.startswith("preprocess")]
-            images = self.material.calibrate(SCANNED)
-            found = activation_ranges(self.material.master, images, inner, methods=("minmax",))
-            self._overflow = (check_fp16_ranges(found["minmax"]),)
+            model = parse_onnx(self.material.master)
+            types = tensor_types(model)
+            nodes = [n for n in model.graph.node if not n.name.startswith(PREPROCESS)]
+            inner = [o for n in nodes for o in n.output if types.get(o) == FLOAT]
+            images = self.material.photos(SCANNED)
+            try:
+                found = activation_ranges(self.material.master, images, inner, methods=("minmax",))
+                self._overflow = (check_fp16_ranges(found["minmax"]),)
+            except TraceError as error:  # a value that is not finite on a training photo
+                self._overflow = (why(error),)
         return self._overflow[0]
 
     def refuse(self, name: str, error: EdgetlError) -> None:
@@ -125,14 +144,35 @@ class Job:
         """Candidates that no gate refused."""
         return [c for c in self.candidates.values() if c.rejected is None]
 
-    def order(self) -> tuple[str, ...]:
-        """Recipes best first: TensorRT's, then as measured, then as the profiles say."""
+    def order(self, arch: str = "") -> tuple[str, ...]:
+        """Recipes best first, for machines of one architecture or any.
 
-        def rank(candidate: Candidate) -> tuple[bool, bool, float]:
-            p50 = candidate.p50_ms
-            return candidate.engine != "tensorrt", p50 is None, p50 or 0.0
+        Those of the targets that are other devices come as their profiles say, then what was
+        measured here, then the rest. With `arch`, other architectures' recipes come last.
+        """
+        listed = [
+            name
+            for device in self.plan.devices
+            if device.kind != "cpu" and (not arch or device.arch in ("", arch))
+            for name in (*device.dla_recipes, *device.recipes)
+        ]
+        places = {name: i for i, name in enumerate(dict.fromkeys(listed))}
+        here = not arch or arch == this_machine().arch
+
+        def rank(candidate: Candidate) -> tuple[int, float]:
+            base = candidate.recipe.partition("-qat")[0].partition("-mixed")[0]
+            if base in places:
+                return places[base], candidate.recipe != base
+            if here and candidate.p50_ms is not None:
+                return len(places), candidate.p50_ms
+            return len(places) + 1, 0.0
 
         return tuple(c.recipe for c in sorted(self.candidates.values(), key=rank))
+
+    def orders(self) -> dict[str, tuple[str, ...]]:
+        """`order` for every architecture of the targets."""
+        known = {device.arch or this_machine().arch for device in self.plan.devices}
+        return {arch: self.order(arch) for arch in sorted(known)}
 
     def choice(self) -> tuple[str, bool]:
         """(candidate, provisional): the fastest where all was measured, else the profile's first.
@@ -184,6 +224,7 @@ class Job:
             normalize=self.source.normalize,
             targets=tuple(device.name for device in self.plan.devices),
             order=self.order(),
+            orders=self.orders(),
             artifacts=tuple(artifacts.values()),
             candidates=tuple(listed),
             chosen=chosen,
@@ -199,3 +240,14 @@ class Job:
         used = {c.checked_with for c in self.candidates.values() if c.checked_with}
         tools = dict(text.rsplit(" ", 1) for text in sorted(used))
         return tools | {"machine": this_machine().fingerprint}
+
+
+def runs_fp16(recipe: Recipe) -> bool:
+    """Whether something of it is computed in FP16 on its device."""
+    hint = recipe.session.get("INFERENCE_PRECISION_HINT", "")
+    return recipe.precision == "fp16" or recipe.form.startswith("trt-qdq") or hint == "f16"
+
+
+def finite(value: float) -> float | None:
+    """The value, or None for what JSON cannot hold."""
+    return value if math.isfinite(value) else None

@@ -24,6 +24,7 @@ class Material:
         self.trained: dict[str, Range] = {}  # by quantization-aware training, where there was any
         self.used: Calibration | None = None  # the largest set that calibrated something
         self._photos: dict[int, Pixels] = {}
+        self._sets: dict[int, Calibration] = {}
         self._held: tuple[Pixels, Logits] | None = None
         self._ranges: dict[tuple[int, tuple[Calibrator, ...]], dict[Calibrator, dict[str, Range]]]
         self._ranges = {}
@@ -32,16 +33,22 @@ class Material:
         """The same photos for a master from quantization-aware training, and its ranges."""
         name = hashlib.sha256(master).hexdigest()[:12]
         other = Material(self.source, master, self.workspace / name)
-        other._photos, other._held, other.trained = self._photos, self._held, ranges
+        other._photos, other._sets = self._photos, self._sets
+        other._held, other.trained = self._held, ranges
         return other
 
-    def calibrate(self, count: int) -> Pixels:
-        """Up to `count` training photos `(N, size, size, 3)`; the largest set is on record."""
+    def photos(self, count: int) -> Pixels:
+        """Up to `count` training photos `(N, size, size, 3)` that may calibrate."""
         if count not in self._photos:
-            self._photos[count], fingerprint = self.source.calibration(count)
-            if self.used is None or fingerprint.n > self.used.n:
-                self.used = fingerprint
+            self._photos[count], self._sets[count] = self.source.calibration(count)
         return self._photos[count]
+
+    def calibrate(self, count: int) -> tuple[Pixels, Calibration]:
+        """The same, put on record as having calibrated something; and their fingerprint."""
+        images = self.photos(count)
+        if self.used is None or self._sets[count].n > self.used.n:
+            self.used = self._sets[count]
+        return images, self._sets[count]
 
     def held_out(self) -> tuple[Pixels, Logits]:
         """Training photos that never calibrate, and their FP32 logits."""
@@ -57,6 +64,6 @@ class Material:
         key = (count, methods)
         if key not in self._ranges:
             names = tensors_to_calibrate(self.master)
-            found = activation_ranges(self.master, self.calibrate(count), names, methods=methods)
+            found = activation_ranges(self.master, self.calibrate(count)[0], names, methods=methods)
             self._ranges[key] = {method: found[method] | self.trained for method in found}
         return self._ranges[key]

@@ -59,6 +59,7 @@ def plan(
         raise UsageError(f"--target {targets} names a device twice.", fix="name each one once.")
     devices = tuple(find_device(name) for name in names)
     recipes = [recipe for device in devices for recipe in _of(device)]
+    more: list[Recipe] = []
     if dla:
         more = [find_recipe(name) for device in devices for name in device.dla_recipes]
         if not more:
@@ -66,7 +67,7 @@ def plan(
                 f"No deep learning accelerator is known of {targets}.",
                 fix="leave --dla away, or choose a target with one: `edgetl devices` lists them.",
             )
-        recipes = more + recipes
+        recipes += more
     read = [_read(path) for path in extra]
     if len({recipe.name for recipe in read}) < len(read):
         raise UsageError("Two --recipe files have one name.", fix="give each one its own.")
@@ -77,6 +78,14 @@ def plan(
         for recipe in unique.values()
         if engine in (AUTO, recipe.engine) and precision in (AUTO, recipe.precision)
     ]
+    tried = {recipe.name for recipe in matching}
+    lost = [recipe.name for recipe in (*read, *more) if recipe.name not in tried]
+    if lost and matching:
+        raise UsageError(
+            f"--engine {engine}, --precision {precision} leave out {', '.join(lost)}, which was "
+            "asked for.",
+            fix="leave --engine and --precision away, or --recipe and --dla.",
+        )
     if not matching:
         offered = ", ".join(sorted({f"{r.engine} {r.precision}" for r in unique.values()}))
         raise UsageError(

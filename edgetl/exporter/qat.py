@@ -51,7 +51,7 @@ def train_integers(
     `symmetric` rounds activations as TensorRT does (zero point 0), else with a zero point. Raises
     TraceError for an operator that is not known here.
     """
-    photos = material.calibrate(PHOTOS)
+    photos = material.photos(PHOTOS)
     teacher = Graph(material.master)
     student = Graph(material.master, symmetric=symmetric)
     held, _ = material.held_out()

@@ -16,7 +16,7 @@ from edgetl.preprocess import Pixels
 from edgetl.spec import Calibration, Photo, Provenance
 from edgetl.train.run import finished_run
 
-HELD_OUT = 128  # at most a quarter of the training photos, but at least one
+HELD_OUT = 64  # at most a quarter of the training photos, but at least one
 
 
 class RunSource:

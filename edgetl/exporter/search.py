@@ -18,8 +18,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+import edgetl
 from edgetl.engines import Options, Session, ready_engine
-from edgetl.errors import EngineError, StorageError
+from edgetl.errors import EngineError, StorageError, TraceError
 from edgetl.exporter.blocks import blocks
 from edgetl.exporter.build import Built, build
 from edgetl.exporter.material import Material
@@ -35,6 +36,7 @@ TURNS, RUNS = 12, 5
 QUANTILE = 0.25  # of the samples; on a busy machine it moves less than the median
 CONFIRMED = 2  # best placements of a round that are timed again, longer, before one is taken
 FINALISTS = 3
+METHOD = "quartiles of 12 x 5, confirmed"  # change it with how a trial is built or timed
 NEVER = 1e9  # ratio and divergence of a placement that cannot be built
 
 Say = Callable[[str], None]
@@ -64,9 +66,11 @@ class Search:
         key = [
             sha256_bytes(material.master),
             msgspec.json.encode(self.recipe).decode(),
-            sha256_bytes(material.calibrate(PHOTOS).tobytes()),
+            sha256_bytes(material.photos(PHOTOS).tobytes()),
             this_machine().fingerprint,
             engine.version(),
+            edgetl.__version__,
+            METHOD,
         ]
         self.path = cache_folder() / "search" / f"{sha256_bytes('|'.join(key).encode())}.jsonl"
         self.trials: dict[tuple[tuple[str, ...], str], Trial] = {}
@@ -112,13 +116,11 @@ class Search:
             return trial
         self._check_time()
         self.say(f"again, in {trial.hint or 'float'}: {', '.join(trial.parts)}")
-        session = open_built(self._built(trial.parts), trial.hint)
-        try:
-            images, _ = self.material.held_out()
-            ratio = time_ratio(session, self._reference(), images[:1], turns=3 * TURNS)
-        finally:
-            session.close()
-        self._keep(key, msgspec.structs.replace(trial, ratio=ratio, confirmed=True))
+        with self._failing():
+            with self._opened(trial.parts, trial.hint) as session:
+                image = self.material.held_out()[0][:1]
+                ratio = time_ratio(session, self._reference(), image, turns=3 * TURNS)
+            self._keep(key, msgspec.structs.replace(trial, ratio=ratio, confirmed=True))
         return self.trials[key]
 
     def _covered(self, name: str, parts: tuple[str, ...]) -> bool:
@@ -170,21 +172,32 @@ class Search:
         return self._whole
 
     def _run(self, parts: tuple[str, ...], hint: str) -> Trial:
-        try:
-            session = open_built(self._built(parts), hint)
-        except EngineError:  # nothing is left to quantize, say: it is no placement
-            if Interrupt.noted:  # a native module made that of Ctrl-C
-                raise KeyboardInterrupt from None
-            return Trial(parts=parts, hint=hint, ratio=NEVER, divergence=NEVER)
-        try:
+        measured = NEVER, NEVER
+        with self._failing(), self._opened(parts, hint) as session:
             images, reference = self.material.held_out()
             logits = np.concatenate([session.run(images[i : i + 1]) for i in range(len(images))])
             itself = not parts and hint == hints(self.recipe)[0]
             ratio = 1.0 if itself else time_ratio(session, self._reference(), images[:1])
+            found = min(divergence(reference, logits), NEVER)  # infinite when logits are not finite
+            measured = ratio, found
+        return Trial(parts=parts, hint=hint, ratio=measured[0], divergence=measured[1])
+
+    @contextlib.contextmanager
+    def _opened(self, parts: tuple[str, ...], hint: str) -> Iterator[Session]:
+        session = open_built(self._built(parts), hint)
+        try:
+            yield session
         finally:
             session.close()
-        found = min(divergence(reference, logits), NEVER)  # infinite when logits are not finite
-        return Trial(parts=parts, hint=hint, ratio=ratio, divergence=found)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """A placement that cannot be built or run is none; the search goes on without it."""
+        try:
+            yield
+        except (EngineError, TraceError):
+            if Interrupt.noted:  # a native module made that of Ctrl-C
+                raise KeyboardInterrupt from None
 
 
 def hints(recipe: Recipe) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from edgetl.bundle import Bundle
 from edgetl.engines import find_engine
 from edgetl.errors import EngineError, EngineMissingError, UnknownNameError
@@ -37,7 +39,18 @@ def unfit(candidate: Candidate) -> str | None:
     if candidate.arch and here not in candidate.arch:
         meant = " or ".join(candidate.arch)
         return f"It is meant for {meant}, and this machine is {here}. Fix: run it there"
-    return find_engine(candidate.engine).missing(candidate.session)
+    engine, least = find_engine(candidate.engine), _numbers(candidate.min_engine)
+    reason = engine.missing(candidate.session)
+    if reason is None and least and _numbers(engine.version()) < least:
+        reason = (
+            f"It needs {candidate.engine} {candidate.min_engine}, and {engine.version()} is here. "
+            f"Fix: install a newer {candidate.engine}"
+        )
+    return reason
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 def matching(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) -> list[Candidate]:
@@ -83,10 +96,13 @@ def best_candidate(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) ->
             measured = candidate.p50_ms
         if measured is not None:
             timed.append((candidate, measured))
-    if timed:
+    manifest = bundle.manifest
+    order = manifest.orders.get(this_machine().arch, manifest.order)
+    first = min(here, key=lambda c: order.index(c.recipe) if c.recipe in order else len(order))
+    # What was not measured, but should be better by the profile, is not passed over for what was.
+    if first.recipe in {c.recipe for c, _ in timed}:
         return fastest(timed)
-    order = {name: place for place, name in enumerate(bundle.manifest.order)}
-    return min(here, key=lambda c: order.get(c.recipe, len(order)))
+    return first
 
 
 def fastest(timed: list[tuple[Candidate, float]]) -> Candidate:

@@ -107,21 +107,27 @@ def measure(
                 )
                 workers.append(stack.enter_context(Worker(candidate, job)))
             except EngineError as error:
-                skipped.append(
-                    Unmeasured(
-                        recipe=candidate.recipe,
-                        engine=candidate.engine,
-                        precision=candidate.precision,
-                        reason=error.message,
-                        fix=error.fix,
-                    )
-                )
+                skipped.append(_unmeasured(candidate, error))
         for turn in range(TURNS):
             progress(f"turn {turn + 1} of {TURNS}")
-            for worker in workers:
-                worker.take_turn(int(duration * 1e9 / TURNS))
+            for worker in list(workers):
+                try:
+                    worker.take_turn(int(duration * 1e9 / TURNS))
+                except EngineError as error:  # it died; the others go on
+                    workers.remove(worker)
+                    skipped.append(_unmeasured(worker.candidate, error))
         rows = [worker.row(bundle, batch) for worker in workers]
     return sorted(rows, key=lambda row: row.p50_ms), skipped
+
+
+def _unmeasured(candidate: Candidate, error: EngineError) -> Unmeasured:
+    return Unmeasured(
+        recipe=candidate.recipe,
+        engine=candidate.engine,
+        precision=candidate.precision,
+        reason=error.message,
+        fix=error.fix,
+    )
 
 
 def _insist(candidate: Candidate) -> None:
