@@ -98,11 +98,14 @@ class Search:
         """Add parts one by one while the best addition is `better`."""
         best = self._best(start)
         while left := [name for name in self.parts if not self._covered(name, best.parts)]:
-            found = [self._best(tuple(sorted({*best.parts, name}))) for name in left]
-            found = [trial for trial in found if better(best, trial)]
+            tried = [self._best(tuple(sorted({*best.parts, name}))) for name in left]
+            found = [trial for trial in tried if better(best, trial)]
             if better is not _pays:
-                nearest = sorted(found, key=_ratio)[:CONFIRMED]
-                found = [t for t in map(self._again, nearest) if better(best, t)]
+                # as many a round, whether it is resumed or not
+                most = max(0, CONFIRMED - sum(trial.confirmed for trial in tried))
+                once = sorted((t for t in found if not t.confirmed), key=_ratio)[:most]
+                found = [t for t in found if t.confirmed]
+                found += [t for t in map(self._again, once) if better(best, t)]
             if not found:
                 break
             speed = better is not _pays

@@ -179,7 +179,7 @@ def run(model: bytes, images: Images, output: str = OUTPUT) -> npt.NDArray[np.fl
 
 @functools.cache
 def backbone(name: str, size: int = 64) -> tuple[bytes, Any]:
-    """(master, network) of a real backbone with random weights and statistics of noise."""
+    """(master, network) of a real backbone with random weights and the statistics of `noise`."""
     import torch
 
     from edgetl.exporter.trace import trace
@@ -188,12 +188,14 @@ def backbone(name: str, size: int = 64) -> tuple[bytes, Any]:
     network = build_classifier(name, 5, seed=0)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        for module in network.modules():
+        for module in network.eval().modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None  # the mean of what it sees: one block of noise
+                module.train().momentum = None  # the mean of what it sees: one block of noise
                 torch.nn.init.uniform_(module.weight, 0.5, 1.5)
                 torch.nn.init.uniform_(module.bias, -0.3, 0.3)
-        network.train()(torch.randn(8, 3, size, size))
+        mean, std = (255 * np.reshape(v, (1, 3, 1, 1)) for v in (NORMALIZE.mean, NORMALIZE.std))
+        seen = (noise(8, size).transpose(0, 3, 1, 2) - mean) / std
+        network(torch.from_numpy(seen.astype(np.float32)))
     return trace(network.eval(), Preprocess(size=size), NORMALIZE), network
 
 

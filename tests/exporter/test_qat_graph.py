@@ -41,8 +41,7 @@ def test_backbones(name: str) -> None:
     images = small.noise(4)
     wanted = small.run(master, images)
     assert np.ptp(wanted, axis=0).min() > 1e-3  # statistics of noise: photos differ
-    # random weights make much of rounding: ONNX Runtime's own optimisations change as much
-    np.testing.assert_allclose(answers(Graph(master), images), wanted, atol=2e-3 * np.ptp(wanted))
+    np.testing.assert_allclose(answers(Graph(master), images), wanted, atol=2e-4 * np.ptp(wanted))
 
 
 # --- one operator -----------------------------------------------------------------------------

@@ -155,6 +155,49 @@ def test_what_pays_is_added_one_by_one(make: Make, monkeypatch: pytest.MonkeyPat
     assert max(len(parts) for parts in trials) == 3  # nothing more came of a third one
 
 
+def test_what_was_fast_by_luck_is_timed_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every part looks faster at first; in the longer run only the stem is."""
+    said: list[str] = []
+
+    def times(session: Any, other: Any, image: Any, *, turns: int = 1) -> float:
+        if turns == 1:
+            return 0.5 if "stem" in said[-1] else 0.6
+        return 0.7 if "stem" in said[-1] else 1.1
+
+    monkeypatch.setattr(searching, "time_ratio", times)
+    search = make(say=said.append)
+    rows = {t.parts: t for t in search.run()}
+    again = [text.split(": ")[1] for text in said if text.startswith("again")]
+    assert len(again) == len(set(again))
+    assert again[0] == "stem"
+    assert (rows["stem",].ratio, rows["stem",].confirmed) == (0.7, True)
+    assert sum(t.confirmed for t in rows.values()) == len(again)
+    alone = [t for t in rows.values() if len(t.parts) == 1]
+    assert sum(t.confirmed for t in alone) == searching.CONFIRMED
+    assert all(t.ratio == 1.1 for t in alone if t.confirmed and t.parts != ("stem",))
+    said.clear()
+    resumed = make(say=said.append)  # nothing is timed a third time
+    assert {t.parts: t for t in resumed.run()} == rows
+    assert said == []
+
+
+def test_ctrl_c_while_it_is_timed_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The placement keeps its first figure."""
+
+    def times(*_: Any, turns: int = 1) -> float:
+        if turns > 1:
+            raise KeyboardInterrupt
+        return 0.5
+
+    monkeypatch.setattr(searching, "time_ratio", times)
+    search = make()
+    trials = search.run()
+    assert search.stopped == "Ctrl-C"
+    assert {t.parts for t in trials} == {()} | {(name,) for name in PARTS}
+    assert {t.ratio for t in trials} == {0.5, 1.0}
+    assert not any(t.confirmed for t in trials)
+
+
 # --- endings ----------------------------------------------------------------------------------
 
 
@@ -180,7 +223,7 @@ def test_when_time_is_over_what_is_finished_stays(make: Make) -> None:
 
 @pytest.mark.parametrize("renamed", [False, True])
 def test_ctrl_c_in_a_trial_keeps_the_others(
-    renamed: bool, make: Make, builds: list[frozenset[str]], monkeypatch: pytest.MonkeyPatch
+    renamed: bool, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a native module makes another error of it: then it is no placement that fails."""
     trials = 0
@@ -202,12 +245,12 @@ def test_ctrl_c_in_a_trial_keeps_the_others(
     assert search.stopped == "Ctrl-C"
     assert Interrupt.noted is False  # the export goes on
     assert lines(search) == found
-    builds.clear()
-    resumed = make()
+    said: list[str] = []
+    resumed = make(say=said.append)
     more = resumed.run()
-    assert more[:2] == found
+    assert [(t.parts, t.divergence) for t in more[:2]] == [(t.parts, t.divergence) for t in found]
     assert resumed.stopped == ""
-    assert len(set(builds)) == len(more) - 2 + 1  # and the whole network
+    assert len([text for text in said if text.startswith("trial")]) == len(more) - 2
     assert all(t.ratio < NEVER for t in more)
 
 
