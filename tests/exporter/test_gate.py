@@ -110,14 +110,15 @@ def test_a_gain_is_a_negative_drop() -> None:
 
 
 @pytest.mark.parametrize(("n", "undecidable"), [(99, True), (100, False)])
-def test_few_photos_leave_the_decision_to_agreement(n: int, undecidable: bool) -> None:
-    found = judged(n=n, lost=2)
+def test_few_photos_allow_one_lost(n: int, undecidable: bool) -> None:
+    """One of 99 is more than 1 %: fewer photos than that cannot show it, but two lost can."""
+    found = judged(n=n, lost=1)
     assert found.undecidable == undecidable
-    assert (found.rejected is None) == undecidable
-    refused = judged(n=99, lost=6)
-    assert refused.undecidable
-    assert refused.rejected is not None
-    assert "agreement" in refused.rejected
+    assert found.rejected is None
+    refused = judged(n=n, lost=2)
+    assert refused.undecidable == undecidable
+    assert refused.rejected == f"accuracy drop {2 / n:.4f} is above 0.01"
+    assert judged(n=n, lost=1, max_drop=0.0).rejected is not None
 
 
 def test_the_interval_is_paired_and_narrows_with_photos() -> None:
@@ -162,14 +163,18 @@ def test_the_macro_f1_drop(lost: int, passes: bool) -> None:
         assert unequal(50, lost=lost, max_drop=0.0125).rejected is None
 
 
-def test_a_class_of_few_photos_cannot_show_it() -> None:
-    """One photo of 24 moves the mean of four F1 scores by a hundredth already; it is listed."""
-    found = unequal(24, lost=3)
+def test_a_class_of_few_photos_allows_one_lost() -> None:
+    """One photo of 20 moves the mean of four F1 scores by more than 1 %; it is listed."""
+    found = unequal(10, lost=1)
     assert found.macro_f1_drop is not None
     assert found.macro_f1_drop > 0.01
     assert found.rejected is None
-    assert [(c.label, c.lost, c.n) for c in found.regressions] == [("d", 3, 24)]
-    assert unequal(25, lost=3).rejected is not None
+    assert [(c.label, c.lost, c.n) for c in found.regressions] == [("d", 1, 10)]
+    two = unequal(10, lost=2)
+    assert two.drop is not None
+    assert two.drop < 0.01 / 4
+    assert two.rejected is not None
+    assert two.rejected.startswith("macro-F1 drop 0.0")
 
 
 def test_no_drop_at_all_means_of_macro_f1_too() -> None:
@@ -210,11 +215,3 @@ def test_a_class_without_photos_is_left_out() -> None:
     assert found.macro_f1_drop == 0
     assert found.regressions == ()
     assert found.rejected is None
-
-
-def test_divergence_is_of_the_whole_split() -> None:
-    assert judged().divergence == pytest.approx(0)
-    some, more = judged(lost=1, max_drop=1), judged(lost=4, max_drop=1)
-    assert some.divergence is not None
-    assert some.divergence > 0
-    assert more.divergence == pytest.approx(4 * some.divergence)

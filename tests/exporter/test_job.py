@@ -77,16 +77,19 @@ def test_the_order_of_the_plan_decides_where_nothing_was_measured(make: Callable
     assert job.choice() == ("b", True)
 
 
-def test_tensorrt_is_first_where_it_is_among_the_targets(make: Callable[..., Job]) -> None:
+def test_other_devices_profiles_go_before_what_was_measured_here(make: Callable[..., Job]) -> None:
     rows = [
-        candidate("ort", 1.0),
-        candidate("trt", None, engine="tensorrt"),
-        candidate("arm", None),
-        candidate("ov", 0.5, engine="openvino"),
+        candidate("ort-fp32", 1.0),
+        candidate("trt-fp16-weak", None, engine="tensorrt"),
+        candidate("trt-fp16-strong", None, engine="tensorrt"),
+        candidate("mine", None),
+        candidate("ov-fp32", 0.5, engine="openvino"),
     ]
-    job = holding(make(), *rows)
-    assert job.order() == ("trt", "ov", "ort", "arm")
-    assert job.choice() == ("trt", True)
+    job = holding(make("cpu,jetson-orin-nano"), *rows)
+    listed = ("trt-fp16-strong", "trt-fp16-weak", "ort-fp32")  # as that profile says
+    assert job.order() == (*listed, "ov-fp32", "mine")
+    assert job.choice() == ("trt-fp16-strong", True)
+    assert holding(make("cpu"), *rows).order()[:2] == ("ov-fp32", "ort-fp32")
 
 
 def test_only_what_was_asked_for_is_chosen(make: Callable[..., Job]) -> None:
