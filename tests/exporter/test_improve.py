@@ -297,8 +297,8 @@ def test_the_search_starts_from_the_fastest_that_was_measured(make: Make) -> Non
     slow, fast = job.candidates["ort-int8"], job.candidates["ort-int8-qat"]
     replace = msgspec.structs.replace
     job.candidates = {"ort-int8": slow, "ort-int8-qat": replace(fast, p50_ms=2.0)}
-    assert improve._searched(job) == job.candidates["ort-int8-qat"]
+    assert improve._searched(job) == [job.candidates["ort-int8-qat"]]
     job.candidates["ort-int8"] = replace(slow, p50_ms=1.0)
-    assert improve._searched(job) == job.candidates["ort-int8"]
+    assert improve._searched(job) == [job.candidates["ort-int8"]]
     job.candidates = {"ort-int8": replace(slow, agreement=0.9, provisional=True)}
-    assert improve._searched(job) is None
+    assert improve._searched(job) == []

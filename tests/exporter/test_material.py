@@ -26,9 +26,9 @@ def made(source: small.SmallSource, tmp_path: Path) -> Material:
 
 
 def test_photos_are_read_once(made: Material, source: small.SmallSource) -> None:
-    first = made.calibrate(8)
-    assert made.calibrate(8) is first
-    assert len(made.calibrate(500)) == 20
+    first = made.photos(8)
+    assert made.calibrate(8)[0] is made.photos(8) is first
+    assert len(made.photos(500)) == 20
     assert source.asked == [8, 500]
 
 
@@ -38,6 +38,7 @@ def test_the_largest_set_is_on_record(made: Material) -> None:
     def used() -> Calibration | None:
         return made.used
 
+    made.photos(20)  # read, and nothing more
     assert used() is None
     made.calibrate(8)
     small_set = used()
@@ -83,11 +84,12 @@ def test_ranges_are_computed_once(
 def test_trained_material_shares_photos_and_nothing_else(
     made: Material, source: Any, tmp_path: Path
 ) -> None:
-    photos, held = made.calibrate(8), made.held_out()
+    photos, held = made.photos(8), made.held_out()
     other = made.with_trained(small.master(blocks=1), {"Relu_1_0": (-1.0, 2.0)})
-    assert other.calibrate(8) is photos
+    assert other.photos(8) is photos
     assert other.held_out() is held  # FP32 as it was given, not as it was trained
     assert source.asked == [8]
+    assert other.calibrate(8)[1].n == 8
     assert "Relu_1_0" in tensors_to_calibrate(other.master)
     assert other.master == small.master(blocks=1)
     assert other.workspace.parent == made.workspace
