@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
 import xml.etree.ElementTree as ET
+import zlib
 from pathlib import Path
 
 from PIL import Image
@@ -11,13 +13,16 @@ from PIL import Image
 SIZE = 112
 MOST = 600  # of a class; there are ten times as many red cells as others
 MARGIN = 1.2  # of the box
+SPLITS = ("train", "train", "train", "validation", "test")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def crops(source: Path, folder: Path) -> None:
-    """Write `folder`/CLASS/NUMBER.jpg, unless it is there."""
+    """Write `folder`/SPLIT/CLASS/NUMBER.jpg, unless it is there; a smear is on one side only."""
     if folder.is_dir():
         return
+    made = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(made, ignore_errors=True)
     root = next(path.parent for path in sorted(source.rglob("Annotations")))
     found: dict[str, list[tuple[Path, list[int]]]] = {}
     for annotation in sorted((root / "Annotations").glob("*.xml")):
@@ -31,9 +36,11 @@ def crops(source: Path, folder: Path) -> None:
     choose = random.Random(0)
     for name, items in sorted(found.items()):
         choose.shuffle(items)
-        (folder / name).mkdir(parents=True)
         for number, (photo, ends) in enumerate(items[:MOST]):
-            _cut(photo, ends).save(folder / name / f"{number:04d}.jpg", quality=92)
+            home = made / SPLITS[zlib.crc32(photo.stem.encode()) % len(SPLITS)] / name
+            home.mkdir(parents=True, exist_ok=True)
+            _cut(photo, ends).save(home / f"{number:04d}.jpg", quality=92)
+    made.rename(folder)
 
 
 def _cut(photo: Path, ends: list[int]) -> Image.Image:
