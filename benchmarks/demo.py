@@ -44,7 +44,7 @@ def main() -> None:
         "finetune", PHOTOS, "--out", RUN, "--backbone", "mobilenet_v3_small",
         "--strategy", "scratch", "--size", "64", "--epochs", "14",
     )  # fmt: skip
-    edgetl("export", RUN, "--target", "cpu", "--out", BUNDLE)
+    edgetl("export", RUN, "--target", "cpu", "--out", BUNDLE, "--search", "never")
     edgetl("inspect", BUNDLE, "--verify")
     edgetl("bench", BUNDLE, "--duration", "1")
     samples = sorted(PHOTOS.glob("*/0000.jpg"))

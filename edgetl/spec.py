@@ -340,6 +340,16 @@ class Provenance(Record, frozen=True, kw_only=True):
     test: Evaluation | None = None
 
 
+class Placement(Record, frozen=True, kw_only=True):
+    """A placement on the Pareto front of a search; nothing of it need be shipped."""
+
+    of: str  # the candidate whose layers it keeps in floating point
+    kept_float: tuple[str, ...]
+    hint: str  # precision of the rest, where the engine has a choice
+    ratio: float  # of times, to the whole network in INT8
+    divergence: float  # nats from FP32, on held-out training photos
+
+
 class Manifest(Record, frozen=True, kw_only=True):
     """manifest.json of a bundle. Readers ignore unknown fields within a major version."""
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from edgetl.runtime.choose import TIE
+
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 PHOTOS = SHARED / "data" / "clothing"
 WEIGHTS = SHARED / "weights" / "mobilenet_v2-imagenet1k.safetensors"
@@ -46,7 +48,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     trained = edgetl(
         "finetune", home / "photos", "--out", run, "--strategy", "probe", "--weights", WEIGHTS
     )
-    exported = edgetl("export", run, "--target", "cpu", "--out", bundle)
+    exported = edgetl("export", run, "--target", "cpu", "--out", bundle, "--search", "never")
     return {"home": home, "run": run, "bundle": bundle, "trained": trained, "exported": exported}
 
 
@@ -65,7 +67,9 @@ def test_every_candidate_is_reported(job: dict[str, Any]) -> None:
         assert rows[recipe]["agreement"] >= 0.997
         assert rows[recipe]["rejected"] is None
     passed = [row for row in rows.values() if row["rejected"] is None]
-    assert job["exported"]["chosen"] == min(passed, key=lambda row: row["p50_ms"])["recipe"]
+    fastest = min(row["p50_ms"] for row in passed)
+    equal = [row["recipe"] for row in passed if row["p50_ms"] <= TIE * fastest]
+    assert job["exported"]["chosen"] in equal
 
 
 def test_bundle_scores_as_the_run(job: dict[str, Any]) -> None:

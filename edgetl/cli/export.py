@@ -23,10 +23,10 @@ from edgetl.cli.common import (
 )
 from edgetl.devices import find_device
 from edgetl.errors import UsageError
-from edgetl.spec import Candidate, OnnxOptions
+from edgetl.spec import Candidate, OnnxOptions, Placement
 
 if TYPE_CHECKING:
-    from edgetl.exporter.export import Export, Placement
+    from edgetl.exporter.export import Export
 
 Text = str | None
 

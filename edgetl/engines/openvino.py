@@ -87,7 +87,7 @@ def _absent(device: str) -> str | None:
 @functools.lru_cache(maxsize=1)
 def devices() -> tuple[str, ...]:
     """The devices that OpenVINO sees, by its own names, such as `("CPU", "GPU.0", "GPU.1")`."""
-    return tuple(_openvino().Core().available_devices)
+    return tuple(_core().available_devices)
 
 
 def _same(asked: str, used: str) -> bool:
@@ -113,6 +113,16 @@ def _openvino() -> Any:
     return openvino
 
 
+@functools.lru_cache(maxsize=1)
+def _core() -> Any:
+    """The one Core of this process.
+
+    Each Core moves the signal stack of the thread, and a stack that went with an earlier Core lets
+    Python's handler of Ctrl-C crash (seen with OpenVINO 2026.4).
+    """
+    return _openvino().Core()
+
+
 def open(files: tuple[bytes, ...], options: Options) -> OvSession:  # noqa: A001
     """Load an ONNX file, or an IR given as (xml, bin)."""
     return OvSession(files, options)
@@ -130,7 +140,7 @@ class OvSession:
         self._hint = _checked_hint(options)
         self._options = options
         try:
-            self._core = self._ov.Core()
+            self._core = _core()
             blobs = [self._ov.Tensor(np.frombuffer(data, np.uint8)) for data in files[1:]]
             self._model = self._core.read_model(files[0], *blobs)
             _, *sides = self._model.input(0).get_partial_shape()

@@ -20,21 +20,11 @@ from edgetl.exporter.open import open_source
 from edgetl.exporter.plan import BASELINE, Plan, plan
 from edgetl.runtime.choose import AUTO
 from edgetl.runtime.measure import measure
-from edgetl.spec import Candidate, OnnxOptions, Record
+from edgetl.spec import Candidate, OnnxOptions, Placement, Record
 
 MEASURE_SECONDS = 2.0
 BUDGET_S = 600.0
 SearchWhen = Literal["auto", "always", "never"]
-
-
-class Placement(Record, frozen=True, kw_only=True):
-    """A placement on the Pareto front of a search."""
-
-    of: str  # the candidate whose layers it keeps in floating point
-    kept_float: tuple[str, ...]
-    hint: str  # precision of the rest, where the engine has a choice
-    ratio: float  # of times, to the whole network in INT8
-    divergence: float  # nats from FP32, on held-out training photos
 
 
 class Export(Record, frozen=True, kw_only=True):
@@ -70,14 +60,12 @@ def export(
 ) -> Export:
     """Write the bundle `out` for the devices `target` (names, separated by commas).
 
-    `source` is a finished run, or an ONNX classifier that `onnx` describes. Every candidate is
-    scored on validation photos; what fails the gate is refused and not shipped. `recipes` are TOML
-    files tried as well, `dla` adds a Jetson's accelerator, `qat` candidates from
-    quantization-aware training, and `search` mixed placements on this machine, for up to
-    `budget_s` seconds of trials ("auto": when INT8 is not both the fastest and within the gate).
-    `bar` draws a progress bar of the search on a terminal. `report` is called with all candidates,
-    also when the gate then fails. Raises RunError, DataError, UnknownNameError, UsageError,
-    TraceError, GateError or StorageError.
+    `source` is a finished run, or an ONNX classifier that `onnx` describes; its photos score every
+    candidate, and what fails the gate is not shipped. `recipes` are TOML files tried as well, `dla`
+    adds a Jetson's accelerator, `qat` integers after training for them, `search` mixed placements,
+    for up to `budget_s` seconds of trials ("auto": when INT8 is not both the fastest and within the
+    gate). `bar` draws the search's progress on a terminal; `report` is called with all candidates,
+    also when the gate then fails. Raises EdgetlErrors of every kind.
     """
     destination, start = Path(out).expanduser(), Path(source).expanduser()
     planned = plan(target, engine, precision, dla=dla, extra=[Path(path) for path in recipes])
@@ -103,18 +91,7 @@ def export(
             bar=bar,
         )
         trial = Path(folder) / destination.name
-        job.try_recipes(planned.recipes)
-        notes = add_trained(job) if qat else []
-        report(list(job.candidates.values()))
-        if search == "never" or not planned.measured:
-            _insist(job)
-        _insist_on_baseline(job)
-        measure_here(job, trial)
-        if search == "always" or (search == "auto" and search_pays(job)):
-            notes += add_placements(job, budget_s)
-            measure_here(job, trial)
-        report(list(job.candidates.values()))
-        _insist(job)
+        notes = _try_all(job, trial, qat=qat, search=search, budget_s=budget_s, report=report)
         sha256 = job.write(destination)
     chosen, provisional = job.choice()
     return Export(
@@ -124,17 +101,35 @@ def export(
         provisional=provisional,
         candidates=tuple(job.candidates.values()),
         notes=tuple(notes),
-        front=tuple(
-            Placement(
-                of=name,
-                kept_float=trial.parts,
-                hint=trial.hint,
-                ratio=trial.ratio,
-                divergence=trial.divergence,
-            )
-            for name, trial in job.front
-        ),
+        front=tuple(job.front),
     )
+
+
+def _try_all(
+    job: Job,
+    trial: Path,
+    *,
+    qat: bool,
+    search: SearchWhen,
+    budget_s: float,
+    report: Callable[[list[Candidate]], None],
+) -> list[str]:
+    """Build, judge and measure every candidate that is asked for; returns what to tell."""
+    job.try_recipes(job.plan.recipes)
+    notes = add_trained(job) if qat else []
+    report(list(job.candidates.values()))
+    if search == "never" or not job.plan.measured:
+        _insist(job)
+    _insist_on_baseline(job)
+    measure_here(job, trial)
+    if search == "always" or (search == "auto" and search_pays(job)):
+        before = set(job.built)
+        notes += add_placements(job, budget_s)
+        if set(job.built) != before:
+            measure_here(job, trial)
+    report(list(job.candidates.values()))
+    _insist(job)
+    return notes
 
 
 def _check(

@@ -14,7 +14,7 @@ from edgetl.exporter.job import Job
 from edgetl.exporter.material import Material
 from edgetl.exporter.search import NEVER, Search, Trial, finalists, pareto, with_hint
 from edgetl.progress import progress_bar
-from edgetl.spec import Candidate, Recipe
+from edgetl.spec import Candidate, Placement, Recipe
 
 
 def search_pays(job: Job) -> bool:
@@ -61,10 +61,17 @@ def add_placements(job: Job, budget_s: float) -> list[str]:
     if not bases:
         return ["nothing to search: no INT8 candidate runs on this machine"]
     deadline = time.monotonic() + budget_s
-    return [_search(job, base, deadline) for base in bases]
+    notes = []
+    for base in bases:
+        note, stopped = _search(job, base, deadline)
+        notes.append(note)
+        if stopped:
+            break
+    return notes
 
 
-def _search(job: Job, base: Candidate, deadline: float) -> str:
+def _search(job: Job, base: Candidate, deadline: float) -> tuple[str, bool]:
+    """Search one candidate's placements; what to tell, and whether Ctrl-C or time ended it."""
     trained = job.trained if base.recipe.endswith("-qat") else None
     material = trained or job.material
     whole = job.built[base.recipe].recipe
@@ -90,11 +97,22 @@ def _search(job: Job, base: Candidate, deadline: float) -> str:
         named = msgspec.structs.replace(with_hint(recipe, trial.hint), name=name)
         placed = partial(_placed, named, trial, search, material)
         job.attempt(named, placed, form_of=recipe.name)
-    job.front += [(base.recipe, trial) for trial in pareto(trials) if trial.ratio < NEVER]
+    job.front += [
+        Placement(
+            of=base.recipe,
+            kept_float=trial.parts,
+            hint=trial.hint,
+            ratio=trial.ratio,
+            divergence=trial.divergence,
+        )
+        for trial in pareto(trials)
+        if trial.ratio < NEVER
+    ]
     ended = f"; {search.stopped} ended it" if search.stopped else ""
     return (
         f"search: {len(trials)} placements of {base.recipe} in "
-        f"{time.monotonic() - start:.0f} s, {len(chosen)} built in full{ended}"
+        f"{time.monotonic() - start:.0f} s, {len(chosen)} built in full{ended}",
+        bool(search.stopped),
     )
 
 

@@ -19,14 +19,21 @@ from edgetl.exporter.golden import golden_members
 from edgetl.exporter.material import Material
 from edgetl.exporter.plan import Plan
 from edgetl.exporter.ranges import activation_ranges
-from edgetl.exporter.search import Trial
 from edgetl.exporter.source import Source
 from edgetl.exporter.trt_rules import check_fp16_ranges
 from edgetl.files import sha256_bytes
 from edgetl.machine import this_machine
 from edgetl.metrics import Logits, divergence
 from edgetl.runtime.choose import AUTO, fastest
-from edgetl.spec import BUNDLE_VERSION, Artifact, Candidate, Manifest, Measurement, Recipe
+from edgetl.spec import (
+    BUNDLE_VERSION,
+    Artifact,
+    Candidate,
+    Manifest,
+    Measurement,
+    Placement,
+    Recipe,
+)
 
 MEASUREMENTS = "measurements.jsonl"
 SCANNED = 64  # training photos whose inner values are compared with FP16's range
@@ -62,7 +69,7 @@ class Job:
         self.logits: dict[str, Logits] = {}
         self.rows: list[Measurement] = []
         self.bar = bar
-        self.front: list[tuple[str, Trial]] = []  # Pareto fronts of searches, by what they varied
+        self.front: list[Placement] = []  # of searches, the fastest first
         self.trained: Material | None = None  # from quantization-aware training
         self._overflow: tuple[str | None] | None = None
 

@@ -19,6 +19,7 @@ Counts = npt.NDArray[np.int64]
 
 BINS = 2048
 LEVELS = 128  # 0 and the 127 positive values of int8
+CLIPPED = 0.05  # share of the values that entropy may clip at most
 PERCENTILE = 0.9999  # share of the absolute values that is not clipped
 
 
@@ -97,6 +98,7 @@ def entropy_limit(counts: Counts, levels: int = LEVELS) -> float:
         cross += np.where(rest > 0, rest * level[np.arange(len(lengths)), group], 0)
         own = _running(_plogp(bins))[lengths] + _plogp(last + rest) - _plogp(last)
         divergence = (own - cross) / total - np.log(total)
+    divergence[rest > CLIPPED * total] = np.inf  # few filled bins resemble anything
     return float(lengths[int(np.nanargmin(divergence))] / len(bins))
 
 

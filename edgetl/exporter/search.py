@@ -154,6 +154,8 @@ class Search:
         return self.trials[key]
 
     def _check_time(self) -> None:
+        if Interrupt.noted:  # something native swallowed it
+            raise KeyboardInterrupt
         if time.monotonic() > self.deadline:
             raise TimeoutError
 

@@ -203,7 +203,7 @@ def test_the_longest_unused_goes_first(cache: PlanCache, monkeypatch: pytest.Mon
     mib = bytes(2**20)
     old, older, new = (keep(cache, mib, batch=n) for n in (1, 2, 3))
     for age, parts in enumerate((new, old, older)):
-        stamp = time.time() - 1000 * age
+        stamp = time.time() - 1000 * (age + 1)
         os.utime(cache.folder / f"{parts.key}.plan", (stamp, stamp))
     assert taken(cache, older) is not None  # used now, so that `old` is the longest unused
     monkeypatch.setenv(trt_cache.LIMIT, "3")
