@@ -39,7 +39,7 @@ from edgetl.spec import Artifact, Candidate, Measurement
 
 BACKBONES = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0")
 SECONDS = 6.0  # for each candidate of the final, interleaved run
-BUDGET_S = 300.0
+BUDGET_S = 180.0
 
 
 def edgetl(*arguments: str | Path) -> tuple[Any, float]:
