@@ -131,11 +131,20 @@ def export(
     if json:
         emit(done)
         return
+    _tell(done, target, qat=qat)
+
+
+def _tell(done: Export, target: str, *, qat: bool) -> None:
+    """What the table of candidates does not say."""
     if done.front:
         title = "fastest to nearest to FP32: placements that no other one beats"
         show(table(title, FRONT, [_placement(p) for p in done.front]))
     for note in done.notes:
         say(note)
+    chosen = next(c for c in done.candidates if c.recipe == done.chosen)
+    if chosen.regressions:
+        lost = ", ".join(f"{c.label} ({c.lost} of {c.n})" for c in chosen.regressions)
+        say(f"{done.chosen} has fewer photos right than the reference in: {lost}")
     for name in target.split(","):
         if not find_device(name.strip()).runtime:
             say(f"{name} is below what the runtime supports: unpack the bundle and use its ONNX")
