@@ -109,15 +109,15 @@ def _candidates(rows: list[dict[str, Any]], *, run: bool = False) -> str:
             cell(row["agreement"], 4),
             cell(row["divergence"], 4),
             cell(row.get("test_drop"), 4),
-            cell(row["p50_ms"], 2),
+            *([] if run else [cell(row["p50_ms"], 2)]),
             f"refused: {row['rejected']}" if row["rejected"] else "passed",
         ]
         for row in rows
     ]
     header = [
         *(["network"] if run else []),
-        "candidate", "validation accuracy", "agreement", "divergence", "test drop", "p50 ms",
-        "gate",
+        "candidate", "validation accuracy", "agreement", "divergence", "test drop",
+        *([] if run else ["p50 ms"]), "gate",
     ]  # fmt: skip
     return table(header, body) + machine_line(rows)
 
