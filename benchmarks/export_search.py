@@ -169,13 +169,14 @@ def latency(work: Path, data: Path, only: str | None) -> list[dict[str, Any]]:
 def candidates_on_test(run: Path, bundle: Path, data: Path) -> list[dict[str, Any]]:
     """A row for each candidate: scores on validation, and on the test split what shipped."""
     reference, _ = edgetl("evaluate", run, data)
-    manifest, _ = edgetl("inspect", bundle)
+    with open_bundle(bundle) as opened:
+        manifest = opened.manifest
     rows = []
-    for candidate in manifest["manifest"]["candidates"]:
-        row = {"row": "candidate", "run": run.name, **candidate}
-        row["chosen"] = candidate["recipe"] == manifest["manifest"]["chosen"]
-        if candidate["rejected"] is None:
-            scores, _ = edgetl("evaluate", bundle, data, "--candidate", candidate["recipe"])
+    for candidate in manifest.candidates:
+        row = {"row": "candidate", "run": run.name, **msgspec.to_builtins(candidate)}
+        row["chosen"] = candidate.recipe == manifest.chosen
+        if candidate.rejected is None:
+            scores, _ = edgetl("evaluate", bundle, data, "--candidate", candidate.recipe)
             row["test_accuracy"] = scores["accuracy"]
             row["test_drop"] = reference["accuracy"] - scores["accuracy"]
             row["test_n"] = scores["n"]
@@ -184,25 +185,25 @@ def candidates_on_test(run: Path, bundle: Path, data: Path) -> list[dict[str, An
     return rows
 
 
-def clothing(work: Path, data: Path) -> list[dict[str, Any]]:
+def clothing(work: Path, data: Path, *, reuse: bool) -> list[dict[str, Any]]:
     """The fine-tuned MobileNetV2: the time of a plain export, then all that edgetl can do."""
     run = work / "clothing-finetune"
     quick, bundle = work / "clothing-quick.edgetl", work / "clothing-best.edgetl"
     _, quick_s = edgetl("export", run, "--target", "cpu", "--out", quick, "--search", "never")
-    rows: list[dict[str, Any]] = [{"row": "export", "run": run.name, "how": "all CPU candidates",
-                                   "wall_s": quick_s}]  # fmt: skip
-    _, best_s = edgetl(
-        "export", run, "--target", "cpu", "--out", bundle, "--qat", "--search", "always",
-        "--budget", f"{BUDGET_S:.0f}s",
-    )  # fmt: skip
-    rows.append({"row": "export", "run": run.name, "how": "--qat --search always",
-                 "wall_s": best_s})  # fmt: skip
-    rows += candidates_on_test(run, bundle, data)
+    rows: list[dict[str, Any]] = [_export_row(run, "all CPU candidates", quick_s)]
+    if not (reuse and bundle.is_file()):
+        how = ("--qat", "--search", "always", "--budget", f"{BUDGET_S:.0f}s")
+        _, best_s = edgetl("export", run, "--target", "cpu", "--out", bundle, *how)
+        rows.append(_export_row(run, " ".join(how), best_s))
     from edgetl.exporter.run_source import RunSource
 
     source = RunSource(run)
-    raced = race("mobilenet_v2, fine-tuned", bundle, source.master(), source.calibration(300)[0])
-    return rows + raced
+    rows += race("mobilenet_v2, fine-tuned", bundle, source.master(), source.calibration(300)[0])
+    return rows + candidates_on_test(run, bundle, data)
+
+
+def _export_row(run: Path, how: str, wall_s: float) -> dict[str, Any]:
+    return {"row": "export", "run": run.name, "how": how, "wall_s": wall_s}
 
 
 def cells(work: Path, data: Path) -> list[dict[str, Any]]:
@@ -227,13 +228,18 @@ def main() -> None:
     """Run the parts that are asked for and write their rows."""
     options = parser(__doc__)
     options.add_argument("--only", choices=["latency", "clothing", "cells", *BACKBONES])
+    options.add_argument(
+        "--reuse", action="store_true", help="score the bundle that an interrupted run exported"
+    )
     given = options.parse_args()
     rows: list[dict[str, Any]] = []
     if given.only in (None, "latency", *BACKBONES):
         named = given.only if given.only in BACKBONES else None
         rows += [r | {"part": "latency"} for r in latency(given.work, given.data, named)]
     if given.only in (None, "clothing"):
-        rows += [r | {"part": "clothing"} for r in clothing(given.work, given.data)]
+        rows += [
+            r | {"part": "clothing"} for r in clothing(given.work, given.data, reuse=given.reuse)
+        ]
     if given.only in (None, "cells"):
         rows += [r | {"part": "cells"} for r in cells(given.work, given.data)]
     done = {_group(row) for row in rows}
