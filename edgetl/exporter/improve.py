@@ -14,6 +14,7 @@ from edgetl.exporter.job import Job
 from edgetl.exporter.material import Material
 from edgetl.exporter.search import NEVER, Search, Trial, finalists, pareto, with_hint
 from edgetl.progress import progress_bar
+from edgetl.runtime.choose import fastest
 from edgetl.spec import Candidate, Placement, Recipe
 
 
@@ -123,7 +124,8 @@ def _searched(job: Job) -> list[Candidate]:
         for c in job.candidates.values()
         if c.precision == "int8" and not c.provisional and c.recipe in job.built
     ]
-    timed = sorted((c for c in found if c.p50_ms is not None), key=lambda c: c.p50_ms or 0.0)[:1]
+    measured = [(c, c.p50_ms) for c in found if c.p50_ms is not None]
+    timed = [fastest(measured)] if measured else []
     nearest = sorted((c for c in found if c.rejected), key=lambda c: -(c.agreement or 0.0))
     engines = {c.engine for c in timed}
     rescued = {c.engine: c for c in reversed(nearest) if c.engine not in engines}
