@@ -58,7 +58,9 @@ def machine_line(rows: list[dict[str, Any]]) -> str:
     """Where and when rows were measured."""
     first = rows[0]
     cpu = first["machine"].split(" #")[0]
-    return f"\nMeasured on {cpu}, commit {first['commit']}, {first['utc'][:10]}.\n"
+    commits = list(dict.fromkeys(row["commit"] for row in rows))
+    named = f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
+    return f"\nMeasured on {cpu}, {named}, {first['utc'][:10]}.\n"
 
 
 def training() -> str:
