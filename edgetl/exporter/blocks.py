@@ -9,6 +9,7 @@ import onnx
 
 from edgetl.exporter.check import PREPROCESS, parse_onnx
 
+DEPTHWISE, GATES, REGION = "depthwise", "squeeze-excite", "convolutions"  # how parts are called
 REGIONS = 4  # contiguous parts of about equal numbers of layers
 
 _HEAVY = frozenset({"Conv", "Gemm", "MatMul"})
@@ -33,10 +34,10 @@ def blocks(master: bytes) -> dict[str, frozenset[str]]:
         if node.op_type != "Conv":
             found["classifier"].add(node.name)
         elif len(shape) == 4 and shape[1] == 1:
-            found[f"depthwise {shape[2]}x{shape[3]}"].add(node.name)
+            found[f"{DEPTHWISE} {shape[2]}x{shape[3]}"].add(node.name)
     if heavy and heavy[0].op_type == "Conv":
         found["stem"] = {heavy[0].name}
-    found["squeeze-excite"] = gates
+    found[GATES] = gates
     found["pooling"] = {n.name for n in nodes if n.op_type == "GlobalAveragePool"}
     found |= _regions(nodes, [n for n in heavy if n.op_type == "Conv" and n.name not in gates])
     return {name: frozenset(members) for name, members in found.items() if members}
@@ -81,5 +82,5 @@ def _regions(nodes: list[onnx.NodeProto], convs: list[onnx.NodeProto]) -> dict[s
     for node in nodes:
         region = starts.get(node.name, region)
         first, last = region * length + 1, min(len(convs), (region + 1) * length)
-        result[f"convolutions {first}-{last}"].add(node.name)
+        result[f"{REGION} {first}-{last}"].add(node.name)
     return result

@@ -1,10 +1,11 @@
 """Search which parts of a network to keep in floating point: a Pareto front of speed and accuracy.
 
 Engines differ in what they run well in INT8, and networks in where INT8 hurts, so both are
-measured: each placement is built from a few photos, timed in turns with the placement it would
-replace, and compared with FP32 on training photos kept out of calibration. Parts are added one by
-one, those that make the network faster first (greedy forward selection); then, from the fastest
-one, those that bring the logits nearest to FP32 for the time they cost.
+measured: each placement is built from a few photos, timed in turns with the whole network in INT8,
+and compared with FP32 on training photos kept out of calibration. From the fastest of a few starts,
+parts are added or removed one by one while that makes the network faster (a steepest descent);
+then, from the fastest one, those are added that bring the logits nearest to FP32 for the time they
+cost.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import numpy as np
 import edgetl
 from edgetl.engines import Options, Session, ready_engine
 from edgetl.errors import EngineError, StorageError, TraceError
-from edgetl.exporter.blocks import blocks
+from edgetl.exporter.blocks import DEPTHWISE, GATES, REGION, blocks
 from edgetl.exporter.build import Built, build
 from edgetl.exporter.material import Material
 from edgetl.files import cache_folder, sha256_bytes, write_bytes
@@ -36,7 +38,7 @@ TURNS, RUNS = 12, 5
 QUANTILE = 0.25  # of the samples; on a busy machine it moves less than the median
 CONFIRMED = 2  # best placements of a round that are timed again, longer, before one is taken
 FINALISTS = 3
-METHOD = "quartiles of 12 x 5, confirmed"  # change it with how a trial is built or timed
+METHOD = "quartiles of 12 x 5, confirmed, 2"  # change it with how a trial is built or timed
 NEVER = 1e9  # ratio and divergence of a placement that cannot be built
 
 Say = Callable[[str], None]
@@ -82,8 +84,8 @@ class Search:
     def run(self) -> list[Trial]:
         """All trials, until nothing gets better, the time is over or Ctrl-C."""
         try:
-            fastest = self._forward((), lambda old, new: old.ratio - new.ratio > GAIN * old.ratio)
-            self._forward(fastest.parts, _pays)
+            fastest = self._walk(self._start(), _quickens)
+            self._walk(fastest, _pays)
         except KeyboardInterrupt:
             Interrupt.noted = False  # it ends the search, and not the export
             self.stopped = "Ctrl-C"
@@ -94,23 +96,34 @@ class Search:
                 self._whole.close()
         return list(self.trials.values())
 
-    def _forward(self, start: tuple[str, ...], better: Callable[[Trial, Trial], bool]) -> Trial:
-        """Add parts one by one while the best addition is `better`."""
-        best = self._best(start)
-        while left := [name for name in self.parts if not self._covered(name, best.parts)]:
-            tried = [self._best(tuple(sorted({*best.parts, name}))) for name in left]
+    def _start(self) -> Trial:
+        """The whole network in INT8, or what often pays together though no part does alone."""
+        best = self._best(())
+        kinds = [name for name in self.parts if not name.startswith(REGION) and name != "stem"]
+        light = [name for name in kinds if name.startswith((DEPTHWISE, GATES))]
+        for parts in dict.fromkeys((tuple(sorted(light)), tuple(sorted(kinds)))):
+            found = self._best(parts) if len(parts) > 1 else best
+            found = self._again(found) if _quickens(best, found) else best
+            best = found if _quickens(best, found) else best
+        return best
+
+    def _walk(self, best: Trial, better: Callable[[Trial, Trial], bool]) -> Trial:
+        """Add a part, or for speed remove one, while the best change is `better`."""
+        while True:
+            near = [{*best.parts, n} for n in self.parts if not self._covered(n, best.parts)]
+            if better is _quickens:
+                near += [{*best.parts} - {name} for name in best.parts]
+            tried = [self._best(tuple(sorted(parts))) for parts in near]
             found = [trial for trial in tried if better(best, trial)]
-            if better is not _pays:
+            if better is _quickens:
                 # as many a round, whether it is resumed or not
                 most = max(0, CONFIRMED - sum(trial.confirmed for trial in tried))
                 once = sorted((t for t in found if not t.confirmed), key=_ratio)[:most]
                 found = [t for t in found if t.confirmed]
                 found += [t for t in map(self._again, once) if better(best, t)]
             if not found:
-                break
-            speed = better is not _pays
-            best = min(found, key=lambda t: t.ratio if speed else _price(best, t))
-        return best
+                return best
+            best = min(found, key=partial(_price, best) if better is _pays else _ratio)
 
     def _again(self, trial: Trial) -> Trial:
         """Time a trial once more and longer: the fastest of many is in part the luckiest."""
@@ -263,6 +276,11 @@ def pareto(trials: list[Trial]) -> list[Trial]:
 
 def _ratio(trial: Trial) -> float:
     return trial.ratio
+
+
+def _quickens(old: Trial, new: Trial) -> bool:
+    """Whether a placement is faster by more than `GAIN`."""
+    return old.ratio - new.ratio > GAIN * old.ratio
 
 
 def _pays(old: Trial, new: Trial) -> bool:
