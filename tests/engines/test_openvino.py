@@ -100,6 +100,7 @@ def test_another_device_is_not_the_one_asked_for(asked: str, used: str, same: bo
 
 def test_an_openvino_that_cannot_be_imported_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     openvino.devices.cache_clear()
+    monkeypatch.setattr(openvino, "_core", openvino._core.__wrapped__)  # as in a new process
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: object())
     assert "OpenVINO is installed but cannot be imported" in str(
