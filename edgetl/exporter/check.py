@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 
-from edgetl.errors import TraceError
+from edgetl.errors import TraceError, UsageError
 
 FLOAT, FLOAT16, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.UINT8
 INPUT, OUTPUT = "images", "logits"
@@ -34,6 +36,22 @@ def check_onnx(model: bytes, *, max_opset: int = 17, max_ir: int = 10) -> None:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise TraceError(f"The ONNX checker refuses the model: {error}", fix=_AGAIN) from error
+
+
+def check_images(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> None:
+    """Raise UsageError unless `images` is uint8 `(N, size, size, 3)` of the model's size, N ≥ 1."""
+    wanted = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)[1:]
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[1:] != wanted
+        or not len(images)
+    ):
+        raise UsageError(
+            f"Calibration images are {images.dtype} {images.shape}; the model reads uint8 "
+            f"{('N', *wanted)}.".replace("'", ""),
+            fix="give at least one image, prepared by the model's own preprocessing.",
+        )
 
 
 def check_fp16(model: bytes) -> None:

@@ -8,14 +8,12 @@ all channels: an integer, exactly.
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from edgetl.exporter.check import FLOAT, INPUT, NORMALIZED, PREPROCESS, parse_onnx
-from edgetl.exporter.graph import attribute, set_nodes, stored_constants
+from edgetl.exporter.graph import attribute, drop_unused, set_nodes, stored_constants
 
 CENTRE = f"{PREPROCESS}centre"
 _WEIGHT, _BIAS = f"{PREPROCESS}weight", f"{PREPROCESS}bias"  # names that no network has
@@ -59,10 +57,7 @@ def fold_normalisation(master: bytes) -> tuple[bytes, int] | None:
     ]
     rest = [n for n in graph.node if not n.name.startswith(PREPROCESS)]
     set_nodes(graph, [*head, *rest])
-    used = {name for n in graph.node for name in n.input}
-    left = [copy.deepcopy(i) for i in graph.initializer if i.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(left)
+    drop_unused(graph)
     return bytes(model.SerializeToString(deterministic=True)), centre
 
 
@@ -89,8 +84,5 @@ def read_pixels_directly(quantized: bytes) -> bytes:
     )
     drop = {f"{PREPROCESS}cast", f"{PREPROCESS}transpose", f"{PREPROCESS}subtract", first[0].name}
     set_nodes(graph, [transpose, *(n for n in graph.node if n.name not in drop)])
-    used = {name for n in graph.node for name in n.input}
-    left = [copy.deepcopy(i) for i in graph.initializer if i.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(left)
+    drop_unused(graph)
     return bytes(model.SerializeToString(deterministic=True))

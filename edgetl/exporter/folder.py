@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.errors import DataError
+from edgetl.exporter.photos import by_share, read_photo
 from edgetl.files import sha256_bytes
 from edgetl.machine import available_cores
 from edgetl.photos.dataset import photo_lines
@@ -19,7 +20,7 @@ from edgetl.photos.duplicates import join, same_pairs
 from edgetl.photos.ingest import look_all
 from edgetl.photos.scan import FOREIGN, Found, data_folder, scan
 from edgetl.photos.split import seeded_split
-from edgetl.preprocess import SUFFIXES, Pixels, pixels
+from edgetl.preprocess import SUFFIXES, Pixels
 from edgetl.spec import Photo, Preprocess, Split
 
 log = logging.getLogger("edgetl")
@@ -64,7 +65,7 @@ class Folder:
                 photo = Photo(path=item.path, split=split, label=item.label, sha256=sha256)
                 self._photos[_USES[split]].append(photo)
         self._check_uses()
-        self._photos = {use: self._ranked(photos) for use, photos in self._photos.items()}
+        self._photos = {use: by_share(photos, self.seed) for use, photos in self._photos.items()}
         self._limit_judges()
         for text in self.warnings:
             log.warning(text)
@@ -207,18 +208,6 @@ class Folder:
                 fix="add different photos, or give class folders without splits.",
             )
 
-    def _ranked(self, photos: list[Photo]) -> list[Photo]:
-        """Shuffle photos so that any first ones hold every class by its share."""
-        order = np.random.default_rng(self.seed).permutation(len(photos))
-        totals = Counter(photo.label for photo in photos)
-        ranks: Counter[str] = Counter()
-        keyed = []
-        for index in order.tolist():
-            label = photos[index].label
-            keyed.append(((ranks[label] + 0.5) / totals[label], index))
-            ranks[label] += 1
-        return [photos[index] for _, index in sorted(keyed)]
-
     def _limit_judges(self) -> None:
         judges = self._photos["judges"]
         if len(judges) > MOST_JUDGES:
@@ -227,17 +216,5 @@ class Folder:
 
     def _read(self, photo: Photo) -> Pixels:
         path = self.root / photo.path
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"Cannot read {path}: {error.strerror}.", fix="make the file readable."
-            ) from error
-        if sha256_bytes(data) != photo.sha256:
-            raise DataError(f"{path} changed during the export.", fix="export again.")
-        return pixels(data, self.spec)
-
-
-def fingerprint(photos: list[Photo]) -> str:
-    """SHA-256 over the sorted hashes of photos."""
-    return sha256_bytes("\n".join(sorted(photo.sha256 for photo in photos)).encode())
+        changed = DataError(f"{path} changed during the export.", fix="export again.")
+        return read_photo(path, photo, self.spec, changed)

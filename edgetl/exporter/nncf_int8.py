@@ -11,9 +11,8 @@ import numpy.typing as npt
 import onnx
 
 from edgetl.errors import EngineError, missing_extra
-from edgetl.exporter.check import INPUT, PREPROCESS
+from edgetl.exporter.check import INPUT, PREPROCESS, check_images
 from edgetl.exporter.fold import fold_normalisation
-from edgetl.exporter.ort_int8 import check_images
 from edgetl.spec import Calibrator, Recipe
 from edgetl.telemetry import quiet, silence
 

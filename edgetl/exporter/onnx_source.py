@@ -16,7 +16,8 @@ from edgetl.exporter.adopt import AS_IT_IS, adopt
 from edgetl.exporter.adopt_given import Layout, read_given
 from edgetl.exporter.adopt_run import Given, GivenNetwork
 from edgetl.exporter.check import UINT8
-from edgetl.exporter.folder import Folder, fingerprint
+from edgetl.exporter.folder import Folder
+from edgetl.exporter.photos import fingerprint
 from edgetl.exporter.source import Judges
 from edgetl.metrics import Logits
 from edgetl.preprocess import Pixels

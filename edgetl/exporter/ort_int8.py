@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 
 from edgetl.errors import EngineError, UsageError, missing_extra
-from edgetl.exporter.check import INPUT, NORMALIZED, PREPROCESS, check_onnx
+from edgetl.exporter.check import INPUT, NORMALIZED, PREPROCESS, check_images, check_onnx
 from edgetl.exporter.fold import fold_normalisation, read_pixels_directly
 from edgetl.spec import Calibrator, Recipe
 from edgetl.telemetry import quiet
@@ -187,19 +187,3 @@ def _tidy(model: onnx.ModelProto) -> bytes:
     del model.opset_import[:]
     model.opset_import.extend(used)
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def check_images(model: onnx.ModelProto, images: Images) -> None:
-    """Raise UsageError unless `images` is uint8 `(N, size, size, 3)` of the model's size, N ≥ 1."""
-    wanted = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)[1:]
-    if (
-        images.dtype != np.uint8
-        or images.ndim != 4
-        or images.shape[1:] != wanted
-        or not len(images)
-    ):
-        raise UsageError(
-            f"Calibration images are {images.dtype} {images.shape}; the model reads uint8 "
-            f"{('N', *wanted)}.".replace("'", ""),
-            fix="give at least one image, prepared by the model's own preprocessing.",
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,16 +73,24 @@ class RunPhotos:
 
     def ranked(self, split: Split) -> list[Photo]:
         """The photos of a split, shuffled so that any first ones hold every class by its share."""
-        photos = self.of(split)
-        order = np.random.default_rng(self.record.config.seed).permutation(len(photos))
-        totals = {label: sum(p.label == label for p in photos) for label in self.record.labels}
-        ranked: dict[str, int] = {}
-        keyed: list[tuple[float, int]] = []
-        for index in order:
-            label = photos[index].label
-            rank = ranked[label] = ranked.get(label, -1) + 1
-            keyed.append(((rank + 0.5) / totals[label], int(index)))
-        return [photos[i] for _, i in sorted(keyed)]
+        return by_share(self.of(split), self.record.config.seed)
+
+
+def by_share(photos: list[Photo], seed: int) -> list[Photo]:
+    """Shuffle photos so that any first ones hold every class by its share."""
+    totals = Counter(photo.label for photo in photos)
+    ranks: Counter[str] = Counter()
+    keyed: list[tuple[float, int]] = []
+    for index in np.random.default_rng(seed).permutation(len(photos)).tolist():
+        label = photos[index].label
+        keyed.append(((ranks[label] + 0.5) / totals[label], index))
+        ranks[label] += 1
+    return [photos[index] for _, index in sorted(keyed)]
+
+
+def fingerprint(photos: list[Photo]) -> str:
+    """SHA-256 over the sorted hashes of photos."""
+    return sha256_bytes("\n".join(sorted(photo.sha256 for photo in photos)).encode())
 
 
 def _listed(path: Path, sha256: str) -> list[Photo]:
@@ -103,6 +112,13 @@ def _hash(path: Path) -> str:
 
 
 def _read(path: Path, photo: Photo, spec: Preprocess) -> Pixels:
+    what = f"{path} is not the photo that the run was trained with: its hash differs."
+    changed = DataError(what, fix="restore the file, or train the run again.")
+    return read_photo(path, photo, spec, changed)
+
+
+def read_photo(path: Path, photo: Photo, spec: Preprocess, changed: DataError) -> Pixels:
+    """Pixels `(size, size, 3)` of a photo's file; `changed` is raised when its hash differs."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -110,8 +126,5 @@ def _read(path: Path, photo: Photo, spec: Preprocess) -> Pixels:
             f"Cannot read {path}: {error.strerror}.", fix="make the file readable."
         ) from error
     if sha256_bytes(data) != photo.sha256:
-        raise DataError(
-            f"{path} is not the photo that the run was trained with: its hash differs.",
-            fix="restore the file, or train the run again.",
-        )
+        raise changed
     return pixels(data, spec)

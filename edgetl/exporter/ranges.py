@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 
 from edgetl.errors import EngineError, TraceError, UsageError, missing_extra
-from edgetl.exporter.check import INPUT, parse_onnx
+from edgetl.exporter.check import INPUT, check_images, parse_onnx
 from edgetl.preprocess import Pixels
 from edgetl.spec import Calibrator
 
@@ -41,7 +41,7 @@ def activation_ranges(
     """
     names = tuple(dict.fromkeys(tensors))
     proto = parse_onnx(model)
-    _check_images(proto, images)
+    check_images(proto, images)
     if not names:
         return {method: {} for method in methods}
     session = _session(proto, names)
@@ -186,15 +186,3 @@ def _histograms(
             found[BINS - 1] += found[BINS:].sum()  # the peak itself
             counts[name] += found[:BINS]
     return counts
-
-
-def _check_images(proto: onnx.ModelProto, images: Pixels) -> None:
-    dims = proto.graph.input[0].type.tensor_type.shape.dim
-    wanted = tuple(d.dim_value for d in dims)[1:]
-    fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1:] == wanted
-    if not fits or not len(images):
-        raise UsageError(
-            f"Calibration images are {images.dtype} {images.shape}; the model reads uint8 "
-            f"{('N', *wanted)}.".replace("'", ""),
-            fix="give at least one image, prepared by the model's own preprocessing.",
-        )

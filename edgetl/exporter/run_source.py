@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime, timezone
 from pathlib import Path
 
 import edgetl
-from edgetl.exporter.photos import RunPhotos
+from edgetl.exporter.photos import RunPhotos, fingerprint
 from edgetl.exporter.reference import load_classifier, reference_logits
 from edgetl.exporter.source import Judges
 from edgetl.exporter.trace import trace
 from edgetl.metrics import Logits
 from edgetl.preprocess import Pixels
-from edgetl.spec import Calibration, Photo, Provenance
+from edgetl.spec import Calibration, Provenance
 from edgetl.train.run import finished_run
 
 HELD_OUT = 64  # at most a quarter of the training photos, but at least one
@@ -63,8 +62,3 @@ class RunSource:
             max_drop=max_drop,
             test=record.test,
         )
-
-
-def fingerprint(photos: list[Photo]) -> str:
-    """SHA-256 over the sorted hashes of photos."""
-    return hashlib.sha256("\n".join(sorted(p.sha256 for p in photos)).encode()).hexdigest()

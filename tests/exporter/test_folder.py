@@ -12,7 +12,8 @@ import pytest
 
 from edgetl.errors import DataError
 from edgetl.exporter import folder
-from edgetl.exporter.folder import Folder, Use, fingerprint
+from edgetl.exporter.folder import Folder, Use
+from edgetl.exporter.photos import fingerprint
 from edgetl.preprocess import pixels
 from edgetl.spec import Preprocess
 

@@ -14,8 +14,8 @@ from edgetl.errors import RunError
 from edgetl.exporter.build import build
 from edgetl.exporter.check import check_onnx
 from edgetl.exporter.material import Material
-from edgetl.exporter.photos import RunPhotos
-from edgetl.exporter.run_source import RunSource, fingerprint
+from edgetl.exporter.photos import RunPhotos, fingerprint
+from edgetl.exporter.run_source import RunSource
 from edgetl.recipes import find_recipe
 from edgetl.spec import Photo
 from edgetl.train.run import read_run
