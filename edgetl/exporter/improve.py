@@ -12,7 +12,7 @@ from edgetl.errors import TraceError, missing_extra
 from edgetl.exporter.build import Built, build, renamed, why
 from edgetl.exporter.job import Job
 from edgetl.exporter.material import Material
-from edgetl.exporter.search import NEVER, Search, Trial, finalists, pareto, with_hint
+from edgetl.exporter.search import NEVER, Search, Trial, finalists, hints, pareto, with_hint
 from edgetl.progress import progress_bar
 from edgetl.runtime.choose import fastest
 from edgetl.spec import Candidate, Placement, Recipe
@@ -92,7 +92,7 @@ def _search(job: Job, base: Candidate, deadline: float) -> tuple[str, bool]:
 
         search = Search(recipe, material, deadline, say)
         trials = search.run()
-    chosen = finalists(trials)
+    chosen = finalists(trials, hints(recipe)[0])
     for number, trial in enumerate(chosen, 1):
         name = f"{base.recipe}-mixed{number if len(chosen) > 1 else ''}"
         named = msgspec.structs.replace(with_hint(recipe, trial.hint), name=name)

@@ -253,12 +253,13 @@ def time_ratio(session: Session, other: Session, image: Any, *, turns: int = TUR
     return mine / others
 
 
-def finalists(trials: list[Trial]) -> list[Trial]:
+def finalists(trials: list[Trial], own: str) -> list[Trial]:
     """Up to `FINALISTS` trials of the Pareto front: the fastest, the nearest to FP32, and between.
 
-    The whole network in INT8 is not among them: it is a candidate already.
+    The whole network in INT8 with its `own` precision of the rest is a candidate already.
     """
-    front = [t for t in pareto(trials) if t.parts and max(t.ratio, t.divergence) < NEVER]
+    front = [t for t in pareto(trials) if t.parts or t.hint != own]
+    front = [t for t in front if max(t.ratio, t.divergence) < NEVER]
     if len(front) <= FINALISTS:
         return front
     places = np.linspace(0, len(front) - 1, FINALISTS).round().astype(int)

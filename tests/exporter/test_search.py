@@ -93,7 +93,11 @@ def test_a_whole_search(make: Make, builds: list[frozenset[str]]) -> None:
     trials = search.run()
     assert search.stopped == ""
     assert trials[0].parts == ()
-    assert {t.parts for t in trials} >= {()} | {(name,) for name in PARTS}
+    tried = {t.parts for t in trials}
+    starts = [(), ("classifier", "depthwise 3x3", "pooling")]
+    assert tried >= set(starts)
+    # whichever start was faster, every part was added to it or taken from it
+    assert any(tried >= {tuple(sorted({*s} ^ {name})) for name in PARTS} for s in starts)
     told = [text for text in said if text.startswith("trial")]
     assert len({(t.parts, t.hint) for t in trials}) == len(trials) == len(told)
     assert said[0] == "trial 1, in float: nothing"
@@ -305,7 +309,7 @@ def test_a_placement_that_cannot_be_built(recipe: str, made: Material) -> None:
     never = search._best(("all of it",))
     assert (never.ratio, never.divergence) == (NEVER, NEVER)
     assert whole.ratio < NEVER
-    assert finalists([whole, never]) == []
+    assert finalists([whole, never], whole.hint) == []
     assert never in lines(search)
 
 
@@ -318,7 +322,7 @@ def test_logits_that_are_not_finite_are_kept_as_such(
     trial = search._best(("stem",))
     assert trial.divergence == NEVER
     assert lines(search) == [trial]
-    assert finalists([trial]) == []
+    assert finalists([trial], "") == []
 
 
 # --- precision of the rest --------------------------------------------------------------------
@@ -379,10 +383,19 @@ def test_the_front_is_what_nothing_beats(trials: list[Trial]) -> None:
 
 @given(trials=trial_lists)
 def test_finalists_are_few_and_from_the_front(trials: list[Trial]) -> None:
-    chosen = finalists(trials)
-    front = [t for t in pareto(trials) if t.parts and t.ratio < NEVER and t.divergence < NEVER]
+    chosen = finalists(trials, "f32")
+    front = [t for t in pareto(trials) if t.parts or t.hint == "bf16"]
+    front = [t for t in front if t.ratio < NEVER and t.divergence < NEVER]
     assert len(chosen) == min(FINALISTS, len(front))
     assert len(set(chosen)) == len(chosen)
     assert [t for t in front if t in chosen] == chosen
     if front:
         assert (chosen[0], chosen[-1]) == (front[0], front[-1])
+
+
+def test_the_whole_network_is_a_finalist_where_its_rest_has_another_precision() -> None:
+    whole = Trial(parts=(), hint="f32", ratio=1.0, divergence=0.02)
+    rest = Trial(parts=(), hint="bf16", ratio=0.9, divergence=0.03)
+    stem = Trial(parts=("stem",), hint="bf16", ratio=1.1, divergence=0.01)
+    assert finalists([whole, rest, stem], "f32") == [rest, stem]
+    assert finalists([whole, rest, stem], "bf16") == [whole, stem]
