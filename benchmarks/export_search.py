@@ -62,7 +62,6 @@ def searched_bundle(source: Source, path: Path) -> None:
         job = Job(
             source,
             Plan(found.devices, open_gate),
-            Path(folder) / "work",
             engine="auto",
             precision="auto",
             max_drop=0.999,

@@ -48,6 +48,19 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
                 Path(temporary).unlink()
 
 
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder; StorageError for what cannot be written into it."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write temporary files: {error.strerror or error}.",
+            fix="free disk space, or let the environment variable TMPDIR name a folder with room.",
+        ) from error
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with atomic_file(path) as stream:

@@ -256,7 +256,7 @@ def tiny(
     tiny_source: TinySource, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Built]:
     """The tiny model's files by recipe: `tiny("ov-int8")`."""
-    material = Material(tiny_source, tiny_source.master(), tmp_path_factory.mktemp("ranges"))
+    material = Material(tiny_source, tiny_source.master())
     made: dict[str, Built] = {}
 
     def make(recipe: str) -> Built:

@@ -90,32 +90,20 @@ def _quantized(
 ) -> Files:
     """INT8 forms."""
     path, master = f"models/{recipe.name}", material.master
-    images, _ = material.calibrate(recipe.calibration_images)
     if recipe.form == "nncf":
+        images, _ = material.calibrate(recipe.calibration_images)
         trained = bool(material.trained)
         xml, weights = nncf_int8(
             master, images, recipe, method, keep_float=keep_float, trained=trained
         )
         return {f"{path}.xml": xml, f"{path}.bin": weights}
+    every = material.ranges(recipe.calibration_images, {*recipe.calibration, method})
     if recipe.form == "ort-qdq":
-        kind = f"{recipe.activation}{'-folded' if recipe.fold_normalisation else ''}"
-        ranges = material.workspace / f"{kind}-{method}-{len(images)}.json"
-        ranges.parent.mkdir(parents=True, exist_ok=True)
-        data = ort_int8(
-            master,
-            images,
-            recipe,
-            method,
-            keep_float=keep_float,
-            ranges=ranges,
-            trained=material.trained,
-        )
+        data = ort_int8(master, every[method], recipe, keep_float=keep_float)
     elif recipe.form in ("trt-qdq-weak", "trt-qdq-strong"):
-        every = tuple(dict.fromkeys((*recipe.calibration, method)))
-        found = material.trt_ranges(recipe.calibration_images, every)
         strong = recipe.form == "trt-qdq-strong"
         data = trt_qdq(
-            master, found[method], strong=strong, exclude=recipe.exclude, keep_float=keep_float
+            master, every[method], strong=strong, exclude=recipe.exclude, keep_float=keep_float
         )
     else:
         raise UsageError(

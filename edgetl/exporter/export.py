@@ -83,7 +83,6 @@ def export(
         job = Job(
             opened,
             planned,
-            Path(folder),
             engine=engine,
             precision=precision,
             max_drop=max_drop,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from functools import partial
+from typing import get_args
 
 import msgspec
 
@@ -12,6 +13,7 @@ from edgetl.errors import TraceError, missing_extra
 from edgetl.exporter.build import Built, build, renamed, why
 from edgetl.exporter.job import Job
 from edgetl.exporter.material import Material
+from edgetl.exporter.ranges import Rounding
 from edgetl.exporter.search import NEVER, Search, Trial, finalists, hints, pareto, with_hint
 from edgetl.progress import progress_bar
 from edgetl.runtime.choose import fastest
@@ -34,10 +36,11 @@ def add_trained(job: Job) -> list[str]:
     except ModuleNotFoundError as error:
         raise missing_extra("export", "--qat") from error
     integers = [recipe for recipe in job.plan.recipes if recipe.precision == "int8"]
-    # Symmetric rounding is the coarser one: weights that bear it bear the other one too.
-    symmetric = any(r.engine == "tensorrt" or r.activation == "qint8" for r in integers)
+    # weights that bear the coarsest rounding bear the finer ones too
+    roundings: list[Rounding] = [_rounding(recipe) for recipe in integers] or ["asymmetric"]
+    rounding = max(roundings, key=get_args(Rounding).index)
     try:
-        trained = train_integers(job.material, symmetric=symmetric, progress=job.say)
+        trained = train_integers(job.material, rounding=rounding, progress=job.say)
     except TraceError as error:  # an operator that it does not know: the others stand
         return [f"QAT: {why(error)}"]
     if not trained.ranges:
@@ -48,6 +51,13 @@ def add_trained(job: Job) -> list[str]:
         named = msgspec.structs.replace(recipe, name=name)
         job.attempt(named, partial(_trained, recipe, name, job.trained), form_of=recipe.name)
     return [trained.note]
+
+
+def _rounding(recipe: Recipe) -> Rounding:
+    """How the recipe's engine rounds activations."""
+    if recipe.engine == "tensorrt" or recipe.activation == "qint8":
+        return "symmetric"
+    return "signed" if recipe.preset == "performance" else "asymmetric"
 
 
 def _trained(recipe: Recipe, name: str, material: Material) -> Built:

@@ -13,12 +13,11 @@ import numpy as np
 from edgetl.bundle import write_bundle
 from edgetl.errors import EdgetlError, EngineError, TraceError
 from edgetl.exporter.build import Built, build, candidate_logits, why
-from edgetl.exporter.check import FLOAT, PREPROCESS, parse_onnx, tensor_types
 from edgetl.exporter.gate import judge
 from edgetl.exporter.golden import golden_members
 from edgetl.exporter.material import Material
 from edgetl.exporter.plan import Plan
-from edgetl.exporter.ranges import activation_ranges
+from edgetl.exporter.ranges import activation_ranges, float_tensors
 from edgetl.exporter.source import Source
 from edgetl.exporter.trt_rules import check_fp16_ranges
 from edgetl.files import sha256_bytes
@@ -47,7 +46,6 @@ class Job:
         self,
         source: Source,
         plan: Plan,
-        workspace: Path,
         *,
         engine: str,
         precision: str,
@@ -63,7 +61,7 @@ class Job:
         progress(f"running the reference on {len(self.judges.truth)} photos")
         self.reference = source.reference(self.judges.images)
         progress("writing the network as ONNX")
-        self.material = Material(source, source.master(), workspace)
+        self.material = Material(source, source.master())
         self.candidates: dict[str, Candidate] = {}
         self.built: dict[str, Built] = {}
         self.logits: dict[str, Logits] = {}
@@ -130,13 +128,10 @@ class Job:
         ONNX Runtime computes FP16 files in FP32 in part, so its logits would not show it.
         """
         if self._overflow is None:
-            model = parse_onnx(self.material.master)
-            types = tensor_types(model)
-            nodes = [n for n in model.graph.node if not n.name.startswith(PREPROCESS)]
-            inner = [o for n in nodes for o in n.output if types.get(o) == FLOAT]
-            images = self.material.photos(SCANNED)
+            master, images = self.material.master, self.material.photos(SCANNED)
+            inner = float_tensors(master)
             try:
-                found = activation_ranges(self.material.master, images, inner, methods=("minmax",))
+                found = activation_ranges(master, images, inner, methods=("minmax",))
                 self._overflow = (check_fp16_ranges(found["minmax"]),)
             except TraceError as error:  # a value that is not finite on a training photo
                 self._overflow = (why(error),)

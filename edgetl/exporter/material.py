@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
+from collections.abc import Iterable
 
-from edgetl.exporter.ranges import Range, activation_ranges
+from edgetl.exporter.ranges import Ranges, activation_ranges, float_tensors
 from edgetl.exporter.source import Source
-from edgetl.exporter.trt_qdq import tensors_to_calibrate
 from edgetl.metrics import Logits
 from edgetl.preprocess import Pixels
 from edgetl.spec import Calibration, Calibrator
@@ -18,21 +16,18 @@ HELD_OUT = 64  # photos that choose among calibrations and placements
 class Material:
     """Everything that is computed once for all candidates of one master."""
 
-    def __init__(self, source: Source, master: bytes, workspace: Path) -> None:
-        """`workspace` is a folder for calibration results; it goes with the export."""
-        self.source, self.master, self.workspace = source, master, workspace
-        self.trained: dict[str, Range] = {}  # by quantization-aware training, where there was any
+    def __init__(self, source: Source, master: bytes) -> None:
+        self.source, self.master = source, master
+        self.trained: Ranges = {}  # by quantization-aware training, where there was any
         self.used: Calibration | None = None  # the largest set that calibrated something
         self._photos: dict[int, Pixels] = {}
         self._sets: dict[int, Calibration] = {}
         self._held: tuple[Pixels, Logits] | None = None
-        self._ranges: dict[tuple[int, tuple[Calibrator, ...]], dict[Calibrator, dict[str, Range]]]
-        self._ranges = {}
+        self._ranges: dict[tuple[int, frozenset[Calibrator]], dict[Calibrator, Ranges]] = {}
 
-    def with_trained(self, master: bytes, ranges: dict[str, Range]) -> Material:
+    def with_trained(self, master: bytes, ranges: Ranges) -> Material:
         """The same photos for a master from quantization-aware training, and its ranges."""
-        name = hashlib.sha256(master).hexdigest()[:12]
-        other = Material(self.source, master, self.workspace / name)
+        other = Material(self.source, master)
         other._photos, other._sets = self._photos, self._sets
         other._held, other.trained = self._held, ranges
         return other
@@ -57,13 +52,12 @@ class Material:
             self._held = images, self.source.reference(images)
         return self._held
 
-    def trt_ranges(
-        self, count: int, methods: tuple[Calibrator, ...]
-    ) -> dict[Calibrator, dict[str, Range]]:
-        """Ranges of what TensorRT's Q/DQ needs, by method."""
-        key = (count, methods)
+    def ranges(self, count: int, methods: Iterable[Calibrator]) -> dict[Calibrator, Ranges]:
+        """Ranges of all that the network computes in float32, by method; trained ones go first."""
+        key = count, frozenset(methods)
         if key not in self._ranges:
-            names = tensors_to_calibrate(self.master)
-            found = activation_ranges(self.master, self.calibrate(count)[0], names, methods=methods)
+            names = float_tensors(self.master)
+            images, _ = self.calibrate(count)
+            found = activation_ranges(self.master, images, names, methods=tuple(sorted(key[1])))
             self._ranges[key] = {method: found[method] | self.trained for method in found}
         return self._ranges[key]

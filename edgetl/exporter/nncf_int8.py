@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import onnx
 from edgetl.errors import EngineError, missing_extra
 from edgetl.exporter.check import INPUT, PREPROCESS, check_images
 from edgetl.exporter.fold import fold_normalisation
+from edgetl.files import scratch_folder
 from edgetl.spec import Calibrator, Recipe
 from edgetl.telemetry import quiet, silence
 
@@ -43,8 +43,8 @@ def nncf_int8(
     check_images(onnx.load_model_from_string(master), images)
     folded = fold_normalisation(master) if recipe.fold_normalisation else None
     silence()
-    with quiet(), tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
-        path = Path(folder) / "int8.xml"
+    with quiet(), scratch_folder() as folder:
+        path = folder / "int8.xml"
         path.with_name(SOURCE).write_bytes(master if folded is None else folded[0])
         try:
             advanced = _advanced(method, trained=trained)
@@ -52,6 +52,8 @@ def nncf_int8(
             _quantize(path, images, recipe, keep_float, advanced=advanced, centre=centre)
         except ImportError as error:
             raise missing_extra("export", "INT8 for OpenVINO") from error
+        except OSError:
+            raise
         except Exception as error:  # NNCF and OpenVINO raise many unrelated types
             raise EngineError(
                 f"NNCF cannot quantize the model by recipe '{recipe.name}': {error}",

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from edgetl.errors import EngineError, UsageError, missing_extra
-from edgetl.exporter.check import INPUT, NORMALIZED, PREPROCESS, check_images, check_onnx
+from edgetl.exporter.check import NORMALIZED, PREPROCESS, check_onnx, parse_onnx
 from edgetl.exporter.fold import fold_normalisation, read_pixels_directly
-from edgetl.spec import Calibrator, Recipe
+from edgetl.exporter.ranges import Range
+from edgetl.files import scratch_folder
+from edgetl.spec import Recipe
 from edgetl.telemetry import quiet
 
-Images = npt.NDArray[np.uint8]
-
-_HELD = 4  # photos whose intermediate tensors are held at once while histograms are filled
+TARGET = "int8.onnx"
 
 
 def ort_int8(
     master: bytes,
-    images: Images,
+    ranges: Mapping[str, Range],
     recipe: Recipe,
-    method: Calibrator,
     *,
     keep_float: frozenset[str] = frozenset(),
-    ranges: Path | None = None,
-    trained: Mapping[str, tuple[float, float]] | None = None,
 ) -> bytes:
     """Quantize the master ONNX to INT8 in QDQ form for ONNX Runtime.
 
-    `images` is uint8 `(N, size, size, 3)`, N ≥ 1; ranges of activations come from them by `method`,
-    or from the file `ranges` if it exists, which is written else; `trained` ones, by tensor, go
-    first. Nodes in `keep_float` stay as
+    `ranges` holds (low, high) of every tensor of `float_tensors`. Nodes in `keep_float` stay as
     they are, and so do the logits; weights are int8. Interface, opset and IR stay within what
-    `check_onnx` allows. Raises UsageError for images or a recipe that do not fit,
-    EngineMissingError without onnxruntime, EngineError when its quantizer fails.
+    `check_onnx` allows. Raises UsageError for a recipe that does not fit, EngineMissingError
+    without onnxruntime, EngineError when its quantizer fails, StorageError when temporary files
+    find no room.
     """
-    model = onnx.load_model_from_string(master)
-    check_images(model, images)
     if not recipe.activation:
         raise UsageError(
             f"Recipe '{recipe.name}' does not say how to quantize for ONNX Runtime.",
@@ -51,131 +43,68 @@ def ort_int8(
     folded = None
     if recipe.fold_normalisation and recipe.activation == "quint8":
         folded = fold_normalisation(master)
-    if folded is not None:
-        model = onnx.load_model_from_string(folded[0])
-    centre = None if folded is None else folded[1]
-    with quiet(), tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
-        target = Path(folder) / "int8.onnx"
-        options = _options(model, recipe, method, keep_float)
-        extra = options["extra_options"]
-        if method != "minmax":
-            # CalibMaxIntermediateOutputs throws the collected data away (onnxruntime 1.31), and
-            # without a stride the histograms hold every tensor of every photo at once.
-            extra["CalibStridedMinMax"] = _stride(len(images))
-            extra["CalibTensorRangeSymmetric"] = recipe.activation == "qint8"
-        extra["TensorQuantOverrides"] = _overrides(
-            model, trained or {}, centre, symmetric=recipe.activation == "qint8"
-        )
+    data, centre = (master, None) if folded is None else folded
+    with quiet(), scratch_folder() as folder:
         try:
-            _quantize_static(model, target, images, options, ranges)
+            _quantize(
+                parse_onnx(data), folder, ranges, recipe, keep_float=keep_float, centre=centre
+            )
         except ImportError as error:
             raise missing_extra("export", "INT8 for ONNX Runtime") from error
+        except OSError:
+            raise
         except Exception as error:  # the quantizer raises many unrelated types
             raise EngineError(
                 f"ONNX Runtime cannot quantize the model by recipe '{recipe.name}': {error}",
                 fix="use another recipe, or other calibration images.",
             ) from error
-        quantized = onnx.load(target)
-    data = _tidy(quantized)
+        data = _tidy(onnx.load(folder / TARGET))
     if centre is not None:
         data = read_pixels_directly(data)
     check_onnx(data, max_opset=recipe.max_opset)
     return data
 
 
-class _Reader:
-    """Hand out calibration photos one by one, as onnxruntime's CalibrationDataReader."""
-
-    def __init__(self, images: Images) -> None:
-        self._images = images
-        self._range = iter(range(len(images)))
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        """Read on from `start_index`, up to `end_index` exclusive."""
-        self._range = iter(range(start_index, end_index))
-
-    def get_next(self) -> dict[str, Images] | None:
-        """Return the feed of the next photo, batch 1, or None behind the last one."""
-        index = next(self._range, None)
-        return None if index is None else {INPUT: self._images[index : index + 1]}
-
-
-def _options(
-    model: onnx.ModelProto, recipe: Recipe, method: Calibrator, keep_float: frozenset[str]
-) -> dict[str, Any]:
-    """Arguments of quantize_static."""
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
-
-    methods = {
-        "minmax": CalibrationMethod.MinMax,
-        "percentile": CalibrationMethod.Percentile,
-        "entropy": CalibrationMethod.Entropy,
-    }
-    symmetric = recipe.activation == "qint8"
-    excluded = {n.name for n in model.graph.node if n.op_type in recipe.exclude} | keep_float
-    names = [node.name for node in model.graph.node]
-    return {
-        "quant_format": QuantFormat.QDQ,
-        "activation_type": QuantType.QInt8 if symmetric else QuantType.QUInt8,
-        "weight_type": QuantType.QInt8,
-        "per_channel": recipe.per_channel,
-        "calibrate_method": methods[method],
-        "nodes_to_exclude": [n for n in names if n.startswith(PREPROCESS) or n in excluded],
-        "extra_options": {
-            "ActivationSymmetric": symmetric,
-            # 8-bit logits would tie; the product itself runs in INT8 all the same
-            "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
-        },
-    }
-
-
-def _overrides(
+def _quantize(
     model: onnx.ModelProto,
-    trained: Mapping[str, tuple[float, float]],
-    centre: int | None,
+    folder: Path,
+    ranges: Mapping[str, Range],
+    recipe: Recipe,
     *,
-    symmetric: bool,
-) -> dict[str, list[dict[str, Any]]]:
-    """Ranges that need no calibration: trained ones, and pixels, which are integers already."""
-    from onnxruntime.quantization import QuantType
-
-    inner = {name for node in model.graph.node for name in node.output}
-    found: dict[str, list[dict[str, Any]]] = {}
-    for name, (low, high) in trained.items():
-        if name in inner and high > low:
-            most = max(-low, high)
-            ends = (-most, most) if symmetric else (low, high)
-            found[name] = [{"rmin": np.float32(ends[0]), "rmax": np.float32(ends[1])}]
-    if centre is not None:
-        scale, zero = np.array(1, np.float32), np.array(centre, np.uint8)
-        found[NORMALIZED] = [{"quant_type": QuantType.QUInt8, "scale": scale, "zero_point": zero}]
-    return found
-
-
-def _quantize_static(
-    model: onnx.ModelProto,
-    target: Path,
-    images: Images,
-    options: dict[str, Any],
-    ranges: Path | None,
+    keep_float: frozenset[str],
+    centre: int | None,
 ) -> None:
-    from onnxruntime.quantization import quantize_static
+    """Write the quantized model to `TARGET` in the folder."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 
+    names = [node.name for node in model.graph.node]
+    excluded = {n.name for n in model.graph.node if n.op_type in recipe.exclude} | keep_float
+    extra: dict[str, Any] = {
+        "ActivationSymmetric": recipe.activation == "qint8",
+        # 8-bit logits would tie; the product itself runs in INT8 all the same
+        "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
+    }
+    if centre is not None:  # pixels are integers already
+        scale, zero = np.array(1, np.float32), np.array(centre, np.uint8)
+        pixels = {"quant_type": QuantType.QUInt8, "scale": scale, "zero_point": zero}
+        extra["TensorQuantOverrides"] = {NORMALIZED: [pixels]}
+    stored = folder / "ranges.json"
+    both = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    save_tensors_data(TensorsData(CalibrationMethod.MinMax, both), stored)
     quantize_static(
         model,
-        target,
-        _Reader(images),
-        calibration_cache_path=ranges,
-        **options,
+        folder / TARGET,
+        None,
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QInt8 if recipe.activation == "qint8" else QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=recipe.per_channel,
+        nodes_to_exclude=[n for n in names if n.startswith(PREPROCESS) or n in excluded],
+        calibrate_method=CalibrationMethod.MinMax,
+        calibration_cache_path=stored,
+        extra_options=extra,
     )
-
-
-def _stride(count: int) -> int:
-    """Largest divisor of `count` up to `_HELD`: the quantizer refuses a remainder."""
-    return max(d for d in range(1, _HELD + 1) if count % d == 0)
 
 
 def _tidy(model: onnx.ModelProto) -> bytes:

@@ -1,10 +1,13 @@
 """Quantization-aware training: the master's own weights, tuned so that integers serve them.
 
 The master ONNX is run in PyTorch with every tensor that targets quantize rounded to 8 bits, and
-its weights learn to give the unrounded network's answers again (self-distillation: no labels are
-needed). Rounding passes gradients straight through (Bengio et al., 2013); weights are rounded per
-output channel by their own range, activations by ranges seen on calibration photos, as in Jacob et
-al. (CVPR 2018). What comes out is a master of the same graph, and ranges for its Q/DQ.
+its weights learn to give the unrounded network's answers and last features again
+(self-distillation: no labels are needed). Features matter: a network is sure of the photos that it
+was trained with, so that their logits alone say little (as in FitNets, Romero et al., 2015); photos
+cut together from two make it less sure. Rounding passes gradients straight through (Bengio et al.,
+2013); weights are rounded per output channel by their own range, activations by ranges seen on
+calibration photos, as in Jacob et al. (CVPR 2018). What comes out is a master of the same graph,
+and ranges for its Q/DQ.
 """
 
 from __future__ import annotations
@@ -22,17 +25,17 @@ from torch import nn
 from edgetl.exporter.check import parse_onnx
 from edgetl.exporter.material import Material
 from edgetl.exporter.qat_graph import Graph
+from edgetl.exporter.ranges import Ranges, Rounding
 from edgetl.machine import this_machine
 from edgetl.preprocess import Pixels
 
 BATCH = 32
 RATE = 2e-5  # AdamW; falls to 0 as a cosine
+MIXED = 0.5  # share of the batches whose photos are cut together from two
 PASSES = 1.5  # over the photos
 MOST_STEPS = 160
 CALIBRATING = 128  # photos that set the ranges of activations
 PHOTOS = 4096  # at most so many are trained with
-
-Ranges = dict[str, tuple[float, float]]
 
 
 class Trained(NamedTuple):
@@ -44,16 +47,15 @@ class Trained(NamedTuple):
 
 
 def train_integers(
-    material: Material, *, symmetric: bool, progress: Callable[[str], None]
+    material: Material, *, rounding: Rounding, progress: Callable[[str], None]
 ) -> Trained:
     """Train the material's master for INT8 on its own photos; its graph is not changed.
 
-    `symmetric` rounds activations as TensorRT does (zero point 0), else with a zero point. Raises
-    TraceError for an operator that is not known here.
+    `rounding` is that of activations. Raises TraceError for an operator that is not known here.
     """
     photos = material.photos(PHOTOS)
     teacher = Graph(material.master)
-    student = Graph(material.master, symmetric=symmetric)
+    student = Graph(material.master, rounding)
     held, _ = material.held_out()
     goal = torch.cat([teacher(block) for block in _blocks(held)])
     with torch.no_grad():
@@ -92,21 +94,36 @@ def _fit(
         if len(queue) < min(BATCH, len(photos)):
             queue = order.permutation(len(photos))
         chosen, queue = np.sort(queue[:BATCH]), queue[BATCH:]
-        block = np.ascontiguousarray(photos[chosen])
-        if order.random() < 0.5:
-            block = np.ascontiguousarray(block[:, :, ::-1])
-        images = torch.from_numpy(block)
+        images = torch.from_numpy(_varied(photos[chosen], order))
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             with torch.no_grad():
-                wanted = teacher(images).float()
-            found = student(images).float()
-        loss = _kl(wanted, found)
+                wanted, goal = teacher.answer(images)
+            found, features = student.answer(images)
+        loss = _kl(wanted, found) + _distance(goal, features)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step % 10 == 9 or step == steps - 1:
             took = time.monotonic() - start
             progress(f"QAT: step {step + 1} of {steps}, {took:.0f} s")
+
+
+def _varied(block: Pixels, order: np.random.Generator) -> Pixels:
+    """The photos, half of the time mirrored, half of the time with a part of another one each."""
+    if order.random() < 0.5:
+        block = block[:, :, ::-1]
+    if order.random() < MIXED:
+        axis = int(order.integers(1, 3))
+        cut = int(block.shape[axis] * order.uniform(0.3, 0.7))
+        inside = np.arange(block.shape[axis]) < cut
+        mask = inside[None, :, None, None] if axis == 1 else inside[None, None, :, None]
+        block = np.where(mask, np.roll(block, 1, axis=0), block)
+    return np.ascontiguousarray(block)
+
+
+def _distance(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    """Squared distance relative to the wanted length."""
+    return (found - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
 
 
 def _kl(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from edgetl.errors import TraceError
 from edgetl.exporter.check import FLOAT, INPUT, OUTPUT, PREPROCESS, label, parse_onnx
+from edgetl.exporter.ranges import Range, Rounding
 
 Tensor = torch.Tensor
 Attributes = dict[str, Any]
@@ -40,19 +41,21 @@ class Graph(nn.Module):
     operator that it does not know.
     """
 
-    def __init__(self, master: bytes, *, symmetric: bool | None = None) -> None:
-        """`symmetric` None never rounds."""
+    def __init__(self, master: bytes, rounding: Rounding | None = None) -> None:
+        """`rounding` None never rounds."""
         super().__init__()
         graph = parse_onnx(master).graph
         self.nodes = list(graph.node)
         self.attributes = [_attributes(node) for node in self.nodes]
         for node, attributes in zip(self.nodes, self.attributes, strict=True):
             _check(node, attributes)
-        self.symmetric = symmetric
+        self.rounding = rounding
         self.observe = False
-        self.ranges: dict[str, tuple[float, float]] = {}
+        self.ranges: dict[str, Range] = {}
         self.constants: dict[str, Tensor] = {}
         self.trained = self._store(graph)
+        layers = [i for i, node in enumerate(self.nodes) if node.op_type in _WEIGHTED]
+        self._head = layers[-1] if layers else -1
         self._last = {name: i for i, node in enumerate(self.nodes) for name in node.input}
 
     def _store(self, graph: onnx.GraphProto) -> dict[str, str]:
@@ -69,7 +72,7 @@ class Graph(nn.Module):
             if tensor.ndim == 4:
                 tensor = tensor.contiguous(memory_format=torch.channels_last)
             names[stored.name] = f"parameter_{len(names)}"
-            learns = self.symmetric is not None
+            learns = self.rounding is not None
             self.register_parameter(names[stored.name], nn.Parameter(tensor, requires_grad=learns))
         return names
 
@@ -83,10 +86,20 @@ class Graph(nn.Module):
         self.ranges.clear()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits; inner tensors go as soon as nothing reads them."""
+        """Logits alone."""
+        return self.answer(images)[0]
+
+    def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, and the features that the last layer reads, unrounded.
+
+        Inner tensors go as soon as nothing reads them.
+        """
         values: dict[str, Tensor] = {INPUT: images}
         rounded: dict[str, Tensor] = {}
+        features: Tensor | None = None
         for index, node in enumerate(self.nodes):
+            if index == self._head:
+                features = values[node.input[0]].float()
             inputs = [self._input(node, i, n, values, rounded) for i, n in enumerate(node.input)]
             result = _OPERATORS[node.op_type](inputs, self.attributes[index])
             outputs = result if isinstance(result, (list, tuple)) else [result]
@@ -95,7 +108,8 @@ class Graph(nn.Module):
                 if self._last.get(name) == index:
                     values.pop(name, None)
                     rounded.pop(name, None)
-        return values[OUTPUT].float()
+        logits = values[OUTPUT].float()
+        return logits, logits if features is None else features
 
     def _input(
         self,
@@ -112,7 +126,7 @@ class Graph(nn.Module):
         if name in self.trained:
             tensor = self.weight(name)
             return self._weight(node, tensor) if index == 1 else tensor
-        if self.symmetric is None or node.op_type not in _ROUNDED:
+        if self.rounding is None or node.op_type not in _ROUNDED:
             return values[name]
         if node.name.startswith(PREPROCESS):
             return values[name]
@@ -122,7 +136,7 @@ class Graph(nn.Module):
 
     def _weight(self, node: onnx.NodeProto, tensor: Tensor) -> Tensor:
         """The weight, rounded per output channel once activations have ranges."""
-        if self.symmetric is None or not self.ranges:
+        if self.rounding is None or not self.ranges:
             return tensor
         axis = 0 if node.op_type == "Conv" or _attributes(node).get("transB") else 1
         others = [a for a in range(tensor.ndim) if a != axis]
@@ -139,7 +153,7 @@ class Graph(nn.Module):
         low, high = self.ranges.get(name, (0.0, 0.0))
         if high - low <= 0:
             return tensor
-        if self.symmetric:
+        if self.rounding == "symmetric" or (self.rounding == "signed" and low < 0):
             scale, least, most = max(-low, high) / 127, -127, 127
         else:
             scale = (high - low) / 255

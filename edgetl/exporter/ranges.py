@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
 from edgetl.errors import EngineError, TraceError, UsageError, missing_extra
-from edgetl.exporter.check import INPUT, check_images, parse_onnx
+from edgetl.exporter.check import (
+    FLOAT,
+    INPUT,
+    NORMALIZED,
+    PREPROCESS,
+    check_images,
+    parse_onnx,
+    tensor_types,
+)
 from edgetl.preprocess import Pixels
 from edgetl.spec import Calibrator
 
 Range = tuple[float, float]
+Ranges = dict[str, Range]
 Counts = npt.NDArray[np.int64]
+
+# Integers of activations, the finer first: with any zero point; with zero point 0, signed only
+# where values are (OpenVINO); with zero point 0, always signed (TensorRT, Arm).
+Rounding = Literal["asymmetric", "signed", "symmetric"]
 
 BINS = 2048
 LEVELS = 128  # 0 and the 127 positive values of int8
 CLIPPED = 0.05  # share of the values that entropy may clip at most
 PERCENTILE = 0.9999  # share of the absolute values that is not clipped
+
+
+def float_tensors(model: bytes) -> list[str]:
+    """Names of what a network computes in float32, from its normalised image on, in graph order."""
+    proto = parse_onnx(model)
+    types = tensor_types(proto)
+    inner = [o for n in proto.graph.node if not n.name.startswith(PREPROCESS) for o in n.output]
+    return [NORMALIZED, *(name for name in inner if types.get(name) == FLOAT)]
 
 
 def activation_ranges(
@@ -29,7 +50,7 @@ def activation_ranges(
     tensors: Iterable[str],
     *,
     methods: tuple[Calibrator, ...],
-) -> dict[Calibrator, dict[str, Range]]:
+) -> dict[Calibrator, Ranges]:
     """Find (low, high) of float32 `tensors` over `images` by each calibration method.
 
     `images` is uint8 `(N, size, size, 3)`, N ≥ 1; ONNX Runtime reads them one at a time, once for
@@ -49,7 +70,7 @@ def activation_ranges(
     plain = {name: (float(lows[i]), float(highs[i])) for i, name in enumerate(names)}
     peaks = np.maximum(np.abs(lows), np.abs(highs))
     counts = _histograms(session, images, names, peaks) if {*methods} - {"minmax"} else {}
-    result: dict[Calibrator, dict[str, Range]] = {}
+    result: dict[Calibrator, Ranges] = {}
     for method in methods:
         result[method] = dict(plain)
         if method == "minmax":

@@ -239,7 +239,7 @@ class SmallSource:
         raise NotImplementedError("no test of parts writes a bundle")
 
 
-def material(workspace: Path, *, photos: int = 96, model: bytes | None = None) -> Material:
+def material(*, photos: int = 96, model: bytes | None = None) -> Material:
     """What candidates of the small network are made from."""
     model = model or master()
-    return Material(SmallSource(model, photos), model, workspace)
+    return Material(SmallSource(model, photos), model)

@@ -37,7 +37,7 @@ from edgetl.spec import Recipe
 @pytest.fixture(scope="module")
 def material(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Material:
     source = RunSource(trained)
-    return Material(source, source.master(), tmp_path_factory.mktemp("ranges"))
+    return Material(source, source.master())
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_a_method_that_fails_leaves_the_others(material: Material) -> None:
 
 def test_what_calibrated_is_on_record(trained: Path, tmp_path: Path) -> None:
     source = RunSource(trained)
-    fresh = Material(source, source.master(), tmp_path)
+    fresh = Material(source, source.master())
     build(find_recipe("ort-fp32"), fresh)
     assert fresh.used is None
     for count in (12, 20, 8):

@@ -188,7 +188,7 @@ def long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """A quantized file of the folded master that still casts, subtracts and quantizes pixels."""
     with monkeypatch.context() as patch:
         patch.setattr(quantizer, "read_pixels_directly", lambda data: data)
-        return next(iter(build(UINT8, small.material(tmp_path)).files.values()))
+        return next(iter(build(UINT8, small.material()).files.values()))
 
 
 def kinds(model: bytes) -> list[str]:
@@ -210,20 +210,20 @@ def test_the_shorter_file_gives_the_same_logits(long: bytes) -> None:
 
 
 def test_build_reads_pixels_directly(long: bytes, tmp_path: Path) -> None:
-    built = build(UINT8, small.material(tmp_path / "other"))
+    built = build(UINT8, small.material())
     assert next(iter(built.files.values())) == read_pixels_directly(long)
 
 
 def test_signed_integers_are_no_pixels(tmp_path: Path) -> None:
     """For signed activations nothing is folded, and such a file is left as it is."""
-    built = build(INT8, small.material(tmp_path))
+    built = build(INT8, small.material())
     data = next(iter(built.files.values()))
     assert {"Cast", "Sub", "Mul"} <= set(kinds(data))
     assert read_pixels_directly(data) == data
 
 
 def test_a_stem_in_float_reads_what_was_subtracted(tmp_path: Path) -> None:
-    made = small.material(tmp_path)
+    made = small.material()
     stem = frozenset({first_conv(onnx.load_model_from_string(small.master()).graph).name})
     built = build(UINT8, made, stem)
     data = next(iter(built.files.values()))
@@ -250,8 +250,8 @@ def test_another_quantization_of_the_pixels_is_left(
 
 def test_other_files_are_left(tmp_path: Path) -> None:
     master = small.master()
-    made = small.material(tmp_path)
-    ranges: Any = made.trt_ranges(16, ("minmax",))["minmax"]
+    made = small.material()
+    ranges: Any = made.ranges(16, ("minmax",))["minmax"]
     for data in (master, folded(master)[0], trt_qdq(master, ranges, strong=False)):
         assert read_pixels_directly(data) == data
 
@@ -259,7 +259,7 @@ def test_other_files_are_left(tmp_path: Path) -> None:
 def test_recipes_with_and_without_it_share_no_ranges(tmp_path: Path) -> None:
     """The same tensor holds pixels in one and normalised values in the other."""
     plain = msgspec.structs.replace(UINT8, name="plain", fold_normalisation=False)
-    alone = build(plain, small.material(tmp_path / "alone")).files
-    made = small.material(tmp_path / "both")
+    alone = build(plain, small.material()).files
+    made = small.material()
     build(UINT8, made)
     assert build(plain, made).files == alone

@@ -21,6 +21,7 @@ from edgetl.exporter.blocks import blocks
 from edgetl.exporter.improve import add_placements, add_trained, search_pays
 from edgetl.exporter.job import Job
 from edgetl.exporter.plan import plan
+from edgetl.recipes import find_recipe
 from edgetl.spec import Candidate
 from tests.exporter import small
 
@@ -41,6 +42,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> Ma
     monkeypatch.setenv("EDGETL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(searching, "TURNS", 2)
     monkeypatch.setattr(searching, "RUNS", 2)
+    monkeypatch.setattr(qat, "PASSES", 12)  # a few steps are luck for random weights
 
     def of(target: str = "cpu", *, model: bytes | None = None, blocks: int = 1) -> Job:
         source = small.SmallSource(model or small.master(blocks=blocks))
@@ -48,7 +50,6 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> Ma
         job = Job(
             source,
             planned,
-            tmp_path / "work",
             engine="auto",
             precision="auto",
             max_drop=0.5,
@@ -93,7 +94,7 @@ def test_trained_candidates_of_every_int8_recipe(make: Make, said: list[str]) ->
     job = make()
     notes = add_trained(job)
     assert len(notes) == 1
-    assert notes[0].startswith("QAT: 5 steps brought the divergence from FP32 from")
+    assert notes[0].startswith("QAT: 36 steps brought the divergence from FP32 from")
     assert set(job.candidates) == {"ort-fp32", "ort-int8", "ort-int8-qat"}
     found = job.candidates["ort-int8-qat"]
     assert (found.precision, found.engine) == ("int8", "onnxruntime")
@@ -108,7 +109,7 @@ def test_trained_candidates_of_every_int8_recipe(make: Make, said: list[str]) ->
     whole = job.candidates["ort-int8"].quantization
     assert whole is not None
     assert not whole.trained
-    assert [text for text in said if text.startswith("QAT: step 5 of 5")]
+    assert [text for text in said if text.startswith("QAT: step 36 of 36")]
 
 
 def test_trained_candidates_of_another_machine_stay_provisional(make: Make) -> None:
@@ -117,22 +118,39 @@ def test_trained_candidates_of_another_machine_stay_provisional(make: Make) -> N
     trained = {name: c for name, c in job.candidates.items() if name.endswith("-qat")}
     assert set(trained) == {"trt-int8-weak-qat", "trt-int8-strong-qat"}
     assert all(c.provisional for c in trained.values())
-    assert [c.rejected for c in trained.values()] == [None, None]
+    for candidate in trained.values():  # random weights need not keep agreement
+        assert candidate.rejected is None or candidate.rejected.startswith("agreement")
+        assert candidate.agreement is not None
+        assert candidate.agreement > 0.8
 
 
-@pytest.mark.parametrize(("target", "symmetric"), [("cpu", False), ("jetson", True)])
+@pytest.mark.parametrize(("target", "rounding"), [("cpu", "asymmetric"), ("jetson", "symmetric")])
 def test_the_coarser_rounding_is_trained_for(
-    target: str, symmetric: bool, make: Make, monkeypatch: pytest.MonkeyPatch
+    target: str, rounding: str, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, real = [], qat.train_integers
 
     def noted(material: Any, **options: Any) -> Any:
-        asked.append(options["symmetric"])
+        asked.append(options["rounding"])
         return real(material, **options)
 
     monkeypatch.setattr(qat, "train_integers", noted)
     add_trained(make(target))
-    assert asked == [symmetric]
+    assert asked == [rounding]
+
+
+def test_how_an_engine_rounds_activations() -> None:
+    rounding = {
+        name: improve._rounding(find_recipe(name))
+        for name in ("ort-int8", "ort-int8-arm", "ov-int8", "ov-int8-symmetric", "trt-int8-weak")
+    }
+    assert rounding == {
+        "ort-int8": "asymmetric",
+        "ort-int8-arm": "symmetric",
+        "ov-int8": "asymmetric",
+        "ov-int8-symmetric": "signed",
+        "trt-int8-weak": "symmetric",
+    }
 
 
 def test_training_without_gain_adds_nothing(make: Make) -> None:
@@ -203,8 +221,10 @@ def test_placements_of_trained_integers(make: Make) -> None:
     """The search starts from what is nearest to FP32 while nothing is measured."""
     job = make()
     add_trained(job)
-    trained = msgspec.structs.replace(job.candidates["ort-int8-qat"], agreement=1.0)
-    whole = msgspec.structs.replace(job.candidates["ort-int8"], agreement=0.5)
+    trained, whole = (
+        msgspec.structs.replace(job.candidates[name], agreement=agreement, rejected="too far off")
+        for name, agreement in (("ort-int8-qat", 1.0), ("ort-int8", 0.5))
+    )
     job.candidates |= {"ort-int8-qat": trained, "ort-int8": whole}
     add_placements(job, 600)
     added = [c for name, c in job.candidates.items() if "mixed" in name]

@@ -29,9 +29,7 @@ def make(tiny_source: Any, tmp_path: Path) -> Callable[..., Job]:
     def job(target: str = "cpu", **changes: Any) -> Job:
         asked = {"engine": "auto", "precision": "auto"} | changes
         planned = plan(target, asked["engine"], asked["precision"])
-        return Job(
-            tiny_source, planned, tmp_path, max_drop=1 - 1e-9, progress=lambda _: None, **asked
-        )
+        return Job(tiny_source, planned, max_drop=1 - 1e-9, progress=lambda _: None, **asked)
 
     return job
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,12 +11,12 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from edgetl.errors import EngineError, UsageError
-from edgetl.exporter import ort_int8 as module
+from edgetl.errors import EngineError, StorageError, UsageError
 from edgetl.exporter.check import INPUT, NORMALIZED, check_onnx
 from edgetl.exporter.ort_int8 import ort_int8
+from edgetl.exporter.ranges import activation_ranges, float_tensors
 from edgetl.recipes import find_recipe
-from edgetl.spec import Recipe
+from edgetl.spec import Calibrator, Recipe
 
 Pictures = Callable[..., np.ndarray]
 Run = Callable[[bytes, np.ndarray], np.ndarray]
@@ -37,6 +36,19 @@ SIGNED = msgspec.structs.replace(ORT, activation="qint8")
 FOLDED = msgspec.structs.replace(ORT, fold_normalisation=True)
 
 pytestmark = pytest.mark.usefixtures("temporary")
+
+
+def quantize(
+    master: bytes,
+    images: np.ndarray,
+    recipe: Recipe,
+    method: Calibrator = "minmax",
+    *,
+    keep_float: frozenset[str] = frozenset(),
+) -> bytes:
+    """INT8 with ranges from the photos."""
+    ranges = activation_ranges(master, images, float_tensors(master), methods=(method,))[method]
+    return ort_int8(master, ranges, recipe, keep_float=keep_float)
 
 
 def graph_of(data: bytes) -> onnx.GraphProto:
@@ -67,7 +79,7 @@ def scale_of(data: bytes, tensor: str) -> float:
 @pytest.mark.parametrize("recipe", [ORT, SIGNED, FOLDED], ids=["quint8", "qint8", "folded"])
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
 def test_it_is_close_and_quiet(
-    method: Any,
+    method: Calibrator,
     recipe: Recipe,
     *,
     blocks_master: bytes,
@@ -77,7 +89,7 @@ def test_it_is_close_and_quiet(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """All calibrations and both activation types; nothing is printed."""
-    data = ort_int8(blocks_master, pictures(24), recipe, method)
+    data = quantize(blocks_master, pictures(24), recipe, method)
     assert capfd.readouterr() == ("", "")
     check_onnx(data)
     images = pictures(40, seed=1)
@@ -91,8 +103,8 @@ def test_the_network_alone_is_quantized(
     recipe: Recipe, blocks_master: bytes, pictures: Pictures
 ) -> None:
     """Preprocessing and logits stay float32; weights are int8 per channel, zero points as asked."""
-    data = ort_int8(blocks_master, pictures(8), recipe, "minmax")
-    assert data == ort_int8(blocks_master, pictures(8), recipe, "minmax")
+    data = quantize(blocks_master, pictures(8), recipe)
+    assert data == quantize(blocks_master, pictures(8), recipe)
     graph = graph_of(data)
     head = [n for n in graph.node if n.name.startswith("preprocess/")]
     assert [n.op_type for n in head] == ["Cast", "Transpose", "Sub", "Mul"]
@@ -113,80 +125,27 @@ def test_the_network_alone_is_quantized(
         assert not any(numpy_helper.to_array(p).any() for p in points)
 
 
-def test_every_photo_is_read_one_by_one(
-    blocks_master: bytes, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Histograms are filled in short stretches, so that memory does not grow with the photos."""
-    read: list[int] = []
-    get_next = module._Reader.get_next
-
-    def spy(self: Any) -> Any:
-        feed = get_next(self)
-        read.append(0 if feed is None else len(feed["images"]))
-        return feed
-
-    monkeypatch.setattr(module._Reader, "get_next", spy)
-    methods: tuple[Any, ...] = ("minmax", "percentile")
-    for method in methods:
-        read.clear()
-        ort_int8(blocks_master, pictures(9), ORT, method)
-        assert sum(read) == 9
-        assert max(read) == 1
-    assert read == [1, 1, 1, 0] * 3
-    assert [module._stride(n) for n in (1, 7, 9, 256, 300)] == [1, 1, 3, 4, 4]
-
-
 def test_one_bright_photo_widens_the_range(blocks_master: bytes) -> None:
     """No photo is forgotten: the last of many sets the scale of the input."""
     images = np.full((9, 48, 48, 3), 120, np.uint8)
     images[-1] = 255
 
     def scale(images: np.ndarray) -> float:
-        return scale_of(ort_int8(blocks_master, images, ORT, "minmax"), NORMALIZED)
+        return scale_of(quantize(blocks_master, images, ORT), NORMALIZED)
 
     assert scale(images) > 2 * scale(images[:-1])
 
 
-# --- ranges that are known already --------------------------------------------------------------
-
-
-def test_ranges_are_kept_for_other_placements(
-    blocks_master: bytes,
-    pictures: Pictures,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The second file is made without a look at the photos, and is the same."""
-    ranges = tmp_path_factory.mktemp("ranges") / "ranges.json"
-    images = pictures(8)
-    first = ort_int8(blocks_master, images, ORT, "percentile", ranges=ranges)
-    assert ranges.is_file()
-    assert first == ort_int8(blocks_master, images, ORT, "percentile")
-
-    def refuse(_: Any) -> None:
-        raise AssertionError("it was calibrated again")
-
-    monkeypatch.setattr(module._Reader, "get_next", refuse)
-    assert ort_int8(blocks_master, images, ORT, "percentile", ranges=ranges) == first
-    kept = frozenset({"Conv_1"})
-    mixed = ort_int8(blocks_master, images, ORT, "percentile", keep_float=kept, ranges=ranges)
-    assert mixed != first
-
-
 @pytest.mark.parametrize("recipe", [ORT, SIGNED], ids=["quint8", "qint8"])
-def test_trained_ranges_go_before_measured_ones(
-    recipe: Recipe, blocks_master: bytes, pictures: Pictures
-) -> None:
+def test_a_scale_is_what_its_range_says(recipe: Recipe, blocks_master: bytes) -> None:
     graph = graph_of(blocks_master)
     relu6 = next(n for n in graph.node if n.op_type == "Clip").output[0]
-    plain = ort_int8(blocks_master, pictures(8), recipe, "minmax")
-    trained = {relu6: (-1.0, 3.0), "nowhere": (0.0, 1.0)}
-    data = ort_int8(blocks_master, pictures(8), recipe, "minmax", trained=trained)
+    ranges = dict.fromkeys(float_tensors(blocks_master), (-2.0, 2.0)) | {relu6: (-1.0, 3.0)}
+    data = ort_int8(blocks_master, ranges, recipe)
     signed = recipe.activation == "qint8"
-    expected = 6 / 254 if signed else 4 / 255
-    assert scale_of(data, relu6) == pytest.approx(expected, rel=0.01)
-    assert scale_of(plain, relu6) != pytest.approx(expected, rel=0.01)
-    assert scale_of(data, NORMALIZED) == scale_of(plain, NORMALIZED)
+    expected = (6 / 254, 4 / 254) if signed else (4 / 255, 4 / 255)
+    assert scale_of(data, relu6) == pytest.approx(expected[0], rel=0.01)
+    assert scale_of(data, NORMALIZED) == pytest.approx(expected[1], rel=0.01)
 
 
 # --- what stays in floating point ---------------------------------------------------------------
@@ -195,16 +154,16 @@ def test_trained_ranges_go_before_measured_ones(
 def test_nodes_and_operator_types_stay_in_float(blocks_master: bytes, pictures: Pictures) -> None:
     names = [n.name for n in graph_of(blocks_master).node if n.op_type in ("Conv", "Gemm")]
     assert len(names) == 8
-    whole = graph_of(ort_int8(blocks_master, pictures(4), ORT, "minmax"))
+    whole = graph_of(quantize(blocks_master, pictures(4), ORT))
     assert set(names) <= quantized(whole)
     kept = frozenset(names[2:4])
-    some = graph_of(ort_int8(blocks_master, pictures(4), ORT, "minmax", keep_float=kept))
+    some = graph_of(quantize(blocks_master, pictures(4), ORT, keep_float=kept))
     assert quantized(some) == quantized(whole) - kept
     stored = {i.name: i.data_type for i in some.initializer}
     for node in (n for n in some.node if n.name in kept):
         assert stored[node.input[1]] == TensorProto.FLOAT
     recipe = msgspec.structs.replace(ORT, exclude=("Gemm",))
-    none = graph_of(ort_int8(blocks_master, pictures(4), recipe, "minmax"))
+    none = graph_of(quantize(blocks_master, pictures(4), recipe))
     assert quantized(whole) - quantized(none) == {n for n in names if "Gemm" in n}
 
 
@@ -213,7 +172,7 @@ def test_nodes_and_operator_types_stay_in_float(blocks_master: bytes, pictures: 
 
 def test_a_folded_file_reads_pixels_as_integers(blocks_master: bytes, pictures: Pictures) -> None:
     """Nothing but a transposition stands before the first DequantizeLinear."""
-    graph = graph_of(ort_int8(blocks_master, pictures(8), FOLDED, "minmax"))
+    graph = graph_of(quantize(blocks_master, pictures(8), FOLDED))
     readers = [n for n in graph.node if INPUT in n.input]
     assert [n.op_type for n in readers] == ["Transpose"]
     following = [n for n in graph.node if readers[0].output[0] in n.input]
@@ -229,8 +188,8 @@ def test_a_folded_file_reads_pixels_as_integers(blocks_master: bytes, pictures: 
 def test_folding_is_for_unsigned_activations(blocks_master: bytes, pictures: Pictures) -> None:
     recipe = msgspec.structs.replace(SIGNED, fold_normalisation=True)
     images = pictures(4)
-    folded = ort_int8(blocks_master, images, recipe, "minmax")
-    assert folded == ort_int8(blocks_master, images, SIGNED, "minmax")
+    folded = quantize(blocks_master, images, recipe)
+    assert folded == quantize(blocks_master, images, SIGNED)
 
 
 def test_a_stem_that_stays_in_float_reads_pixels_all_the_same(
@@ -238,7 +197,7 @@ def test_a_stem_that_stays_in_float_reads_pixels_all_the_same(
 ) -> None:
     stem = next(n.name for n in graph_of(blocks_master).node if n.op_type == "Conv")
     kept = frozenset({stem})
-    data = ort_int8(blocks_master, pictures(16), FOLDED, "minmax", keep_float=kept)
+    data = quantize(blocks_master, pictures(16), FOLDED, keep_float=kept)
     assert stem not in quantized(graph_of(data))
     images = pictures(24, seed=1)
     assert deviation(run_onnx(data, images), run_onnx(blocks_master, images)) < 0.25
@@ -247,28 +206,26 @@ def test_a_stem_that_stays_in_float_reads_pixels_all_the_same(
 # --- refusals -----------------------------------------------------------------------------------
 
 
-def test_images_that_do_not_fit(blocks_master: bytes, pictures: Pictures) -> None:
-    wrong = [pictures(2)[:, :32], pictures(2).astype(np.float32), pictures(2)[:0], pictures(1)[0]]
-    for images in wrong:
-        message = r"Calibration images are .*reads uint8 \(N, 48, 48, 3\)"
-        with pytest.raises(UsageError, match=message) as got:
-            ort_int8(blocks_master, images, ORT, "minmax")
-        assert "own preprocessing" in got.value.fix
-
-
-def test_a_recipe_that_says_too_little(blocks_master: bytes, pictures: Pictures) -> None:
+def test_a_recipe_that_says_too_little(blocks_master: bytes) -> None:
     """A recipe for another form of quantization has no type of activations."""
     with pytest.raises(UsageError, match="Recipe 'ov-int8' does not say how to quantize"):
-        ort_int8(blocks_master, pictures(2), find_recipe("ov-int8"), "minmax")
+        ort_int8(blocks_master, {}, find_recipe("ov-int8"))
 
 
-def test_failures_are_translated(
-    blocks_master: bytes, pictures: Pictures, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """A damaged model is an EngineError that names the recipe, and leaves no ranges behind."""
-    model = onnx.load_model_from_string(blocks_master)
-    model.graph.node[5].input[0] = "nowhere"
-    ranges = Path(tmp_path_factory.mktemp("ranges")) / "ranges.json"
+def test_failures_are_translated(blocks_master: bytes) -> None:
+    """A tensor without a range is an EngineError that names the recipe."""
     with pytest.raises(EngineError, match="cannot quantize the model by recipe 'ort-int8'"):
-        ort_int8(model.SerializeToString(), pictures(2), ORT, "minmax", ranges=ranges)
-    assert not ranges.exists()
+        ort_int8(blocks_master, {}, ORT)
+
+
+def test_a_full_disk_is_no_fault_of_the_recipe(blocks_master: bytes, pictures: Pictures) -> None:
+    ranges = activation_ranges(
+        blocks_master, pictures(2), float_tensors(blocks_master), methods=("minmax",)
+    )
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="Cannot write temporary files: File too large"):
+            ort_int8(blocks_master, ranges["minmax"], ORT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

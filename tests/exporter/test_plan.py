@@ -69,8 +69,10 @@ def test_this_machine_is_given_what_its_processor_runs(
 
 
 def test_engine_and_precision_narrow_it_and_the_baseline_stays() -> None:
-    assert names("cpu", "openvino") == ["ov-fp32", "ov-bf16", "ov-int8", BASELINE]
-    assert names("cpu", "openvino", "int8") == ["ov-int8", BASELINE]
+    assert names("cpu", "openvino") == [
+        *("ov-fp32", "ov-bf16", "ov-int8", "ov-int8-symmetric", BASELINE)
+    ]
+    assert names("cpu", "openvino", "int8") == ["ov-int8", "ov-int8-symmetric", BASELINE]
     assert names("cpu", precision="fp32") == ["ort-fp32", "ov-fp32"]
     assert names("jetson", "tensorrt", "fp16") == ["trt-fp16-strong", "trt-fp16-weak", BASELINE]
     assert names("jetson", "tensorrt") == [

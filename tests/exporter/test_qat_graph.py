@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ from edgetl.errors import TraceError
 from edgetl.exporter.check import NORMALIZED, OUTPUT
 from edgetl.exporter.graph import finish, prepend
 from edgetl.exporter.qat_graph import _OPERATORS, Graph
+from edgetl.exporter.ranges import Rounding
 from edgetl.spec import Normalize
 from edgetl.train.backbones import all_backbones
 from tests.exporter import small
@@ -198,24 +199,24 @@ def images() -> np.ndarray:
     return small.pictures(16)
 
 
-def observed(*, symmetric: bool) -> Graph:
-    graph = Graph(small.master(), symmetric=symmetric)
+def observed(rounding: Rounding) -> Graph:
+    graph = Graph(small.master(), rounding)
     graph.observe = True
     answers(graph, images())
     graph.observe = False
     return graph
 
 
-@pytest.mark.parametrize("symmetric", [None, True, False])
-def test_before_ranges_nothing_is_rounded(symmetric: bool | None) -> None:
+@pytest.mark.parametrize("rounding", [None, *get_args(Rounding)])
+def test_before_ranges_nothing_is_rounded(rounding: Rounding | None) -> None:
     wanted = small.run(small.master(), images())
-    found = answers(Graph(small.master(), symmetric=symmetric), images())
+    found = answers(Graph(small.master(), rounding), images())
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.ptp(wanted))
 
 
 def test_ranges_are_of_what_integer_operators_read() -> None:
     """Each holds 0, and the values of all photos."""
-    graph = observed(symmetric=False)
+    graph = observed("asymmetric")
     stored = {i.name for i in onnx.load_model_from_string(small.master()).graph.initializer}
     own = [n for n in graph.nodes if not n.name.startswith("preprocess/")]
     readers = [n for n in own if n.op_type in ("Conv", "Gemm", "Add", "Mul", "GlobalAveragePool")]
@@ -231,13 +232,14 @@ def test_ranges_are_of_what_integer_operators_read() -> None:
     assert graph.ranges == {}
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_rounded_tensors_have_as_many_values_as_8_bits(symmetric: bool) -> None:
-    graph = observed(symmetric=symmetric)
+@pytest.mark.parametrize("rounding", get_args(Rounding))
+def test_rounded_tensors_have_as_many_values_as_8_bits(rounding: Rounding) -> None:
+    graph = observed(rounding)
     graph.ranges["x"] = (-1.0, 3.0)
     tensor = torch.linspace(-5, 5, 20001)
     found = graph._activation("x", tensor)
     levels = found.unique()
+    symmetric = rounding != "asymmetric"
     scale = 3 / 127 if symmetric else 4 / 255
     assert len(levels) == (255 if symmetric else 256)
     assert 0 in levels
@@ -249,7 +251,7 @@ def test_rounded_tensors_have_as_many_values_as_8_bits(symmetric: bool) -> None:
 
 
 def test_an_empty_range_rounds_nothing() -> None:
-    graph = observed(symmetric=True)
+    graph = observed("symmetric")
     graph.ranges["x"] = (0.0, 0.0)
     tensor = torch.tensor([0.3, -2.0])
     assert graph._activation("x", tensor) is tensor
@@ -257,7 +259,7 @@ def test_an_empty_range_rounds_nothing() -> None:
 
 
 def test_weights_are_rounded_per_output_channel() -> None:
-    graph = observed(symmetric=True)
+    graph = observed("symmetric")
     for node in graph.nodes:
         if node.op_type not in ("Conv", "Gemm"):
             continue
@@ -271,7 +273,7 @@ def test_weights_are_rounded_per_output_channel() -> None:
 
 
 def test_a_turned_weight_has_its_channels_elsewhere() -> None:
-    graph = Graph(of(("Flatten", ["x"], {}), ("Gemm", ["o0", "turned"], {})), symmetric=True)
+    graph = Graph(of(("Flatten", ["x"], {}), ("Gemm", ["o0", "turned"], {})), "symmetric")
     graph.ranges["o0"] = (0.0, 1.0)
     node = next(n for n in graph.nodes if n.op_type == "Gemm")
     weight = graph.weight("turned").detach()
@@ -280,7 +282,7 @@ def test_a_turned_weight_has_its_channels_elsewhere() -> None:
 
 
 def test_gradients_reach_every_weight_through_the_rounding() -> None:
-    graph = observed(symmetric=False)
+    graph = observed("asymmetric")
     graph(torch.from_numpy(images())).square().mean().backward()
     for name in graph.trained:
         gradient = graph.weight(name).grad
@@ -288,3 +290,11 @@ def test_gradients_reach_every_weight_through_the_rounding() -> None:
         assert float(gradient.abs().max()) > 0, name
     teacher = Graph(small.master())
     assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_signed_rounding_is_unsigned_where_values_are() -> None:
+    graph = observed("signed")
+    graph.ranges["x"] = (0.0, 3.0)
+    levels = graph._activation("x", torch.linspace(-5, 5, 20001)).unique()
+    assert len(levels) == 256
+    assert (float(levels.min()), float(levels.max())) == (0.0, 3.0)

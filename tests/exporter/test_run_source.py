@@ -83,7 +83,7 @@ def test_a_run_of_two_photos_can_be_exported(drawn: Callable[..., Path], tmp_pat
     assert (len(images), stated.n) == (1, 1)
     assert source.held_out(64).shape == (1, 48, 48, 3)
     assert (images != source.held_out(64)).any()
-    material = Material(source, source.master(), tmp_path)
+    material = Material(source, source.master())
     found = build(find_recipe("ort-int8"), material).quantization
     assert found is not None
     assert len(found.tried) == 3

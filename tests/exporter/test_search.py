@@ -52,7 +52,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Material:
-    return small.material(tmp_path / "ranges", photos=12, model=small.master(blocks=1))
+    return small.material(photos=12, model=small.master(blocks=1))
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_other_work_has_trials_of_its_own(make: Make, tmp_path: Path) -> None:
     paths = {make().path, make(per_channel=False).path, make(exclude=("Gemm",)).path}
     for photos, blocks in ((11, 1), (12, 2)):
         model = small.master(blocks=blocks)
-        other = small.material(tmp_path / "other", photos=photos, model=model)
+        other = small.material(photos=photos, model=model)
         paths.add(Search(RECIPE, other, 0, print).path)
     assert len(paths) == 5
     # how many photos the recipe itself calibrates with does not matter to a trial
@@ -341,7 +341,7 @@ def test_hints() -> None:
 def test_time_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session against itself, and a network of one block against one of sixteen."""
     monkeypatch.setattr(searching, "TURNS", 8)
-    made = [small.material(tmp_path, model=small.master(blocks=n)) for n in (1, 16)]
+    made = [small.material(model=small.master(blocks=n)) for n in (1, 16)]
     short, long = (open_built(build(find_recipe("ort-fp32"), m), "") for m in made)
     image = small.pictures(1)
     assert 0.3 < time_ratio(short, short, image) < 3
