@@ -12,6 +12,12 @@ import onnx
 from edgetl.errors import EngineError, missing_extra
 from edgetl.exporter.check import INPUT, PREPROCESS, check_images
 from edgetl.exporter.fold import fold_normalisation
+from edgetl.exporter.ov_rewrite import (
+    exact_pixels,
+    fusible_gates,
+    unsigned_activations,
+    zero_points_into_biases,
+)
 from edgetl.files import scratch_folder
 from edgetl.spec import Calibrator, Recipe
 from edgetl.telemetry import quiet, silence
@@ -80,7 +86,7 @@ def _quantize(
     model = openvino.convert_model(source)
     shape = [1, *images.shape[1:]]
     model.reshape({INPUT: shape})
-    _fusible_gates(model)
+    fusible_gates(model)
     kinds = {n.name: n.op_type for n in onnx.load(source).graph.node}
     excluded = keep_float | {name for name, kind in kinds.items() if kind in recipe.exclude}
     ignored = [
@@ -100,7 +106,10 @@ def _quantize(
         advanced_parameters=advanced,
     )
     if centre is not None:
-        _exact_pixels(quantized, centre)
+        exact_pixels(quantized, centre)
+    unsigned_activations(quantized)
+    if recipe.session.get("DEVICE", "CPU") == "CPU":
+        zero_points_into_biases(quantized)
     quantized.reshape({INPUT: [-1, *shape[1:]]})
     openvino.save_model(quantized, path, compress_to_fp16=False)
 
@@ -130,40 +139,6 @@ def _advanced(method: Calibrator, *, trained: bool) -> Any:
         disable_bias_correction=trained,
         activations_range_estimator_params=RangeEstimatorParameters(min=end("MIN"), max=end("MAX")),
     )
-
-
-def _exact_pixels(model: Any, centre: int) -> None:
-    """Let the first quantization be the pixels themselves: 0…255 less the centre, in steps of 1.
-
-    Calibration photos need not reach black and white, and white would be cut off.
-    """
-    import openvino
-
-    for op in model.get_ordered_ops():
-        if op.get_type_name() != "FakeQuantize":
-            continue
-        if op.input_value(0).get_node().get_friendly_name() == f"{PREPROCESS}subtract":
-            for index, limit in ((1, -centre), (2, 255 - centre), (3, -centre), (4, 255 - centre)):
-                constant = openvino.opset13.constant(np.array(limit, np.float32))
-                op.input(index).replace_source_output(constant.output(0))
-        return
-
-
-def _fusible_gates(model: Any) -> None:
-    """Make HardSigmoid, where it is MobileNetV3's, the operator that OpenVINO fuses into layers.
-
-    clip(x / 6 + 1/2, 0, 1) is HSigmoid(x); HardSigmoid itself runs in a reference kernel.
-    """
-    from openvino import opset13
-
-    for op in _operations(model):
-        if op.get_type_name() != "HardSigmoid":
-            continue
-        alpha, beta = (float(op.input_value(i).get_node().data) for i in (1, 2))
-        if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
-            gate = opset13.hsigmoid(op.input_value(0), name=f"{op.get_friendly_name()}/hsigmoid")
-            for reader in op.output(0).get_target_inputs():
-                reader.replace_source_output(gate.output(0))
 
 
 def _operations(model: Any) -> list[Any]:
