@@ -40,9 +40,8 @@ from edgetl.spec import Artifact, Candidate, Measurement, Recipe
 
 BACKBONES = ("mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0")
 SECONDS = 1.5  # for each candidate in each interleaved round
-ROUNDS = (
-    4  # with sessions of their own: where code and tensors happen to lie moves times by percents
-)
+# with sessions of their own: where code and tensors happen to lie moves times by percents
+ROUNDS = 4
 BUDGET_S = 180.0
 LATENCY_BUDGET_S = 120.0
 

@@ -98,9 +98,9 @@ def networks(
     backbone: str, calibration: Any, weights: Path
 ) -> tuple[dict[str, tuple[bytes, dict[str, str]]], str]:
     """The file of each precision with the options that ONNX Runtime scores it with, and whence."""
-    from edgetl.exporter.ranges import activation_ranges
+    from edgetl.exporter.ranges import activation_ranges, float_tensors
     from edgetl.exporter.trace import trace
-    from edgetl.exporter.trt_qdq import EXACT_SESSION, tensors_to_calibrate, trt_qdq
+    from edgetl.exporter.trt_qdq import EXACT_SESSION, trt_qdq
     from edgetl.spec import Normalize, Preprocess
     from edgetl.train.backbones import build_classifier
     from edgetl.train.weights import load_weights
@@ -111,7 +111,7 @@ def networks(
     if not trained:
         fit_batch_norm(model, calibration)
     master = trace(model.eval(), Preprocess(), Normalize())
-    tensors = tensors_to_calibrate(master)
+    tensors = float_tensors(master)
     ranges = activation_ranges(master, calibration, tensors, methods=("percentile",))
     quantized = trt_qdq(master, ranges["percentile"], strong=False)
     whence = origin.source if trained else f"{origin.source}, batch norm fitted to photos"

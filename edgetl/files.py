@@ -55,6 +55,8 @@ def scratch_folder() -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
             yield Path(folder)
     except OSError as error:
+        if error.errno is None:  # a shared library that does not load, say
+            raise
         raise StorageError(
             f"Cannot write temporary files: {error.strerror or error}.",
             fix="free disk space, or let the environment variable TMPDIR name a folder with room.",

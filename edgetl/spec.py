@@ -343,7 +343,7 @@ class Provenance(Record, frozen=True, kw_only=True):
 class Placement(Record, frozen=True, kw_only=True):
     """A placement on the Pareto front of a search; nothing of it need be shipped."""
 
-    of: str  # the candidate whose layers it keeps in floating point
+    of: str  # the candidate that it changes
     kept_float: tuple[str, ...]
     hint: str  # precision of the rest, where the engine has a choice
     ratio: float  # of times, to the whole network in INT8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -17,6 +18,7 @@ from edgetl.files import (
     atomic_file,
     cache_folder,
     read_jsonl,
+    scratch_folder,
     sha256_bytes,
     sha256_file,
     write_bytes,
@@ -63,6 +65,18 @@ def test_a_full_disk_is_a_storage_error_and_leaves_the_old_file(tmp_path: Path) 
     assert f"Cannot write {path}: File too large. Fix: free disk space" in done.stdout, done.stderr
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_scratch_folder_goes_and_names_a_full_disk() -> None:
+    with scratch_folder() as folder:
+        (folder / "part").write_bytes(b"1")
+    assert not folder.exists()
+    with pytest.raises(StorageError, match="Cannot write temporary files: No space left"):
+        with scratch_folder() as folder:
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert not folder.exists()
+    with pytest.raises(OSError, match="shared object"), scratch_folder():
+        raise OSError("libgomp.so.1: cannot open shared object file")
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:

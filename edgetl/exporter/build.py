@@ -51,7 +51,7 @@ def build(recipe: Recipe, material: Material, keep_float: frozenset[str] = WHOLE
     problem: EngineError | None = None
     for method in methods:
         try:
-            files = _quantized(recipe, material, method, keep_float)
+            files = _quantized(recipe, material, methods, method, keep_float)
             found = 0.0 if len(methods) == 1 else _divergence(recipe, files, material)
         except EngineError as error:  # one method may fail where another does not
             problem = error
@@ -86,9 +86,13 @@ def _floating(recipe: Recipe, master: bytes) -> Built:
 
 
 def _quantized(
-    recipe: Recipe, material: Material, method: Calibrator, keep_float: frozenset[str]
+    recipe: Recipe,
+    material: Material,
+    methods: tuple[Calibrator, ...],
+    method: Calibrator,
+    keep_float: frozenset[str],
 ) -> Files:
-    """INT8 forms."""
+    """INT8 forms, with ranges by one of the methods, which are collected together."""
     path, master = f"models/{recipe.name}", material.master
     if recipe.form == "nncf":
         images, _ = material.calibrate(recipe.calibration_images)
@@ -97,7 +101,7 @@ def _quantized(
             master, images, recipe, method, keep_float=keep_float, trained=trained
         )
         return {f"{path}.xml": xml, f"{path}.bin": weights}
-    every = material.ranges(recipe.calibration_images, {*recipe.calibration, method})
+    every = material.ranges(recipe.calibration_images, methods)
     if recipe.form == "ort-qdq":
         data = ort_int8(master, every[method], recipe, keep_float=keep_float)
     elif recipe.form in ("trt-qdq-weak", "trt-qdq-strong"):

@@ -14,7 +14,7 @@ from edgetl.exporter.build import Built, build, renamed, why
 from edgetl.exporter.job import Job
 from edgetl.exporter.material import Material
 from edgetl.exporter.ranges import Rounding
-from edgetl.exporter.search import NEVER, Search, Trial, finalists, hints, pareto, with_hint
+from edgetl.exporter.search import NEVER, Search, Trial, finalists, pareto, with_hint
 from edgetl.progress import progress_bar
 from edgetl.runtime.choose import fastest
 from edgetl.spec import Candidate, Placement, Recipe
@@ -57,7 +57,8 @@ def _rounding(recipe: Recipe) -> Rounding:
     """How the recipe's engine rounds activations."""
     if recipe.engine == "tensorrt" or recipe.activation == "qint8":
         return "symmetric"
-    return "signed" if recipe.preset == "performance" else "asymmetric"
+    nncf = recipe.form == "nncf"  # without a preset it takes "performance"
+    return "signed" if nncf and recipe.preset != "mixed" else "asymmetric"
 
 
 def _trained(recipe: Recipe, name: str, material: Material) -> Built:
@@ -102,7 +103,7 @@ def _search(job: Job, base: Candidate, deadline: float) -> tuple[str, bool]:
 
         search = Search(recipe, material, deadline, say)
         trials = search.run()
-    chosen = finalists(trials, hints(recipe)[0])
+    chosen = finalists(trials, whole.session.get("INFERENCE_PRECISION_HINT", ""))
     for number, trial in enumerate(chosen, 1):
         name = f"{base.recipe}-mixed{number if len(chosen) > 1 else ''}"
         named = msgspec.structs.replace(with_hint(recipe, trial.hint), name=name)

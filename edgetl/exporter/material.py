@@ -29,7 +29,9 @@ class Material:
         """The same photos for a master from quantization-aware training, and its ranges."""
         other = Material(self.source, master)
         other._photos, other._sets = self._photos, self._sets
-        other._held, other.trained = self._held, ranges
+        other._held = self._held
+        # a range of nothing but 0 was not rounded to in training; calibration may know better
+        other.trained = {name: ends for name, ends in ranges.items() if ends[1] > ends[0]}
         return other
 
     def photos(self, count: int) -> Pixels:
@@ -54,10 +56,10 @@ class Material:
 
     def ranges(self, count: int, methods: Iterable[Calibrator]) -> dict[Calibrator, Ranges]:
         """Ranges of all that the network computes in float32, by method; trained ones go first."""
-        key = count, frozenset(methods)
+        images, _ = self.calibrate(count)
+        key = len(images), frozenset(methods)
         if key not in self._ranges:
             names = float_tensors(self.master)
-            images, _ = self.calibrate(count)
             found = activation_ranges(self.master, images, names, methods=tuple(sorted(key[1])))
             self._ranges[key] = {method: found[method] | self.trained for method in found}
         return self._ranges[key]

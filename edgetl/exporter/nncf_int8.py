@@ -58,9 +58,9 @@ def nncf_int8(
             _quantize(path, images, recipe, keep_float, advanced=advanced, centre=centre)
         except ImportError as error:
             raise missing_extra("export", "INT8 for OpenVINO") from error
-        except OSError:
-            raise
         except Exception as error:  # NNCF and OpenVINO raise many unrelated types
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # a full disk, which no other recipe would mend
             raise EngineError(
                 f"NNCF cannot quantize the model by recipe '{recipe.name}': {error}",
                 fix="use another recipe, or other calibration images.",

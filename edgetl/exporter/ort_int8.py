@@ -51,9 +51,9 @@ def ort_int8(
             )
         except ImportError as error:
             raise missing_extra("export", "INT8 for ONNX Runtime") from error
-        except OSError:
-            raise
         except Exception as error:  # the quantizer raises many unrelated types
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # a full disk, which no other recipe would mend
             raise EngineError(
                 f"ONNX Runtime cannot quantize the model by recipe '{recipe.name}': {error}",
                 fix="use another recipe, or other calibration images.",

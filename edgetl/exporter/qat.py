@@ -82,7 +82,7 @@ def train_integers(
 def _fit(
     student: Graph, teacher: Graph, photos: Pixels, steps: int, progress: Callable[[str], None]
 ) -> None:
-    """Minimise the divergence of the student's answers from the teacher's."""
+    """Bring the student's answers and last features to the teacher's."""
     weights = [p for p in student.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0, fused=True)
     order = np.random.default_rng(0)

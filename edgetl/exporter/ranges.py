@@ -57,8 +57,9 @@ def activation_ranges(
     "minmax" and once more for a histogram of absolute values, so that one image's tensors are held
     at a time. "percentile" clips the largest 0.01 % of all absolute values, whatever their sign;
     "entropy" clips where 128 levels tell least apart from the 2048 bins (Kullback-Leibler, as
-    TensorRT's calibrator). Both are for symmetric scales and never exceed "minmax". Raises
-    UsageError for images or tensors that do not fit, TraceError naming a tensor that is not finite.
+    TensorRT's calibrator). Both look at magnitudes alone, as symmetric scales need, and never
+    exceed "minmax". Raises UsageError for images or tensors that do not fit, TraceError naming a
+    tensor that is not finite.
     """
     names = tuple(dict.fromkeys(tensors))
     proto = parse_onnx(model)

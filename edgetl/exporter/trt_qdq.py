@@ -13,10 +13,11 @@ from onnx import helper, numpy_helper
 from edgetl.errors import TraceError
 from edgetl.exporter.check import parse_onnx
 from edgetl.exporter.fp16 import raise_opset, strong_fp16
-from edgetl.exporter.trt_place import Edge, Placement, is_sum, variables
+from edgetl.exporter.ranges import Range
+from edgetl.exporter.trt_place import Edge, Placement
 from edgetl.exporter.trt_rules import check_trt_qdq
 
-Ranges = Mapping[str, tuple[float, float]]
+Ranges = Mapping[str, Range]
 Array = npt.NDArray[np.float32]
 
 LARGEST = 127  # of int8; -128 is not used, so that both signs reach equally far
@@ -26,7 +27,7 @@ LARGEST = 127  # of int8; -128 is not used, so that both signs reach equally far
 EXACT_SESSION = {"session.disable_quant_qdq": "1"}
 
 _SMALLEST = 2.0**-24  # above 0 in FP16
-_AGAIN = "calibrate every tensor that `tensors_to_calibrate` names."
+_AGAIN = "calibrate every tensor that `float_tensors` names."
 
 
 def trt_qdq(
@@ -40,7 +41,7 @@ def trt_qdq(
 ) -> bytes:
     """Write the master ONNX with explicit INT8 Q/DQ for TensorRT.
 
-    `ranges` holds (low, high) of every tensor of `tensors_to_calibrate`; a scale is the larger
+    `ranges` holds (low, high) of every tensor of `float_tensors`; a scale is the larger
     magnitude / 127, zero-points are 0. `exclude` names operator types and `keep_float` nodes that
     stay in floating point. `weight_scales` gives scales `(channels,)` of weights by initializer
     name in place of max|w| / 127. `strong=False`: float32 otherwise, opset as before, for TensorRT
@@ -67,17 +68,6 @@ def trt_qdq(
         data = strong_fp16(raise_opset(data))
     check_trt_qdq(data, strong=strong, exclude=exclude, keep_float=keep_float)
     return data
-
-
-def tensors_to_calibrate(master: bytes) -> list[str]:
-    """Names of the float32 tensors whose range `trt_qdq` may ask for, in graph order."""
-    model = parse_onnx(master)
-    placement = Placement(model)
-    wires = placement.wires
-    # With nodes kept in floating point, another branch of an Add may be the one that is quantized.
-    sums = {n for node in model.graph.node for n in variables(node, wires) if is_sum(node, wires)}
-    wanted = {edge.tensor for edge in placement.activations} | sums
-    return [o for node in model.graph.node for o in node.output if o in wanted]
 
 
 # --- scales -----------------------------------------------------------------------------------

@@ -140,6 +140,8 @@ def test_the_coarser_rounding_is_trained_for(
 
 
 def test_how_an_engine_rounds_activations() -> None:
+    plain = msgspec.structs.replace(find_recipe("ov-int8"), preset="")
+    assert improve._rounding(plain) == "signed"  # as NNCF takes it
     rounding = {
         name: improve._rounding(find_recipe(name))
         for name in ("ort-int8", "ort-int8-arm", "ov-int8", "ov-int8-symmetric", "trt-int8-weak")

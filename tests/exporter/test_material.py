@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edgetl.exporter import material as materials
+from edgetl.exporter.check import NORMALIZED
 from edgetl.exporter.material import HELD_OUT, Material
 from edgetl.exporter.ranges import float_tensors
-from edgetl.exporter.trt_qdq import tensors_to_calibrate
 from edgetl.spec import Calibration
 from tests.exporter import small
 
@@ -22,7 +21,7 @@ def source() -> small.SmallSource:
 
 
 @pytest.fixture
-def made(source: small.SmallSource, tmp_path: Path) -> Material:
+def made(source: small.SmallSource) -> Material:
     return Material(source, source.master())
 
 
@@ -75,7 +74,6 @@ def test_ranges_are_computed_once(
     assert made.ranges(8, ("percentile", "minmax", "minmax")) is found
     assert set(found) == {"minmax", "percentile"}
     assert list(found["minmax"]) == float_tensors(small.master())
-    assert set(found["minmax"]) >= set(tensors_to_calibrate(small.master()))
     for low, high in found["minmax"].values():
         assert low <= 0 <= high
         assert high > low
@@ -83,19 +81,20 @@ def test_ranges_are_computed_once(
     assert calls == [("minmax", "percentile"), ("minmax",)]
 
 
-def test_trained_material_shares_photos_and_nothing_else(
-    made: Material, source: Any, tmp_path: Path
-) -> None:
+def test_trained_material_shares_photos_and_nothing_else(made: Material, source: Any) -> None:
     photos, held = made.photos(8), made.held_out()
-    other = made.with_trained(small.master(blocks=1), {"Relu_1_0": (-1.0, 2.0)})
+    other = made.with_trained(
+        small.master(blocks=1), {"Relu_1_0": (-1.0, 2.0), NORMALIZED: (0.0, 0.0)}
+    )
     assert other.photos(8) is photos
     assert other.held_out() is held  # FP32 as it was given, not as it was trained
     assert source.asked == [8]
     assert other.calibrate(8)[1].n == 8
-    assert "Relu_1_0" in tensors_to_calibrate(other.master)
+    assert "Relu_1_0" in float_tensors(other.master)
     assert other.master == small.master(blocks=1)
     found = other.ranges(8, ("percentile", "minmax"))
     plain = Material(source, other.master).ranges(8, ("minmax",))
     assert found["minmax"] == plain["minmax"] | {"Relu_1_0": (-1.0, 2.0)}
     assert found["percentile"]["Relu_1_0"] == (-1.0, 2.0)
+    assert other.trained == {"Relu_1_0": (-1.0, 2.0)}  # nothing but 0 is no range
     assert made.trained == {}

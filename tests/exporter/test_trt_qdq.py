@@ -23,9 +23,9 @@ from edgetl.exporter.build import MASTER
 from edgetl.exporter.check import check_fp16
 from edgetl.exporter.dla import dla_friendly
 from edgetl.exporter.fp16 import raise_opset, strong_fp16
-from edgetl.exporter.ranges import activation_ranges
+from edgetl.exporter.ranges import activation_ranges, float_tensors
 from edgetl.exporter.trace import trace
-from edgetl.exporter.trt_qdq import EXACT_SESSION, tensors_to_calibrate, trt_qdq
+from edgetl.exporter.trt_qdq import EXACT_SESSION, trt_qdq
 from edgetl.exporter.trt_rules import check_trt_qdq
 from edgetl.spec import Normalize, Preprocess
 
@@ -78,7 +78,7 @@ class Case:
 
     def __init__(self, master: bytes, images: np.ndarray) -> None:
         self.master, self.images = master, images
-        names = tensors_to_calibrate(master)
+        names = float_tensors(master)
         self.ranges = activation_ranges(master, images, names, methods=("minmax",))["minmax"]
         self.weak = trt_qdq(master, self.ranges, strong=False)
         self.strong = trt_qdq(master, self.ranges, strong=True)
@@ -248,7 +248,7 @@ def test_what_is_kept_in_floating_point(case: Any) -> None:
 
 
 def test_every_subset_asks_only_for_calibrated_tensors(case: Any) -> None:
-    """Whatever stays in floating point, `tensors_to_calibrate` named all that is needed."""
+    """Whatever stays in floating point, `float_tensors` names all that is needed."""
     one = case("mobilenet_v2")
     names = [n.name for n in graph(one.master).node if not n.name.startswith("preprocess/")]
     rng = np.random.default_rng(5)

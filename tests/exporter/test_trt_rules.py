@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgetl.errors import TraceError
-from edgetl.exporter.ranges import activation_ranges
+from edgetl.exporter.ranges import activation_ranges, float_tensors
 from edgetl.exporter.trace import trace
-from edgetl.exporter.trt_qdq import tensors_to_calibrate, trt_qdq
+from edgetl.exporter.trt_qdq import trt_qdq
 from edgetl.exporter.trt_rules import check_fp16_ranges, check_trt_qdq
 from edgetl.spec import Normalize, Preprocess
 
@@ -73,7 +73,7 @@ def master() -> bytes:
 def files(master: bytes) -> dict[bool, bytes]:
     """The Q/DQ file by `strong`."""
     images = np.random.default_rng(1).integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
-    names = tensors_to_calibrate(master)
+    names = float_tensors(master)
     ranges = activation_ranges(master, images, names, methods=("minmax",))["minmax"]
     return {strong: trt_qdq(master, ranges, strong=strong) for strong in (False, True)}
 
@@ -426,7 +426,7 @@ def test_sizes_for_which_int8_pays(
     """Writer and checker, which share no code, agree with NVIDIA's sizes."""
     master = one_conv(shape, group, first=first)
     name = "Conv_1" if first else "Conv_2"
-    ranges = dict.fromkeys(tensors_to_calibrate(master), (-1.0, 1.0))
+    ranges = dict.fromkeys(float_tensors(master), (-1.0, 1.0))
     kept = frozenset() if first else frozenset({"Conv_1"})
     if not pays:
         with pytest.raises(TraceError, match="No layer of the network is left"):
