@@ -71,9 +71,9 @@ def test_a_scratch_folder_goes_and_names_a_full_disk() -> None:
     with scratch_folder() as folder:
         (folder / "part").write_bytes(b"1")
     assert not folder.exists()
-    with pytest.raises(StorageError, match="Cannot write temporary files: No space left"):
-        with scratch_folder() as folder:
-            raise OSError(errno.ENOSPC, "No space left on device")
+    told = "Cannot write temporary files: No space left"
+    with pytest.raises(StorageError, match=told), scratch_folder() as folder:
+        raise OSError(errno.ENOSPC, "No space left on device")
     assert not folder.exists()
     with pytest.raises(OSError, match="shared object"), scratch_folder():
         raise OSError("libgomp.so.1: cannot open shared object file")
