@@ -56,7 +56,10 @@ def export(
             "and within the gate."
         ),
     ] = "auto",
-    budget: Annotated[str, typer.Option(help="Longest time for the search: 90s, 10m, 1h.")] = "10m",
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Longest time for the search: 90s, 10m, 1h. Without it: 10m."),
+    ] = None,
     dla: Annotated[
         bool, typer.Option("--dla", help="Try a Jetson's deep learning accelerator too.")
     ] = False,
@@ -120,7 +123,7 @@ def export(
             dla=dla,
             qat=qat,
             search=search,
-            budget_s=_seconds(budget),
+            budget_s=None if budget is None else _seconds(budget),
             progress=say,
             bar=not json,
             report=keep,

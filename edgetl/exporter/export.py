@@ -53,7 +53,7 @@ def export(
     dla: bool = False,
     qat: bool = False,
     search: SearchWhen = "auto",
-    budget_s: float = BUDGET_S,
+    budget_s: float | None = None,
     progress: Say = lambda _: None,
     bar: bool = False,
     report: Callable[[list[Candidate]], None] = lambda _: None,
@@ -90,7 +90,8 @@ def export(
             bar=bar,
         )
         trial = Path(folder) / destination.name
-        notes = _try_all(job, trial, qat=qat, search=search, budget_s=budget_s, report=report)
+        bound = BUDGET_S if budget_s is None else budget_s
+        notes = _try_all(job, trial, qat=qat, search=search, budget_s=bound, report=report)
         sha256 = job.write(destination)
     chosen, provisional = job.choice()
     return Export(
@@ -138,14 +139,19 @@ def _check(
     max_drop: float,
     qat: bool,
     search: SearchWhen,
-    budget_s: float,
+    budget_s: float | None,
 ) -> None:
     """UsageError for what cannot be asked for, before anything is computed."""
     if not 0 <= max_drop < 1:
         raise UsageError(f"--max-drop {max_drop} is not possible.", fix="give 0…1, such as 0.01.")
     if destination.is_dir():
         raise UsageError(f"--out {destination} is a folder.", fix="name a file: NAME.edgetl")
-    if not budget_s > 0:
+    if budget_s is not None and search == "never":
+        raise UsageError(
+            "--budget bounds a search, and --search never makes none.",
+            fix="leave one of them away.",
+        )
+    if budget_s is not None and not budget_s > 0:
         raise UsageError(
             f"--budget {budget_s:g} s leaves no time.", fix="give more, or --search never."
         )

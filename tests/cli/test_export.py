@@ -198,6 +198,7 @@ def test_options_of_the_other_source(options: tuple[str, ...], message: str, hom
         (("--max-drop", "2"), "--max-drop 2.0 is not possible"),
         (("--max-drop", "nan"), "--max-drop nan is not possible"),
         (("--budget", "0s"), "--budget 0 s leaves no time"),
+        (("--budget", "9s", "--search", "never"), "--budget bounds a search, and --search never"),
         (("--budget", "soon"), "--budget soon is not a time"),
         (("--qat", "--precision", "fp32"), "--qat trains for INT8, but no INT8 recipe is tried"),
         (

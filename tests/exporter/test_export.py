@@ -257,7 +257,7 @@ def test_what_cannot_be_measured_after_all_is_refused(
                 out=tmp_path / "y.edgetl",
                 precision="int8",
                 search=search,
-                budget_s=2,
+                budget_s=None if search == "never" else 2,
                 **options,
             )
     assert [p.name for p in tmp_path.iterdir()] == ["x.edgetl"]
