@@ -125,7 +125,7 @@ def _candidates(rows: list[dict[str, Any]], *, run: bool = False) -> str:
 
 
 def latency() -> str:
-    """What edgetl chose against plain builds of the same ONNX, in one interleaved run."""
+    """What edgetl chose against plain builds of the same ONNX, in interleaved rounds."""
     rows = [row for row in read_rows("export_search") if row["row"] == "latency"]
     if not rows:
         return "Not measured yet.\n"

@@ -1,4 +1,4 @@
-"""Export at its best against plain builds: latency in one interleaved run, accuracy, time.
+"""Export at its best against plain builds: latency in interleaved rounds, accuracy, time.
 
     python -m benchmarks.export_search [--data DIR] [--work DIR] [--only PART]
 

@@ -70,6 +70,15 @@ def draw_folder(root: Path, counts: dict[str, int], *, seed: int = 0) -> Path:
     return root
 
 
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """A folder for temporary files of other processes; nothing may be left in it."""
+    made = tmp_path / "tmp"
+    made.mkdir()
+    yield made
+    assert not list(made.glob("edgetl*"))
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn photos in plain class folders, three classes of 24; do not write into it."""

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgetl.errors import EngineError, missing_extra
 from edgetl.exporter.check import INPUT, PREPROCESS, check_images
 from edgetl.exporter.fold import fold_normalisation
 from edgetl.exporter.ov_rewrite import (
@@ -18,9 +17,9 @@ from edgetl.exporter.ov_rewrite import (
     unsigned_activations,
     zero_points_into_biases,
 )
-from edgetl.files import scratch_folder
+from edgetl.exporter.quantizing import quantizing
 from edgetl.spec import Calibrator, Recipe
-from edgetl.telemetry import quiet, silence
+from edgetl.telemetry import silence
 
 Images = npt.NDArray[np.uint8]
 
@@ -49,22 +48,12 @@ def nncf_int8(
     check_images(onnx.load_model_from_string(master), images)
     folded = fold_normalisation(master) if recipe.fold_normalisation else None
     silence()
-    with quiet(), scratch_folder() as folder:
+    data, centre = (master, None) if folded is None else folded
+    with quantizing(recipe, "NNCF", "OpenVINO") as folder:
         path = folder / "int8.xml"
-        path.with_name(SOURCE).write_bytes(master if folded is None else folded[0])
-        try:
-            advanced = _advanced(method, trained=trained)
-            centre = None if folded is None else folded[1]
-            _quantize(path, images, recipe, keep_float, advanced=advanced, centre=centre)
-        except ImportError as error:
-            raise missing_extra("export", "INT8 for OpenVINO") from error
-        except Exception as error:  # NNCF and OpenVINO raise many unrelated types
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # a full disk, which no other recipe would mend
-            raise EngineError(
-                f"NNCF cannot quantize the model by recipe '{recipe.name}': {error}",
-                fix="use another recipe, or other calibration images.",
-            ) from error
+        path.with_name(SOURCE).write_bytes(data)
+        advanced = _advanced(method, trained=trained)
+        _quantize(path, images, recipe, keep_float, advanced=advanced, centre=centre)
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgetl.errors import EngineError, UsageError, missing_extra
+from edgetl.errors import UsageError
 from edgetl.exporter.check import NORMALIZED, PREPROCESS, check_onnx, parse_onnx
 from edgetl.exporter.fold import fold_normalisation, read_pixels_directly
+from edgetl.exporter.quantizing import quantizing
 from edgetl.exporter.ranges import Range
-from edgetl.files import scratch_folder
 from edgetl.spec import Recipe
-from edgetl.telemetry import quiet
 
 TARGET = "int8.onnx"
 
@@ -44,20 +43,8 @@ def ort_int8(
     if recipe.fold_normalisation and recipe.activation == "quint8":
         folded = fold_normalisation(master)
     data, centre = (master, None) if folded is None else folded
-    with quiet(), scratch_folder() as folder:
-        try:
-            _quantize(
-                parse_onnx(data), folder, ranges, recipe, keep_float=keep_float, centre=centre
-            )
-        except ImportError as error:
-            raise missing_extra("export", "INT8 for ONNX Runtime") from error
-        except Exception as error:  # the quantizer raises many unrelated types
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # a full disk, which no other recipe would mend
-            raise EngineError(
-                f"ONNX Runtime cannot quantize the model by recipe '{recipe.name}': {error}",
-                fix="use another recipe, or other calibration images.",
-            ) from error
+    with quantizing(recipe, "ONNX Runtime", "ONNX Runtime") as folder:
+        _quantize(parse_onnx(data), folder, ranges, recipe, keep_float=keep_float, centre=centre)
         data = _tidy(onnx.load(folder / TARGET))
     if centre is not None:
         data = read_pixels_directly(data)

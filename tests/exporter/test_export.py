@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -459,15 +459,6 @@ def test_a_full_disk_leaves_the_old_bundle(trained: Path, tmp_path: Path, quick:
     assert [p.name for p in tmp_path.iterdir()] == ["x.edgetl"]
     edgetl.export(trained, target="raspberry-pi-5", out=out, precision="fp32")
     open_bundle(out).close()
-
-
-@pytest.fixture
-def scratch(tmp_path: Path) -> Iterator[Path]:
-    """A folder for temporary files of other processes."""
-    home = tmp_path / "tmp"
-    home.mkdir()
-    yield home
-    assert not list(home.glob("edgetl*"))
 
 
 @pytest.mark.parametrize("word", ["checking", "measuring"])
