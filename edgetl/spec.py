@@ -128,6 +128,7 @@ class WeightsOrigin(Record, frozen=True, kw_only=True):
     source: str  # torchvision's enum member, a file's name, or "random initialisation"
     sha256: str = ""
     licence: str = ""
+    notes: tuple[str, ...] = ()  # what of the file was chosen, left out or converted
 
 
 class EpochRow(Record, frozen=True, kw_only=True):

@@ -116,6 +116,8 @@ def _train(
     labels = dataset.summary.labels
     model = build_classifier(config.backbone, len(labels), seed=config.seed)
     origin = load_weights(model, config.backbone, config.weights)
+    for text in origin.notes:
+        log.warning(text)
     record = RunRecord(
         edgetl_run=RUN_VERSION,
         status="running",

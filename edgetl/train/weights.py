@@ -7,8 +7,8 @@ import os
 import pickle
 import re
 import urllib.error
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -19,24 +19,26 @@ from edgetl.errors import WeightsError
 from edgetl.files import sha256_file, write_bytes
 from edgetl.spec import WeightsOrigin
 from edgetl.train.backbones import BackboneInfo, Classifier, find_backbone
+from edgetl.train.state_dicts import Tensors, is_safetensors, read_tensors, without_prefix
 
 IMAGENET_LICENCE = (
     "Weights published by torchvision (BSD-3-Clause) and trained on ImageNet-1k, whose terms of "
     "use may bind what is derived from it; check them for your use."
 )
-Tensors = dict[str, torch.Tensor]
+IMAGENET_CLASSES = 1000
 AUXILIARY = re.compile(r"aux\d*\.")  # heads that only the original training had
 
 
 def load_weights(model: Classifier, backbone: str, weights: str) -> WeightsOrigin:
     """Fill the body of `model` from `imagenet`, a file, or leave it (`none`); say the origin.
 
-    Every key and shape of the body must match; the file's own head is not used. Raises
-    WeightsError that lists the mismatches, or says which file to fetch and where to put it.
+    Every name and shape of the body must match; prefixes of wrappers go, and the file's own head is
+    not used: the origin's notes say so. Raises WeightsError that lists the mismatches, or says
+    which file to fetch and where to put it.
     """
     if weights == "none":
         return WeightsOrigin(source="random initialisation", licence="none needed")
-    info = find_backbone(backbone)
+    info, notes = find_backbone(backbone), list[str]()
     if weights == "imagenet":
         path = _local_copy(info)
         licence = IMAGENET_LICENCE
@@ -44,19 +46,21 @@ def load_weights(model: Classifier, backbone: str, weights: str) -> WeightsOrigi
             tensors, path = _from_torchvision(info)
             source = f"torchvision {info.weights}"
         else:
-            tensors = read_tensors(path)
+            tensors, notes = read_tensors(path)
             source = f"{path.name}, found in the folder that EDGETL_WEIGHTS names"
     else:
         path = Path(weights).expanduser()
-        tensors, source = read_tensors(path), path.name
+        (tensors, notes), source = read_tensors(path), path.name
         licence = file_licence(path)
-    assign(model, tensors, source=str(path))
-    return WeightsOrigin(source=source, sha256=sha256_file(path), licence=licence)
+    notes += assign(model, tensors, source=str(path))
+    return WeightsOrigin(
+        source=source, sha256=sha256_file(path), licence=licence, notes=tuple(notes)
+    )
 
 
 def file_licence(path: Path) -> str:
     """What the file itself says of its licence."""
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         with safetensors.safe_open(str(path), framework="pt") as opened:
             metadata = opened.metadata() or {}
         stated = metadata.get("license") or metadata.get("licence")
@@ -65,64 +69,79 @@ def file_licence(path: Path) -> str:
     return "not stated in the file; ask whoever made it"
 
 
-def read_tensors(path: Path) -> Tensors:
-    """Read a state dict from safetensors, or from .pth without running any code of it."""
-    if not path.is_file():
-        raise WeightsError(
-            f"No weights file at {path}.", fix="give --weights imagenet, none or a file's path."
-        )
-    try:
-        if path.suffix == ".safetensors":
-            tensors: Tensors = safetensors.torch.load_file(path)
-            return tensors
-        if path.suffix in (".pth", ".pt"):
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-            for key in ("state_dict", "model"):
-                if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-                    loaded = loaded[key]
-            if isinstance(loaded, dict) and all(torch.is_tensor(v) for v in loaded.values()):
-                return dict(loaded)
-            raise WeightsError(
-                f"{path} holds no state dict of tensors.",
-                fix="save model.state_dict(), best as safetensors.",
-            )
-    except WeightsError:
-        raise
-    except Exception as error:  # both readers raise many kinds on damaged files
-        raise WeightsError(
-            f"Cannot read weights {path}: {str(error).splitlines()[0] if str(error) else error!r}",
-            fix="give a whole .safetensors or .pth file of plain tensors.",
-        ) from error
-    raise WeightsError(
-        f"Weights {path} have an unknown suffix '{path.suffix}'.",
-        fix="give a .safetensors or .pth file.",
-    )
+def assign(model: Classifier, tensors: Tensors, *, source: str) -> list[str]:
+    """Copy `tensors` into the body, as float32; WeightsError lists what does not fit.
 
-
-def assign(model: Classifier, tensors: Tensors, *, source: str) -> None:
-    """Copy `tensors` into the body; WeightsError lists what does not fit."""
-    head = {f"{model.head_name}.weight", f"{model.head_name}.bias"}
+    Returns notes on what was left out or converted.
+    """
     wanted = model.body.state_dict()
+    name = Path(source).name
+    tensors, notes = without_prefix(tensors, wanted, name=name)
+    top = model.head_name.partition(".")[0]
+    head = [k for k in tensors if k not in wanted and k.partition(".")[0] == top]
     given = {
         key: value
         for key, value in tensors.items()
         if key not in head and (key in wanted or not AUXILIARY.match(key))
     }
-    optional = {key for key in wanted if key.endswith("num_batches_tracked")}
-    problems = [f"{key} is missing" for key in wanted if key not in given and key not in optional]
-    problems += [f"{key} is not part of the network" for key in given if key not in wanted]
-    problems += [
-        f"{key} is {tuple(given[key].shape)}, wanted {tuple(value.shape)}"
-        for key, value in wanted.items()
-        if key in given and given[key].shape != value.shape
-    ]
-    if problems:
+    if problems := _misfits(given, wanted):
         more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise WeightsError(
             f"Weights {source} do not fit the backbone: {'; '.join(problems[:6])}{more}.",
             fix="give the weights of this very backbone, or name their backbone by --backbone.",
         )
+    _refuse_not_finite(given, source)
     model.body.load_state_dict(wanted | given)
+    return notes + _head_notes({k: tensors[k] for k in head}, name) + _type_notes(given, name)
+
+
+def _misfits(given: Tensors, wanted: Tensors) -> list[str]:
+    optional = {key for key in wanted if key.endswith("num_batches_tracked")}
+    problems = [f"{key} is missing" for key in wanted if key not in given and key not in optional]
+    problems += [f"{key} is not part of the network" for key in given if key not in wanted]
+    for key, value in wanted.items():
+        if key not in given:
+            continue
+        if given[key].shape != value.shape:
+            problems.append(f"{key} is {tuple(given[key].shape)}, wanted {tuple(value.shape)}")
+        elif value.is_floating_point() and not given[key].is_floating_point():
+            problems.append(f"{key} holds {given[key].dtype}, wanted floating point")
+    return problems
+
+
+def _refuse_not_finite(given: Tensors, source: str) -> None:
+    """WeightsError that names the tensors with NaN or infinity."""
+    bad = {
+        key: count
+        for key, value in given.items()
+        if value.is_floating_point() and (count := int((~value.float().isfinite()).sum()))
+    }
+    if bad:
+        named = ", ".join(f"{key} ({count} of its values)" for key, count in list(bad.items())[:5])
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise WeightsError(
+            f"Weights {source} hold NaN or infinity in {len(bad)} of {len(given)} tensors: "
+            f"{named}{more}.",
+            fix="take a checkpoint from before their training diverged, or the float32 original of "
+            "half-precision weights.",
+        )
+
+
+def _head_notes(head: Tensors, name: str) -> list[str]:
+    """A note on a head that is not ImageNet's: whoever made it may expect it to be used."""
+    rows = [len(value) for value in head.values() if value.ndim]
+    if not rows or rows[-1] == IMAGENET_CLASSES:
+        return []
+    return [f"{name}: its own head, of {rows[-1]} classes, is not used: a new one is trained"]
+
+
+def _type_notes(given: Tensors, name: str) -> list[str]:
+    kinds = Counter(str(v.dtype).removeprefix("torch.") for v in given.values() if v.ndim)
+    return [
+        f"{name}: {count} tensors of {kind} were converted to float32"
+        for kind, count in kinds.items()
+        if kind.startswith(("float", "bfloat")) and kind != "float32"
+    ]
 
 
 def _local_copy(info: BackboneInfo) -> Path | None:
@@ -202,7 +221,7 @@ def _ordered(data: bytes) -> bytes:
 
 def restore_classifier(model: Classifier, path: Path) -> None:
     """Read what `save_classifier` wrote into `model`, head included."""
-    tensors = read_tensors(path)
+    tensors, _ = read_tensors(path)
     assign(model, tensors, source=str(path))
     try:
         head = {k: tensors[f"{model.head_name}.{k}"] for k in ("weight", "bias")}

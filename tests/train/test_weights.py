@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import http.server
 import os
 import pickle
+import shlex
+import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -18,7 +23,8 @@ import torchvision
 
 from edgetl.errors import WeightsError
 from edgetl.train.backbones import Classifier, all_backbones, build_classifier
-from edgetl.train.weights import load_weights, read_tensors, restore_classifier, save_classifier
+from edgetl.train.state_dicts import read_tensors
+from edgetl.train.weights import load_weights, restore_classifier, save_classifier
 
 NET = "squeezenet1_1"
 MakeWeights = Callable[..., Path]
@@ -30,7 +36,7 @@ def model() -> Classifier:
 
 
 def body_equals(model: Classifier, path: Path) -> bool:
-    given = read_tensors(path)
+    given, _ = read_tensors(path)
     return all(torch.equal(given[k], v) for k, v in model.body.state_dict().items())
 
 
@@ -59,19 +65,223 @@ def test_a_licence_in_the_file_is_reported(
     model: Classifier, weights_file: MakeWeights, tmp_path: Path
 ) -> None:
     path = tmp_path / "w.safetensors"
-    tensors = read_tensors(weights_file(NET))
+    tensors, _ = read_tensors(weights_file(NET))
     safetensors.torch.save_file(tensors, path, metadata={"license": "CC0-1.0"})
     assert load_weights(model, NET, str(path)).licence == "CC0-1.0"
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_a_wrapped_state_dict_is_unwrapped(
-    model: Classifier, weights_file: MakeWeights, tmp_path: Path, key: str
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("bad", [NAN, INFINITY, -INFINITY])
+def test_values_that_are_no_numbers_are_named_with_their_count(
+    model: Classifier, weights_file: MakeWeights, tmp_path: Path, bad: float
 ) -> None:
-    path = tmp_path / "w.pth"
-    torch.save({key: read_tensors(weights_file(NET)), "epoch": 3}, path)
-    load_weights(model, NET, str(path))
+    path, before = tmp_path / "w.safetensors", model.body.state_dict()["features.0.bias"].clone()
+    tensors, _ = read_tensors(weights_file(NET))
+    tensors["features.0.weight"][:2, 0, 0, 0] = bad
+    safetensors.torch.save_file(tensors, path)
+    with pytest.raises(WeightsError, match="NaN or infinity in 1 of 50 tensors") as got:
+        load_weights(model, NET, str(path))
+    assert "features.0.weight (2 of its values)" in got.value.message
+    assert torch.equal(model.body.state_dict()["features.0.bias"], before)
+
+
+def test_infinity_in_a_head_that_is_not_used_does_not_matter(
+    model: Classifier, weights_file: MakeWeights, tmp_path: Path
+) -> None:
+    tensors, _ = read_tensors(weights_file(NET))
+    tensors["classifier.1.weight"][0] = INFINITY
+    safetensors.torch.save_file(tensors, tmp_path / "w.safetensors")
+    load_weights(model, NET, str(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_types_become_float32_and_a_note_says_so(
+    model: Classifier, weights_file: MakeWeights, tmp_path: Path, kind: torch.dtype
+) -> None:
+    tensors, _ = read_tensors(weights_file(NET))
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file({k: v.to(kind) for k, v in tensors.items()}, path)
+    notes = load_weights(model, NET, str(path)).notes
+    name = str(kind).removeprefix("torch.")
+    assert notes == (f"w.safetensors: 50 tensors of {name} were converted to float32",)
+    mine = model.body.state_dict()["features.0.weight"]
+    assert mine.dtype == torch.float32
+    assert torch.equal(mine, tensors["features.0.weight"].to(kind).float())
+
+
+def test_integers_are_not_taken_for_weights(
+    model: Classifier, weights_file: MakeWeights, tmp_path: Path
+) -> None:
+    tensors, _ = read_tensors(weights_file(NET))
+    tensors["features.0.weight"] = tensors["features.0.weight"].to(torch.int8)
+    safetensors.torch.save_file(tensors, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"holds torch\.int8, wanted floating point"):
+        load_weights(model, NET, str(tmp_path / "w.safetensors"))
+
+
+# --- what the head of a file was --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "classes"),
+    [
+        ({"classifier.1.weight": (7, 512, 1, 1), "classifier.1.bias": (7,)}, 7),
+        ({"classifier.weight": (5, 512), "classifier.bias": (5,)}, 5),  # net.classifier = Linear()
+        ({"classifier.1.0.weight": (64, 512), "classifier.1.3.weight": (4, 64)}, 4),
+    ],
+)
+def test_another_head_is_left_out_with_a_note(
+    model: Classifier, *, weights_file: MakeWeights, tmp_path: Path, head: dict[str, Any],
+    classes: int,
+) -> None:  # fmt: skip
+    path = tmp_path / "mine.pth"
+    tensors, _ = read_tensors(weights_file(NET))
+    body = {k: v for k, v in tensors.items() if not k.startswith("classifier")}
+    torch.save(body | {k: torch.zeros(shape) for k, shape in head.items()}, path)
+    (note,) = load_weights(model, NET, str(path)).notes
+    assert (
+        note == f"mine.pth: its own head, of {classes} classes, is not used: a new one is trained"
+    )
     assert body_equals(model, weights_file(NET))
+
+
+def test_the_head_of_imagenet_is_no_news(model: Classifier, weights_file: MakeWeights) -> None:
+    assert load_weights(model, NET, str(weights_file(NET))).notes == ()
+
+
+# --- files of other training programs ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("state_dict",), ("model",), ("net",), ("ema",), ("model_ema",), ("model", "state_dict"),
+        ("checkpoint", "net"), ("generator",),
+    ],
+)  # fmt: skip
+def test_a_wrapped_state_dict_is_unwrapped(
+    model: Classifier, weights_file: MakeWeights, tmp_path: Path, path: tuple[str, ...]
+) -> None:
+    held: Any = read_tensors(weights_file(NET))[0]
+    for key in reversed(path):
+        held = {key: held, "epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}}
+    torch.save(held, tmp_path / "w.pth")
+    load_weights(model, NET, str(tmp_path / "w.pth"))
+    assert body_equals(model, weights_file(NET))
+
+
+def test_running_averages_are_preferred_and_it_is_said(
+    model: Classifier, weights_file: MakeWeights, tmp_path: Path
+) -> None:
+    mine, _ = read_tensors(weights_file(NET))
+    other = {key: torch.zeros_like(value) for key, value in mine.items()}
+    averaged = {"n_averaged": torch.tensor(3)} | {f"module.{k}": v for k, v in mine.items()}
+    torch.save({"model": other, "model_ema": averaged, "epoch": 1}, tmp_path / "w.pth")
+    notes = load_weights(model, NET, str(tmp_path / "w.pth")).notes
+    assert body_equals(model, weights_file(NET))
+    assert notes == (
+        "w.pth: the weights under 'model_ema' are used (also there: 'model')",
+        "w.pth: the prefix 'module.' was taken off 52 names; not used: n_averaged",
+    )
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "backbone.", "_orig_mod.", "module._orig_mod.", "net.0.model."]
+)
+def test_a_prefix_of_all_names_is_taken_off_and_said_once(
+    model: Classifier, weights_file: MakeWeights, tmp_path: Path, prefix: str
+) -> None:
+    tensors, _ = read_tensors(weights_file(NET))
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file({f"{prefix}{k}": v for k, v in tensors.items()}, path)
+    notes = load_weights(model, NET, str(path)).notes
+    assert body_equals(model, weights_file(NET))
+    said = prefix.replace("_orig_mod.", "")
+    assert [f"'{said}'" in note for note in notes] == ([True] if said else [])
+
+
+def test_what_stands_beside_the_prefixed_network_is_named(
+    model: Classifier, weights_file: MakeWeights, tmp_path: Path
+) -> None:
+    tensors, _ = read_tensors(weights_file(NET))
+    held = {f"backbone.{k}": v for k, v in tensors.items() if not k.startswith("classifier")}
+    held |= {"head.weight": torch.zeros(4, 512), "loss.weight": torch.zeros(4)}
+    torch.save({"state_dict": held, "pytorch-lightning_version": "2.5"}, tmp_path / "last.ckpt")
+    (note,) = load_weights(model, NET, str(tmp_path / "last.ckpt")).notes
+    assert note == "last.ckpt: the prefix 'backbone.' was taken off 50 names; " + (
+        "not used: head.weight, loss.weight"
+    )
+    held["backbone.surplus"] = torch.zeros(1)
+    torch.save({"state_dict": held}, tmp_path / "last.ckpt")
+    with pytest.raises(WeightsError, match="surplus is not part of the network"):
+        load_weights(model, NET, str(tmp_path / "last.ckpt"))
+
+
+@pytest.mark.parametrize("name", ["w.ckpt", "w.bin", "w.pth.tar", "weights"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_what_a_file_is_decides_not_its_name(
+    model: Classifier, *, weights_file: MakeWeights, tmp_path: Path, suffix: str, name: str
+) -> None:
+    (tmp_path / name).write_bytes(weights_file(NET, suffix).read_bytes())
+    load_weights(model, NET, str(tmp_path / name))
+    assert body_equals(model, weights_file(NET))
+
+
+class Holder:
+    """Stands for a program's own class, which only that program can unpickle."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+
+def pickled(kind: str, tensors: dict[str, Any]) -> tuple[Any, str]:
+    """A checkpoint with an object in it, and what the error must call that."""
+    if kind == "options":
+        return {"model": tensors, "args": argparse.Namespace(lr=0.1)}, "argparse.Namespace"
+    if kind == "numpy scalar":
+        return {"state_dict": tensors, "best": np.float64(0.9)}, "multiarray.scalar"
+    network = torchvision.models.get_model(NET)
+    network.load_state_dict(tensors)
+    found = "torchvision.models.squeezenet.SqueezeNet"
+    return (network, found) if kind == "network" else ({"model": network, "ema": None}, found)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kind", ["options", "numpy scalar", "network", "network in a checkpoint"])
+def test_pickled_objects_are_named_with_a_command_that_makes_safetensors(
+    model: Classifier, *, weights_file: MakeWeights, tmp_path: Path, kind: str, zipped: bool
+) -> None:
+    path = tmp_path / "it's mine.pth"
+    value, name = pickled(kind, read_tensors(weights_file(NET))[0])
+    torch.save(value, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match=f"holds pickled objects, .*{name} for one") as got:
+        load_weights(model, NET, str(path))
+    assert "\x1b" not in str(got.value)
+    assert "if you trust where it comes from" in got.value.fix
+    if not zipped:
+        return
+    code, *paths = shlex.split(got.value.fix[got.value.fix.index("python -c ") :])[2:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["-c", *paths])
+        exec(code, {})  # as `python -c` would, without waiting for torch again
+    load_weights(model, NET, str(tmp_path / "it's mine.safetensors"))
+    assert body_equals(model, weights_file(NET))
+
+
+def test_a_class_of_another_program_is_named(model: Classifier, tmp_path: Path) -> None:
+    torch.save({"model": Holder(torch.nn.Linear(2, 2))}, tmp_path / "best.pt")
+    with pytest.raises(WeightsError, match=r"test_weights\.Holder for one"):
+        load_weights(model, NET, str(tmp_path / "best.pt"))
+
+
+def test_torchscript_is_named_with_the_way_out(model: Classifier, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
+        archive.writestr("w/constants.pkl", b"")
+    with pytest.raises(WeightsError, match="is a TorchScript program") as got:
+        load_weights(model, NET, str(tmp_path / "w.pt"))
+    assert "torch.jit.load" in got.value.fix
 
 
 class Malicious:
@@ -102,7 +312,7 @@ def test_mismatches_are_listed(
     model: Classifier, weights_file: MakeWeights, tmp_path: Path
 ) -> None:
     path = tmp_path / "w.safetensors"
-    tensors = read_tensors(weights_file(NET))
+    tensors, _ = read_tensors(weights_file(NET))
     tensors["surplus.weight"] = torch.zeros(1)
     del tensors["features.0.bias"]
     tensors["features.0.weight"] = torch.zeros(64, 3, 5, 5)
@@ -128,18 +338,23 @@ def test_another_backbone_is_refused_in_one_line(
 
 def test_refused_files(model: Classifier, weights_file: MakeWeights, tmp_path: Path) -> None:
     whole = weights_file(NET).read_bytes()
-    cut, cut_pth, odd, list_pth = (
-        tmp_path / n for n in ("c.safetensors", "c.pth", "w.ckpt", "l.pth")
-    )
+    names = ("c.safetensors", "c.pth", "l.pth", "p.pth", "page.pth", "pointer.pth", "several.pth")
+    cut, cut_pth, list_pth, plain, page, pointer, several = (tmp_path / name for name in names)
     cut.write_bytes(whole[: len(whole) // 2])
     cut_pth.write_bytes(weights_file(NET, ".pth").read_bytes()[:5000])
-    odd.write_bytes(whole)
     torch.save([1, 2], list_pth)
+    plain.write_bytes(pickle.dumps({"w": 1.0}, protocol=4))
+    page.write_bytes(b"<!DOCTYPE html><title>Not found</title>")
+    pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    torch.save({k: {"w": torch.zeros(1)} for k in ("student", "teacher")}, several)
     for path, message in (
         (cut, "Cannot read weights"),
-        (cut_pth, "Cannot read weights"),
-        (odd, "unknown suffix '.ckpt'"),
+        (cut_pth, "is cut off or damaged"),
         (list_pth, "holds no state dict of tensors"),
+        (plain, "is damaged, or a pickle not of torch.save"),
+        (page, "is a web page"),
+        (pointer, "is a pointer of Git LFS"),
+        (several, "holds several state dicts: student, teacher"),
         (tmp_path / "absent.pth", "No weights file at"),
         (tmp_path, "No weights file at"),
     ):
