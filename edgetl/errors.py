@@ -7,6 +7,7 @@ EdgetlError
 │   └── ImageError       one image that cannot be read
 ├── RunError             the run folder: not a run, unfinished, finished, other options
 ├── WeightsError         pretrained weights: absent, wrong hash, wrong keys or shapes
+├── TrainingError        a network whose numbers became NaN or infinity
 ├── BundleError          the bundle: damaged, unsafe, of another version
 ├── EngineError          an inference engine refused or failed
 │   └── EngineMissingError   the engine or extra is not installed, or has no hardware here
@@ -70,6 +71,10 @@ class RunError(EdgetlError):
 
 class WeightsError(EdgetlError):
     """Pretrained weights are absent, damaged or belong to another network."""
+
+
+class TrainingError(EdgetlError):
+    """A network's loss, gradient or output became NaN or infinity."""
 
 
 class BundleError(EdgetlError):

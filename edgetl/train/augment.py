@@ -37,10 +37,14 @@ class Batches:
         self.size, self.batch, self.flip, self.seed, self.erase = size, batch, flip, seed, erase
         self.steps = max(1, round(len(truth) / batch))
 
+    def parts(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+        """Rows of each batch of an epoch."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.truth))
+        return np.array_split(order, self.steps)
+
     def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (images uint8 `(B, size, size, 3)`, truth `(B,)`); one batch is made ahead."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.truth))
-        parts = np.array_split(order, self.steps)
+        parts = self.parts(epoch)
         with ThreadPoolExecutor(1, thread_name_prefix="edgetl-batch") as pool:
             ahead = pool.submit(self._make, parts[0], epoch, 0)
             for step in range(self.steps):

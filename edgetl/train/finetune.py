@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
 import time
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import torch
 import torchvision
 
 import edgetl
-from edgetl.errors import DataError, UsageError, WeightsError
+from edgetl.errors import DataError, TrainingError, UsageError, WeightsError
 from edgetl.files import write_bytes
 from edgetl.metrics import evaluate_logits
 from edgetl.photos.dataset import Dataset, load_dataset, photo_lines
@@ -40,12 +42,13 @@ from edgetl.spec import (
 from edgetl.train import run as runs
 from edgetl.train.backbones import BackboneInfo, Classifier, build_classifier, find_backbone
 from edgetl.train.config import resolve
-from edgetl.train.infer import forward_rows
+from edgetl.train.infer import NotFiniteError, forward_rows
 from edgetl.train.mistakes import worst_mistakes
 from edgetl.train.stages import Context, fit_network, fit_probe_stage
 from edgetl.train.weights import load_weights, save_classifier
 
 log = logging.getLogger("edgetl")
+NAMED = 48  # photos in one message: a batch and its rounding
 
 
 def finetune(
@@ -138,7 +141,28 @@ def _train(
     runs.write_run(home, record)  # first: it is what makes the folder a run
     write_bytes(home / runs.PHOTOS, photo_lines(dataset.photos))
     context = Context(home, config, dataset, info.normalize, progress, timings)
-    return _finish(context, record, _stages(context, model), start=start)
+    with _named_photos(context):
+        return _finish(context, record, _stages(context, model), start=start)
+
+
+@contextlib.contextmanager
+def _named_photos(context: Context) -> Iterator[None]:
+    """Tell whoever trains which photos gave NaN or infinity, and what is kept of the run."""
+    try:
+        yield
+    except NotFiniteError as error:
+        dataset = context.dataset
+        rows = dataset.rows(error.split)[error.rows] if error.split else error.rows
+        names = [dataset.photos[i].path for i in rows[:NAMED]]
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        kept = (context.home / runs.CHECKPOINT).is_file()
+        raise TrainingError(
+            f"{error.what} is NaN or infinity for {len(rows)} photo{'s' * (len(rows) != 1)}: "
+            f"{', '.join(names)}{more}.",
+            fix="look at these photos; where they are sound, the network diverges: train from "
+            "other --weights or with --strategy probe, by --overwrite or into another --out"
+            + (f" ({context.home} keeps the last whole epoch)." if kept else "."),
+        ) from error
 
 
 def _load_photos(home: Path, config: FinetuneConfig, spec: Preprocess, progress: bool) -> Dataset:

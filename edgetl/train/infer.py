@@ -13,11 +13,24 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from edgetl.errors import TrainingError
 from edgetl.machine import this_machine
 from edgetl.preprocess import Pixels
-from edgetl.spec import Normalize
+from edgetl.spec import Normalize, Split
 
 BATCH = 32
+
+
+class NotFiniteError(TrainingError):
+    """NaN or infinity; `rows` are the photos' numbers, within `split` where one is set."""
+
+    def __init__(self, what: str, rows: npt.NDArray[np.int64], split: Split | None = None) -> None:
+        super().__init__(
+            f"{what} is NaN or infinity for {len(rows)} photos.", fix="try other starting weights."
+        )
+        self.what, self.rows, self.split = what, rows, split
+
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -63,7 +76,8 @@ def forward_rows(
 ) -> Floats:
     """Outputs float32 `(len(rows), D)` of `model` for rows of `pixels (N, H, W, 3)`.
 
-    `fold` folds batch normalisation first, which is faster and equal up to rounding.
+    `fold` folds batch normalisation first, which is faster and equal up to rounding. Raises
+    NotFiniteError with the rows whose outputs are NaN or infinity.
     """
     ready = (folded(model) if fold else copy.deepcopy(model).eval()).to(device=device, dtype=dtype)
     outputs: list[Any] = []
@@ -73,4 +87,8 @@ def forward_rows(
             out = ready(normalise(block.to(device), normalize, dtype))
             outputs.append(out.float().cpu().numpy())
             advance(len(block))
-    return np.concatenate(outputs)
+    found = np.concatenate(outputs)
+    good = np.isfinite(found).all(axis=1)
+    if not good.all():
+        raise NotFiniteError("The network's output", rows[~good])
+    return found

@@ -23,7 +23,7 @@ from edgetl.preprocess import Pixels
 from edgetl.spec import EpochRow, Normalize, Strict
 from edgetl.train.augment import Batches, jitter
 from edgetl.train.backbones import Classifier
-from edgetl.train.infer import bf16_pays, forward_rows
+from edgetl.train.infer import NotFiniteError, bf16_pays, forward_rows
 
 
 class Settings(Strict, frozen=True, kw_only=True):
@@ -55,9 +55,12 @@ class Validation:
     def score(
         self, model: nn.Module, normalize: Normalize, device: Literal["cpu", "cuda"]
     ) -> tuple[float, float, float]:
-        """(accuracy, macro-F1, loss) in float32."""
+        """(accuracy, macro-F1, loss) in float32; NotFiniteError with rows of validation."""
         rows = np.arange(len(self.truth), dtype=np.int64)
-        logits = forward_rows(model, self.pixels, rows, normalize, device=device)
+        try:
+            logits = forward_rows(model, self.pixels, rows, normalize, device=device)
+        except NotFiniteError as error:
+            raise NotFiniteError(error.what, error.rows, "validation") from None
         scores = evaluate_logits(logits, self.truth, self.labels)
         return scores.accuracy, scores.macro_f1, cross_entropy(logits, self.truth)
 
@@ -83,11 +86,20 @@ class Trainer:
         self.history: list[EpochRow] = []
 
     def run_epoch(self, batches: Batches, advance: Callable[[int], None]) -> tuple[float, float]:
-        """Train one epoch; returns (mean loss, photos per second)."""
+        """Train one epoch; returns (mean loss, photos per second).
+
+        NotFiniteError, before the weights are touched, where a step's numbers are not finite.
+        """
         self.set_mode()
         loss_sum, seen, start = 0.0, 0, time.perf_counter()
-        for images, truth in batches.epoch(self.epoch):
-            loss_sum += self.train_step(images.to(self.device), truth.to(self.device)) * len(truth)
+        for index, (images, truth) in enumerate(batches.epoch(self.epoch)):
+            try:
+                loss = self.train_step(images.to(self.device), truth.to(self.device))
+            except NotFiniteError as error:
+                rows = batches.parts(self.epoch)[index][error.rows]
+                what = f"{error.what} in epoch {self.epoch + 1}"
+                raise NotFiniteError(what, rows, "train") from None
+            loss_sum += loss * len(truth)
             seen += len(truth)
             advance(len(truth))
         return loss_sum / seen, seen / (time.perf_counter() - start)
@@ -101,7 +113,10 @@ class Trainer:
                     module.eval()
 
     def train_step(self, images: torch.Tensor, truth: torch.Tensor) -> float:
-        """One step on uint8 `(B, H, W, 3)` and classes `(B,)`; returns the loss."""
+        """One step on uint8 `(B, H, W, 3)` and classes `(B,)`; returns the loss.
+
+        NotFiniteError with places in the batch instead of a step that would spoil the weights.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._rate()
         # Dropout and colour draw from the step's own seed, so that a resumed run draws the same.
@@ -115,7 +130,11 @@ class Trainer:
         )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_([p for g in self.groups for p in g["params"]], 1.0)
+        norm = nn.utils.clip_grad_norm_([p for g in self.groups for p in g["params"]], 1.0)
+        if not math.isfinite(float(loss.detach() + norm)):
+            good = logits.detach().isfinite().all(dim=1).cpu().numpy()
+            what = "The gradient" if good.all() else "The loss"
+            raise NotFiniteError(what, np.flatnonzero(good == good.all()))
         self.optimizer.step()
         self.step += 1
         self._update_average()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import edgetl
 from edgetl.errors import (
@@ -22,6 +24,7 @@ from edgetl.errors import (
     EdgetlError,
     RunError,
     StorageError,
+    TrainingError,
     UnknownNameError,
     UsageError,
     WeightsError,
@@ -297,6 +300,59 @@ def test_a_config_file_with_a_mistake(text: str, message: str, tmp_path: Path) -
     assert str(path) in got.value.message
     with pytest.raises(UsageError, match="Cannot read --config"):
         _from_file(tmp_path / "gone.toml")
+
+
+def test_photos_on_which_the_weights_overflow_are_named(
+    weights_file: MakeWeights, tmp_path: Path, single: None
+) -> None:
+    """Finite weights, so large that bright photos give infinity: no traceback, no shipped NaN."""
+    import safetensors.torch
+
+    tensors = safetensors.torch.load_file(weights_file(NET))
+    tensors["features.0.weight"].fill_(3e37)
+    safetensors.torch.save_file(tensors, tmp_path / "huge.safetensors")
+    rng = np.random.default_rng(0)
+    for label, level in (("dark", 0), ("bright", 240)):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for index in range(4):
+            noise = rng.integers(level, level + 15, (8, 8, 3), np.uint8)
+            picture = Image.fromarray(noise).resize((48, 48))
+            picture.save(tmp_path / "photos" / label / f"{index}.png")
+    with pytest.raises(TrainingError, match="The network's output is NaN or infinity") as got:
+        finetune(
+            tmp_path / "photos",
+            tmp_path / "run",
+            strategy="probe",
+            epochs=None,
+            weights=tmp_path / "huge.safetensors",
+        )
+    assert re.search(r"photos: bright/\d\.png, bright/", got.value.message)
+    assert "dark/" not in got.value.message
+    assert "--weights" in got.value.fix
+
+
+def test_a_loss_of_nan_leaves_a_run_that_can_go_on(
+    options: dict[str, Any],
+    whole: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    single: None,
+) -> None:
+    from edgetl.train.loop import Trainer
+
+    step = Trainer.train_step
+
+    def spoiling(self: Trainer, images: Any, truth: Any) -> float:
+        return step(self, images.float() * float("nan") if self.step == 3 else images, truth)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", spoiling)
+        with pytest.raises(TrainingError, match="The loss in epoch 2 is NaN or infinity") as got:
+            edgetl.finetune(out=tmp_path / "run", **options)
+    assert len(re.findall(r"(?:bars|disc|square)/\d\d\.png", got.value.message)) >= 24
+    assert "keeps the last whole epoch" in got.value.fix
+    edgetl.finetune(out=tmp_path / "run", resume=True, **options)
+    assert outcome(tmp_path / "run") == whole
 
 
 # --- resuming ---------------------------------------------------------------------------------

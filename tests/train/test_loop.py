@@ -15,6 +15,7 @@ import torch
 from edgetl.spec import EpochRow, Normalize
 from edgetl.train.augment import Batches
 from edgetl.train.backbones import build_classifier
+from edgetl.train.infer import NotFiniteError
 from edgetl.train.loop import Settings, Trainer, Validation, parameter_groups, train
 
 SETTINGS = Settings(
@@ -215,3 +216,56 @@ def test_it_learns(single: None) -> None:
     run(trainer, batches, validation)
     assert trainer.best_score[0] == 1
     assert trainer.history[-1].loss < trainer.history[0].loss
+
+
+# --- numbers that are no numbers --------------------------------------------------------------
+
+
+def test_a_loss_of_nan_stops_before_the_weights_are_touched() -> None:
+    """The second epoch is spoilt: what the first one left is kept as it was."""
+    trainer, batches, validation = setup()
+    kept: dict[str, torch.Tensor] = {}
+
+    def checkpoint(state_of: Trainer) -> None:
+        kept.update({k: v.clone() for k, v in state_of.best.state_dict().items()})
+        with torch.no_grad():
+            state_of.model.head.bias[1] = float("nan")
+
+    with pytest.raises(NotFiniteError, match="The loss in epoch 2 is NaN or infinity") as got:
+        run(trainer, batches, validation, checkpoint)
+    assert got.value.split == "train"
+    assert set(got.value.rows) == set(batches.parts(1)[0])
+    assert trainer.epoch == 1
+    assert all(torch.equal(kept[k], v) for k, v in trainer.best.state_dict().items())
+    assert trainer.model.body.state_dict()["conv1.0.weight"].isfinite().all()
+
+
+def test_the_photos_of_a_batch_that_overflow_are_told_from_the_others() -> None:
+    """Weights so large that bright photos give infinity, and dark ones nothing behind the ReLU."""
+    trainer, batches, _ = setup("squeezenet1_1", photos=6)
+    batches.pixels[:] = np.where(np.arange(6)[:, None, None, None] % 3 == 2, 255, 0)
+    batches.erase = False
+    with torch.no_grad():
+        trainer.model.body.features[0].weight.fill_(3e37)
+        trainer.model.body.features[0].bias.fill_(0)
+    with pytest.raises(NotFiniteError, match="for 2 photos") as got:
+        trainer.run_epoch(batches, lambda _: None)
+    assert sorted(got.value.rows) == [2, 5]
+
+
+def test_a_gradient_of_nan_stops_as_well() -> None:
+    trainer, batches, _ = setup(photos=6)
+    trainer.model.head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = trainer.model.head.weight.detach().clone()
+    with pytest.raises(NotFiniteError, match="The gradient in epoch 1"):
+        trainer.run_epoch(batches, lambda _: None)
+    assert torch.equal(trainer.model.head.weight, before)
+
+
+def test_validation_photos_are_told_as_such() -> None:
+    trainer, _, validation = setup()
+    with torch.no_grad():
+        trainer.average.head.bias[0] = float("inf")
+    with pytest.raises(NotFiniteError, match="output is NaN or infinity for 6 photos") as got:
+        validation.score(trainer.average, Normalize(), "cpu")
+    assert got.value.split == "validation"
