@@ -105,7 +105,7 @@ def main() -> None:
             data=str(given.data), backbone="mobilenet_v2", weights=str(given.weights),
             strategy="finetune", epochs=0, size=224, fit="crop", flip=True, seed=0, device="cpu",
         )  # fmt: skip
-        context = Context(home, config, dataset, Normalize(), False, {})
+        context = Context(home, config, dataset, Normalize(), False, {}, [])
         shipped = settings_for("finetune", config, len(dataset.rows("train")))
         full = msgspec.structs.replace(shipped, train_size=224, freeze=0.0)
         loops = {

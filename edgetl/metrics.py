@@ -56,6 +56,14 @@ def evaluate_classes(predicted: Indices, truth: Indices, labels: tuple[str, ...]
     )
 
 
+def never_predicted(evaluation: Evaluation) -> set[str]:
+    """Labels that have photos and are the answer for none."""
+    shown = {score.label for score in evaluation.per_class if score.n}
+    called = zip(*evaluation.confusion, strict=True)  # by predicted class
+    pairs = zip(evaluation.labels, called, strict=False)
+    return {label for label, counts in pairs if label in shown and not any(counts)}
+
+
 def cross_entropy(logits: Logits, truth: Indices, temperature: float = 1.0) -> float:
     """Mean negative log-likelihood in nats."""
     scaled = logits.astype(np.float64) / temperature

@@ -97,7 +97,12 @@ def _reason(error: Exception) -> str:
         return "it is a folder"
     if type(error).__name__ == "UnidentifiedImageError":
         return "not an image in a format that edgetl reads"
-    return str(error).split("\n")[0].rstrip(". ") or type(error).__name__
+    text = str(error).split("\n")[0].rstrip(". ")
+    if "truncated" in text.lower():
+        return "the file is cut off"
+    if text.startswith(("broken data stream", "could not create decoder object")):  # PNG, WebP
+        return "the file is damaged or cut off"
+    return text or type(error).__name__
 
 
 def _decoded(source: Source, spec: Preprocess, crop: float) -> Image.Image:

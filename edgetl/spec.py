@@ -172,6 +172,7 @@ class RunRecord(Record, frozen=True, kw_only=True):
     threads: int
     strategy: str = ""  # what ships: probe, finetune or scratch
     stages: tuple[Stage, ...] = ()
+    warnings: tuple[str, ...] = ()  # of framing and training; those of the photos are in `data`
     validation: Evaluation | None = None
     test: Evaluation | None = None
     seconds: float = 0.0

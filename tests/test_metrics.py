@@ -16,6 +16,7 @@ from edgetl.metrics import (
     evaluate_classes,
     evaluate_logits,
     fit_temperature,
+    never_predicted,
     paired_drop,
     softmax,
 )
@@ -166,3 +167,8 @@ def test_the_interval_covers_the_true_drop_as_often_as_it_says() -> None:
             _, (low, high) = paired_drop(only_before | both, only_after | both)
             held += low <= lost - won <= high
         assert 0.93 <= held / 2000 <= 0.995
+
+
+def test_a_class_without_photos_is_not_called_never_predicted() -> None:
+    found = evaluate_classes(np.array([0, 0, 1]), np.array([0, 2, 1]), ("a", "b", "c", "d"))
+    assert never_predicted(found) == {"c"}

@@ -114,7 +114,7 @@ def _document(out: Path, record: RunRecord) -> dict[str, Any]:
         "strategy": record.strategy,
         "weights_origin": record.weights_origin,
         "skipped_files": record.data.skipped_files,
-        "warnings": record.data.warnings,
+        "warnings": [*record.data.warnings, *record.weights_origin.notes, *record.warnings],
         "stages": record.stages,
         "backbone": record.config.backbone,
         "labels": record.labels,

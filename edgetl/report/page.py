@@ -9,12 +9,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from edgetl.metrics import never_predicted
 from edgetl.report import Mistake, curves, text
 from edgetl.report.matrix import matrix
 from edgetl.spec import ClassScore, EpochRow, Evaluation, RunRecord
 
 HERE = Path(__file__).parent
 SKIPPED_SHOWN = 50
+UNEVEN = 3  # times as many photos, from which on a class's rarity is remarked
 SPLITS = ("train", "validation", "test")
 
 
@@ -142,14 +144,22 @@ def _caption(what: str, rows: list[EpochRow]) -> str:
     )
 
 
-def _classes(evaluation: Evaluation | None) -> list[tuple[ClassScore, bool]]:
-    """Classes by rising F1 with a mark on the lowest; those without photos come last, unmarked."""
+def _classes(evaluation: Evaluation | None) -> list[tuple[ClassScore, str]]:
+    """Classes by rising F1 with a mark where one is due; those without photos come last."""
     if evaluation is None:
         return []
     scores = sorted(evaluation.per_class, key=lambda score: (not score.n, score.f1, score.label))
     seen = [score.f1 for score in scores if score.n]
     lowest = seen[0] if seen and seen[0] < seen[-1] else None
-    return [(score, bool(score.n) and score.f1 == lowest) for score in scores]
+    never = never_predicted(evaluation)
+    return [
+        (score, "never predicted" if score.label in never else _lowest(score, lowest))
+        for score in scores
+    ]
+
+
+def _lowest(score: ClassScore, lowest: float | None) -> str:
+    return "lowest F1" if score.n and score.f1 == lowest else ""
 
 
 def _data_uri(jpeg: bytes) -> str:
@@ -169,20 +179,54 @@ def _no_mistakes(evaluation: Evaluation | None, split: str) -> str:
 
 
 def _counts(record: RunRecord) -> dict[str, Any]:
-    """Photos by class and split, with totals."""
+    """Photos by class and split, with totals, and each class's share of training, 0…1."""
     by_split = _by_split(record)
+    train = by_split.get("train", {})
     rows = []
     for label in record.data.labels:
         cells = [labels.get(label, 0) for labels in by_split.values()]
-        rows.append((label, cells, sum(cells)))
+        share = train.get(label, 0) / max(1, sum(train.values()))
+        rows.append((label, cells, sum(cells), share))
     totals = [sum(labels.values()) for labels in by_split.values()]
-    return {"splits": list(by_split), "rows": rows, "totals": totals, "total": sum(totals)}
+    return {
+        "splits": list(by_split),
+        "rows": rows,
+        "totals": totals,
+        "total": sum(totals),
+        "balance": _balance(train),
+    }
+
+
+def _balance(train: dict[str, int]) -> str:
+    """How even the classes are in training, in a sentence or two."""
+    if not train:
+        return ""
+    few, most = (pick(train, key=lambda label: train[label]) for pick in (min, max))
+    if train[few] == train[most]:
+        return f"Class balance in training: {text.plural(train[few], 'photo')} of every class."
+    ratio = train[most] / max(1, train[few])
+    said = (
+        f"Class balance in training: from {text.plural(train[few], 'photo')} of “{few}” to "
+        f"{text.count(train[most])} of “{most}”, 1 to {ratio:.3g}."
+    )
+    if ratio >= UNEVEN:
+        said += " Accuracy is mostly about the large classes; macro-F1 counts every class alike."
+    return said
+
+
+def _epochs(record: RunRecord) -> str:
+    """The option --epochs; where it was left open, how many were planned."""
+    if record.config.epochs:
+        return text.detail(record.config.epochs)
+    planned = [stage.details["epochs"] for stage in record.stages if "epochs" in stage.details]
+    return f"automatic, {text.detail(planned[-1])}" if planned else "automatic"
 
 
 def _configuration(record: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:
     """Tables of names and values: options, images, weights, data, timings, versions."""
     config, images, origin = record.config, record.preprocess, record.weights_origin
     options = [(key, text.detail(getattr(config, key))) for key in config.__struct_fields__]
+    options = [(key, _epochs(record) if key == "epochs" else value) for key, value in options]
     normalize = record.normalize
     groups = [
         ("Options", options),
@@ -202,6 +246,7 @@ def _configuration(record: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]
                 ("source", text.detail(origin.source)),
                 ("licence", text.detail(origin.licence)),
                 ("SHA-256", text.detail(origin.sha256)),
+                *(("note", note) for note in origin.notes),
             ],
         ),
         (

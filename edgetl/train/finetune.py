@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import platform
 import time
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import torch
 import torchvision
 
 import edgetl
-from edgetl.errors import DataError, TrainingError, UsageError, WeightsError
+from edgetl.errors import DataError, UsageError, WeightsError
 from edgetl.files import write_bytes
 from edgetl.metrics import evaluate_logits
 from edgetl.photos.dataset import Dataset, load_dataset, photo_lines
@@ -39,16 +37,16 @@ from edgetl.spec import (
     Strategy,
     TorchDevice,
 )
+from edgetl.train import guidance
 from edgetl.train import run as runs
 from edgetl.train.backbones import BackboneInfo, Classifier, build_classifier, find_backbone
 from edgetl.train.config import resolve
-from edgetl.train.infer import NotFiniteError, forward_rows
+from edgetl.train.infer import forward_rows
 from edgetl.train.mistakes import worst_mistakes
-from edgetl.train.stages import Context, fit_network, fit_probe_stage
+from edgetl.train.stages import Context, check_mirroring, fit_network, fit_probe_stage, named_photos
 from edgetl.train.weights import load_weights, save_classifier
 
 log = logging.getLogger("edgetl")
-NAMED = 48  # photos in one message: a batch and its rounding
 
 
 def finetune(
@@ -140,29 +138,11 @@ def _train(
         record = msgspec.structs.replace(record, created_utc=before.created_utc)
     runs.write_run(home, record)  # first: it is what makes the folder a run
     write_bytes(home / runs.PHOTOS, photo_lines(dataset.photos))
-    context = Context(home, config, dataset, info.normalize, progress, timings)
-    with _named_photos(context):
+    context = Context(home, config, dataset, info.normalize, progress, timings, [])
+    paths = [dataset.root / dataset.photos[i].path for i in dataset.rows("train")]
+    context.warn(guidance.framing(paths, config.fit))
+    with named_photos(context):
         return _finish(context, record, _stages(context, model), start=start)
-
-
-@contextlib.contextmanager
-def _named_photos(context: Context) -> Iterator[None]:
-    """Tell whoever trains which photos gave NaN or infinity, and what is kept of the run."""
-    try:
-        yield
-    except NotFiniteError as error:
-        dataset = context.dataset
-        rows = dataset.rows(error.split)[error.rows] if error.split else error.rows
-        names = [dataset.photos[i].path for i in rows[:NAMED]]
-        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-        kept = (context.home / runs.CHECKPOINT).is_file()
-        raise TrainingError(
-            f"{error.what} is NaN or infinity for {len(rows)} photo{'s' * (len(rows) != 1)}: "
-            f"{', '.join(names)}{more}.",
-            fix="look at these photos; where they are sound, the network diverges: train from "
-            "other --weights or with --strategy probe, by --overwrite or into another --out"
-            + (f" ({context.home} keeps the last whole epoch)." if kept else "."),
-        ) from error
 
 
 def _load_photos(home: Path, config: FinetuneConfig, spec: Preprocess, progress: bool) -> Dataset:
@@ -214,8 +194,12 @@ def _stages(context: Context, model: Classifier) -> tuple[Classifier, list[Stage
     probed, probe_stage, row = fit_probe_stage(context, model)
     if strategy == "probe":
         return probed, [probe_stage], [row]
+    if context.config.flip:
+        check_mirroring(context, probed)
     tuned, tuned_stage, history = fit_network(context, probed, "finetune")
     stages, rows = [probe_stage, tuned_stage], [row, *history]
+    n = len(context.dataset.rows("validation"))
+    context.warn(guidance.far_below(probe_stage, tuned_stage, n, context.config))
     if strategy == "auto" and _score(probe_stage) > _score(tuned_stage):
         log.warning(
             "fine-tuning (%.4f) did not beat the probe (%.4f) on validation: the probe ships",
@@ -253,11 +237,14 @@ def _finish(
                 logits,
             )
     context.timings["evaluation"] = time.perf_counter() - clock
+    scores = {split: evaluation for split, (evaluation, _) in results.items()}
+    context.warn(guidance.never_right(scores, dataset.summary.counts["train"]))
     shown: Split = "test" if "test" in results else "validation"
     record = msgspec.structs.replace(
         record,
         strategy=_shipped(stages, context.config.strategy),
         stages=tuple(stages),
+        warnings=tuple(context.warnings),
         validation=results["validation"][0],
         test=results["test"][0] if "test" in results else None,
         timings_s={k: round(v, 3) for k, v in context.timings.items()},

@@ -282,7 +282,7 @@ def train(
     settings = trainer.settings
     while not trainer.done:
         start = time.perf_counter()
-        title = f"{settings.stage} {trainer.epoch + 1}/{settings.epochs}"
+        title = f"{settings.stage}, epoch {trainer.epoch + 1} of {settings.epochs}"
         with bar(title, len(batches.truth)) as advance:
             loss, rate = trainer.run_epoch(batches, advance)
         accuracy, macro_f1, validation_loss = validation.score(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import logging
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,21 +15,25 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from edgetl.errors import TrainingError
 from edgetl.files import read_jsonl, write_bytes
 from edgetl.machine import available_cores
 from edgetl.photos.dataset import Dataset
 from edgetl.photos.ingest import open_cache
 from edgetl.preprocess import CROP, Pixels, pixels
-from edgetl.progress import progress_bar
+from edgetl.progress import progress_bar, status_line
 from edgetl.spec import EpochRow, FinetuneConfig, Normalize, Preprocess, Stage
+from edgetl.train import guidance
 from edgetl.train import run as runs
 from edgetl.train.augment import Batches
 from edgetl.train.backbones import Classifier
-from edgetl.train.infer import bf16_pays, forward_rows
+from edgetl.train.infer import NotFiniteError, bf16_pays, forward_rows
 from edgetl.train.loop import Settings, Trainer, Validation, train
 from edgetl.train.probe import Head, fit_probe
 
+log = logging.getLogger("edgetl")
 BATCH = 32
+NAMED = 48  # photos in one message: a batch and its rounding
 TRAIN_SIZE = 0.8  # of the deployed size: random crops magnify (Touvron et al., NeurIPS 2019)
 FINETUNE_PHOTOS = 25_000  # photos seen in a default fine-tuning
 SCRATCH_PHOTOS = 60_000
@@ -42,6 +48,13 @@ class Context(NamedTuple):
     normalize: Normalize
     progress: bool
     timings: dict[str, float]
+    warnings: list[str]
+
+    def warn(self, texts: list[str]) -> None:
+        """Say findings once, and keep them for the run's record."""
+        self.warnings.extend(texts)
+        for text in texts:
+            log.warning(text)
 
     def validation(self) -> Validation:
         """The photos that choose."""
@@ -51,6 +64,26 @@ class Context(NamedTuple):
             self.dataset.truth(rows),
             self.dataset.summary.labels,
         )
+
+
+@contextlib.contextmanager
+def named_photos(context: Context) -> Iterator[None]:
+    """Tell whoever trains which photos gave NaN or infinity, and what is kept of the run."""
+    try:
+        yield
+    except NotFiniteError as error:
+        dataset = context.dataset
+        rows = dataset.rows(error.split)[error.rows] if error.split else error.rows
+        names = [dataset.photos[i].path for i in rows[:NAMED]]
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        kept = (context.home / runs.CHECKPOINT).is_file()
+        raise TrainingError(
+            f"{error.what} is NaN or infinity for {len(rows)} photo{'s' * (len(rows) != 1)}: "
+            f"{', '.join(names)}{more}.",
+            fix="look at these photos; where they are sound, the network diverges: train from "
+            "other --weights or with --strategy probe, by --overwrite or into another --out"
+            + (f" ({context.home} keeps the last whole epoch)." if kept else "."),
+        ) from error
 
 
 def fit_probe_stage(context: Context, model: Classifier) -> tuple[Classifier, Stage, EpochRow]:
@@ -88,6 +121,22 @@ def fit_probe_stage(context: Context, model: Classifier) -> tuple[Classifier, St
     return probed, stage, row
 
 
+def check_mirroring(context: Context, probed: Classifier) -> None:
+    """Warn where mirroring, which fine-tuning does, would make one class of another."""
+    device, validation = context.config.device, context.validation()
+    dtype = torch.bfloat16 if bf16_pays(device) else torch.float32
+    rows = np.arange(len(validation.truth), dtype=np.int64)
+    plain, mirrored = (
+        forward_rows(probed, images, rows, context.normalize, device=device, dtype=dtype)
+        for images in (validation.pixels, validation.pixels[:, :, ::-1])
+    )
+    context.warn(
+        guidance.mirroring(
+            plain.argmax(axis=1), mirrored.argmax(axis=1), validation.truth, validation.labels
+        )
+    )
+
+
 def _fit_head(context: Context, model: Classifier) -> Head:
     dataset, device = context.dataset, context.config.device
     rows = dataset.rows("train")
@@ -105,13 +154,15 @@ def _fit_head(context: Context, model: Classifier) -> Head:
         )
     context.timings["features"] = time.perf_counter() - clock
     clock = time.perf_counter()
-    head = fit_probe(
-        features,
-        dataset.truth(rows),
-        [dataset.photos[i].group for i in rows],
-        classes=len(dataset.summary.labels),
-        seed=context.config.seed,
-    )
+    with status_line(show=context.progress) as say:
+        say("fitting the probe's head")
+        head = fit_probe(
+            features,
+            dataset.truth(rows),
+            [dataset.photos[i].group for i in rows],
+            classes=len(dataset.summary.labels),
+            seed=context.config.seed,
+        )
     context.timings["head"] = time.perf_counter() - clock
     stream = io.BytesIO()
     np.savez(stream, weight=head.weight, bias=head.bias, strength=head.strength)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import matplotlib
 import msgspec
+import numpy as np
 import pytest
 from msgspec.structs import replace
 from PIL import Image
 
 from edgetl import spec
+from edgetl.metrics import evaluate_classes
 from edgetl.report import Mistake, write_run_report
 from edgetl.spec import EpochRow, RunRecord, SkippedFile, Stage
 
@@ -297,3 +299,61 @@ def test_number_of_classes(tmp_path: Path, classes: int, numbers: bool) -> None:
     assert (">8</td>" in table) is numbers
     assert "class 000 → class 001 2 (20" in re.sub(r"\s+", " ", page.text)
     assert len(html) < 600_000
+
+
+# --- what a reader should notice --------------------------------------------------------------
+
+
+def test_findings_of_the_run_and_notes_on_its_weights_are_shown(tmp_path: Path) -> None:
+    record = run_record()
+    origin = replace(record.weights_origin, notes=("w.pth: 3 tensors <b>halved</b>",))
+    warnings = ("the centre crop sees 19 % & less",)
+    _, page = written(
+        tmp_path, replace(record, warnings=warnings, weights_origin=origin), rows(), []
+    )
+    assert "the centre crop sees 19 % & less" in page.text
+    assert "w.pth: 3 tensors <b>halved</b>" in page.text
+
+
+def test_the_balance_of_classes_is_stated(tmp_path: Path) -> None:
+    def page(**counts: int) -> str:
+        record = run_record()
+        data = replace(
+            record.data, counts={"train": counts, "test": {"cat": 1, "dog": 1, "eel": 1}}
+        )
+        return " ".join(written(tmp_path, replace(record, data=data), rows(), [])[1].text.split())
+
+    uneven = page(cat=90, dog=45, eel=5)
+    assert "from 5 photos of “eel” to 90 of “cat”, 1 to 18." in uneven
+    assert "Accuracy is mostly about the large classes" in uneven
+    assert "64.3 %" in uneven
+    assert "3.6 %" in uneven
+    assert "Accuracy is mostly" not in page(cat=12, dog=10, eel=11)
+    assert "10 photos of every class" in page(cat=10, dog=10, eel=10)
+
+
+def test_a_class_that_is_never_predicted_is_marked(tmp_path: Path) -> None:
+    found = evaluate_classes(
+        np.array([0, 0, 0, 1, 1, 0]), np.array([0, 0, 1, 1, 2, 2]), ("cat", "dog", "eel")
+    )
+    record = replace(run_record(), validation=found, test=found)
+    _, page = written(tmp_path, record, rows(), [])
+    assert page.text.count("never predicted") == 1
+    assert page.text.count("lowest F1") == 1  # the heading's
+    assert re.search(r"eel\s+never predicted", page.text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "planned", "said"),
+    [(3, 3, "epochs 3"), (0, 8, "epochs automatic, 8"), (0, None, "epochs automatic")],
+)
+def test_epochs_that_were_left_open_are_automatic(
+    tmp_path: Path, asked: int, planned: int | None, said: str
+) -> None:
+    record = run_record()
+    details = {} if planned is None else {"epochs": planned}
+    stage = replace(record.stages[1], details=details)
+    config = replace(record.config, epochs=asked)
+    _, page = written(tmp_path, replace(record, config=config, stages=(stage,)), rows(), [])
+    options = " ".join(page.text[page.text.index("Options") :].split())
+    assert f" {said} size 224" in options

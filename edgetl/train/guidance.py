@@ -1,0 +1,139 @@
+"""What a run's owner should be told: each finding as one sentence with numbers and a way out.
+
+These are judgements, not errors. Each counts the photos that it rests on, so that a small
+validation split says nothing that chance explains.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from edgetl.metrics import never_predicted
+from edgetl.preprocess import CROP
+from edgetl.spec import Evaluation, FinetuneConfig, Fit, Split, Stage
+
+LOOKED_AT = 1000  # photos whose shape is read
+LEAST_SEEN = 0.40  # of a photo's area; a video frame of 16:9 shows 0.43
+LONG_SHARE = 0.1  # of the photos, from which on it is said
+NAMED = 5
+FEW = 3  # photos that must agree before a class is said to change when it is mirrored
+
+
+def framing(paths: Sequence[Path], fit: Fit) -> list[str]:
+    """That the centre crop of long photos leaves most of them unseen."""
+    if fit != "crop":
+        return []
+    step = max(1, len(paths) // LOOKED_AT)
+    seen = [share for path in paths[::step] if (share := _seen_by_crop(path))]
+    long = [share for share in seen if share < LEAST_SEEN]
+    if not seen or len(long) < LONG_SHARE * len(seen):
+        return []
+    share = statistics.median(long)
+    of = f"{len(long)} of {len(seen)} training photos" + (" looked at" if step > 1 else "")
+    return [
+        f"{of} are about {CROP**2 / share:.1f} times as long as wide: the centre crop "
+        f"sees {share:.0%} of such a photo. Where what matters may lie outside the middle, give "
+        "--fit pad (all of it, smaller) or --fit squash (all of it, distorted)."
+    ]
+
+
+def _seen_by_crop(path: Path) -> float:
+    """Share of a photo's area within the square that fit `crop` takes; 0 where it is unknown."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on huge photos; this reads only the header
+            with Image.open(path) as image:
+                width, height = image.size
+    except Exception:  # plug-ins raise almost anything; whoever reads the pixels says it
+        return 0.0
+    return (CROP * min(width, height)) ** 2 / (width * height)
+
+
+def mirroring(
+    plain: npt.NDArray[np.int64],
+    mirrored: npt.NDArray[np.int64],
+    truth: npt.NDArray[np.int64],
+    labels: tuple[str, ...],
+) -> list[str]:
+    """That mirrored photos of a class are taken for another: `--no-flip`.
+
+    Takes what the probe, which never saw mirrored photos, predicts for validation photos `(N,)`
+    as they are and mirrored.
+    """
+    right = plain == truth
+    found = []
+    for column, n in sorted(Counter(truth[right].tolist()).items()):
+        other, count = Counter(mirrored[right & (truth == column)].tolist()).most_common(1)[0]
+        if other != column and count >= FEW and 2 * count > n:
+            found.append(f"{count} of {n} of {labels[column]} become {labels[other]}")
+    if not found:
+        return []
+    return [
+        f"Mirroring changes the class of validation photos ({_listed(found, '; ')}), and training "
+        "mirrors photos: give --no-flip."
+    ]
+
+
+def far_below(probe: Stage, tuned: Stage, n: int, config: FinetuneConfig) -> list[str]:
+    """That fine-tuning lost against the probe by more than chance explains on `n` photos."""
+    # Shares with one photo more on either side: 0 and 1 are never certain.
+    before, after = ((stage.accuracy * n + 1) / (n + 2) for stage in (probe, tuned))
+    noise = math.sqrt((before * (1 - before) + after * (1 - after)) / n)
+    if before - after <= 2 * noise:
+        return []
+    causes = ["classes that differ in a small or outer part, which random crops cut off"]
+    if config.flip:
+        causes.insert(0, "classes that mirroring changes, such as left and right (--no-flip)")
+    if config.epochs:
+        causes.append(f"--epochs {config.epochs}, which may be too few (leave it out)")
+    causes.append("photos under wrong labels")
+    return [
+        f"Fine-tuning reached {tuned.accuracy:.4f} on the {n} validation photos and the probe "
+        f"{probe.accuracy:.4f}: more than chance explains. Look for {'; '.join(causes)}."
+    ]
+
+
+def never_right(evaluations: Mapping[Split, Evaluation], trained: dict[str, int]) -> list[str]:
+    """Classes of which a split's photos are all mistaken; `trained` counts photos by class."""
+    by_text: dict[tuple[str, ...], list[str]] = {}
+    for split, evaluation in evaluations.items():
+        found = tuple(_mistaken(evaluation, trained))
+        if found:
+            by_text.setdefault(found, []).append(f"{split} ({evaluation.n} photos)")
+    return [
+        f"On {' and '.join(splits)}, {_classes(len(found))} never recognised: "
+        f"{_listed(found, '; ')}. Accuracy hides this: look at macro-F1 and the confusion matrix, "
+        "and add photos of what is rare."
+        for found, splits in by_text.items()
+    ]
+
+
+def _mistaken(evaluation: Evaluation, trained: dict[str, int]) -> list[str]:
+    never, found = never_predicted(evaluation), []
+    for score, row in zip(evaluation.per_class, evaluation.confusion, strict=False):
+        if score.n and not score.recall:
+            other = evaluation.labels[int(np.argmax(row))]
+            predicted = "never predicted, " if score.label in never else ""
+            found.append(
+                f"{score.label} ({predicted}none of {score.n} right, most taken for {other}; "
+                f"{trained.get(score.label, 0)} in training)"
+            )
+    return found
+
+
+def _classes(count: int) -> str:
+    return "1 class is" if count == 1 else f"{count} classes are"
+
+
+def _listed(names: Sequence[str], between: str) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return between.join(names[:NAMED]) + more
