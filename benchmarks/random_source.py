@@ -11,7 +11,8 @@ import numpy as np
 from edgetl.errors import DataError
 from edgetl.exporter.source import Judges
 from edgetl.exporter.trace import trace
-from edgetl.preprocess import SUFFIXES, Pixels, pixels
+from edgetl.photos.walk import images_in
+from edgetl.preprocess import Pixels, pixels
 from edgetl.spec import Calibration, Normalize, Preprocess, Provenance, WeightsOrigin
 from edgetl.train.backbones import build_classifier
 from edgetl.train.infer import forward_rows
@@ -27,7 +28,7 @@ class RandomSource:
         self.labels = tuple(f"class {i}" for i in range(CLASSES))
         self.preprocess, self.normalize = Preprocess(), Normalize()
         self.model = build_classifier(backbone, CLASSES, seed=0).eval()
-        found = sorted(p for p in (data / "train").rglob("*") if p.suffix.lower() in SUFFIXES)
+        found = images_in(data / "train")
         if len(found) < PHOTOS:
             raise DataError(f"{data} holds {len(found)} training photos.", fix=f"{PHOTOS} at least")
         chosen = found[:: len(found) // PHOTOS][:PHOTOS]

@@ -84,10 +84,11 @@ def prepare(folder: Path, wheels: list[Path], data: Path, weights: Path) -> None
 
 def photos(data: Path, count: int) -> Any:
     """Photos from all over a folder, uint8 `(count, 224, 224, 3)`."""
-    from edgetl.preprocess import SUFFIXES, pixels
+    from edgetl.photos.walk import images_in
+    from edgetl.preprocess import pixels
     from edgetl.spec import Preprocess
 
-    found = sorted(path for path in data.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = images_in(data)
     if len(found) < count:
         raise SystemExit(f"{data} holds {len(found)} photos, and {count} are needed.")
     order = np.random.default_rng(0).permutation(len(found))[:count]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -69,19 +70,45 @@ def write_bytes(path: Path, data: bytes) -> None:
         stream.write(data)
 
 
+def encode_json(value: Any) -> bytes:
+    """`value` as JSON; bytes of a name that is no UTF-8 become escapes \\udc80…\\udcff."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:  # msgspec does not escape them
+        return json.dumps(msgspec.to_builtins(value)).encode()
+
+
+def decode_json(data: bytes, kind: type[T]) -> T:
+    """What `encode_json` wrote; msgspec.DecodeError when it is no JSON or no `kind`."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError:
+        if b"\\udc" not in data:
+            raise
+    try:
+        return msgspec.convert(json.loads(data), kind)
+    except ValueError as error:
+        raise msgspec.DecodeError(str(error)) from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    data = encode_json(value)
+    try:
+        data = msgspec.json.format(data, indent=2)
+    except msgspec.DecodeError:  # msgspec refuses the escapes of `encode_json`
+        data = json.dumps(json.loads(data), indent=2).encode()
+    write_bytes(path, data + b"\n")
 
 
 def write_jsonl(path: Path, rows: list[Any]) -> None:
     """Write one JSON document a line, atomically."""
-    write_bytes(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+    write_bytes(path, b"".join(encode_json(row) + b"\n" for row in rows))
 
 
 def read_jsonl(path: Path, kind: type[T]) -> list[T]:
     """Read a file of one JSON document a line into `kind`."""
-    return [msgspec.json.decode(line, type=kind) for line in path.read_bytes().splitlines() if line]
+    return [decode_json(line, kind) for line in path.read_bytes().splitlines() if line]
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:

@@ -17,7 +17,6 @@ Nothing else happens outside the graph.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,18 +27,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgetl.errors import ImageError
+from edgetl.formats import READABLE, open_image
 from edgetl.spec import Preprocess
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, Image.Image, Pixels]
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF")  # JPEG covers MPO
-SUFFIXES = frozenset(
-    f".{name}" for name in (
-        "jpg", "jpeg", "jpe", "jfif", "mpo", "png", "bmp", "webp", "tif", "tiff", "gif", "ppm",
-        "pgm", "pbm",
-    )
-)  # fmt: skip
 CROP = 224 / 256
 PADDING = (124, 116, 104)
 ORIENTATION_TAG = 0x0112
@@ -74,7 +67,7 @@ def pixels(source: Source, spec: Preprocess, *, crop: float = CROP) -> Pixels:
     except Exception as error:  # Pillow's plug-ins raise almost anything on damaged files
         raise ImageError(
             f"Cannot read image {name}: {_reason(error)}.",
-            fix="replace it with a whole JPEG, PNG, WebP, BMP, TIFF, GIF or PPM file.",
+            fix=f"replace it with a whole {READABLE} file.",
         ) from error
 
 
@@ -95,8 +88,6 @@ def _reason(error: Exception) -> str:
         return "no such file"
     if isinstance(error, IsADirectoryError):
         return "it is a folder"
-    if type(error).__name__ == "UnidentifiedImageError":
-        return "not an image in a format that edgetl reads"
     text = str(error).split("\n")[0].rstrip(". ")
     if "truncated" in text.lower():
         return "the file is cut off"
@@ -122,7 +113,7 @@ def _decoded(source: Source, spec: Preprocess, crop: float) -> Image.Image:
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     if not data:
         raise ImageError("the file is empty.", fix="replace the file.")
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = open_image(data)
     if image.format in ("JPEG", "MPO"):
         image.draft(image.mode, _wanted(image.width, image.height, spec, crop))
     image.load()

@@ -103,10 +103,11 @@ class FinetuneConfig(Strict, frozen=True, kw_only=True):
 
 
 class SkippedFile(Record, frozen=True, kw_only=True):
-    """A file that was left out, and why."""
+    """A file that was left out, and why; `n` files of the same kind, `path` being the first."""
 
     path: str
     reason: str
+    n: int = 1
 
 
 class DataSummary(Record, frozen=True, kw_only=True):

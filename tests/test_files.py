@@ -17,6 +17,8 @@ from edgetl.errors import StorageError
 from edgetl.files import (
     atomic_file,
     cache_folder,
+    decode_json,
+    encode_json,
     read_jsonl,
     scratch_folder,
     sha256_bytes,
@@ -130,3 +132,19 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     assert cache_folder() == Path("/var/cache/edgetl")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "edgetl"
+
+
+def test_names_that_are_no_utf8_come_back_from_json(tmp_path: Path) -> None:
+    """As Python reads them: each byte that fits nowhere is a lone surrogate."""
+    name = os.fsdecode(b"caf\xe9/\xff.png")
+    photo = Photo(path=name, split="train", label="naïve", sha256="0")
+    assert encode_json(photo).isascii()
+    assert decode_json(encode_json(photo), Photo) == photo
+    write_jsonl(tmp_path / "rows", [photo, photo])
+    assert read_jsonl(tmp_path / "rows", Photo) == [photo, photo]
+    write_json(tmp_path / "one", {"photo": photo})
+    assert decode_json((tmp_path / "one").read_bytes(), dict[str, Photo]) == {"photo": photo}
+    assert (tmp_path / "one").read_text().startswith('{\n  "photo"')
+    for broken in (b'{"path": "\\udce9"}', b'{"path": "\\udce9"', b"{}"):
+        with pytest.raises(msgspec.DecodeError):
+            decode_json(broken, Photo)

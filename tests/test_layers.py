@@ -13,7 +13,7 @@ HOME = Path(edgetl.__file__).parent
 FLOORS = (
     {"errors"},
     {"spec"},
-    {"files"},
+    {"files", "formats"},
     {"machine", "telemetry", "progress"},
     {"recipes"},
     {"devices"},

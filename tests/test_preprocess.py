@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
 from edgetl.errors import ImageError
-from edgetl.preprocess import PADDING, SUFFIXES, batch, pixels
+from edgetl.formats import SUFFIXES
+from edgetl.preprocess import PADDING, batch, pixels
 from edgetl.spec import Fit, Preprocess
 
 SPEC = Preprocess(size=64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import json
 import logging
 import os
 import signal
@@ -14,10 +13,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, NoReturn, ParamSpec, TypeVar
 
-import msgspec
 import typer
 
 from edgetl.errors import EdgetlError, StorageError
+from edgetl.files import encode_json
 from edgetl.progress import Interrupt
 
 P = ParamSpec("P")
@@ -137,11 +136,7 @@ def say(text: str) -> None:
 
 def emit(value: Any) -> None:
     """One JSON document to stdout."""
-    try:
-        text = msgspec.json.encode(value).decode()
-    except UnicodeEncodeError:  # a file's name that is no UTF-8; msgspec cannot escape it
-        text = json.dumps(msgspec.to_builtins(value))
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(encode_json(value).decode() + "\n")
     sys.stdout.flush()
 
 

@@ -20,6 +20,7 @@ from edgetl.cli.common import (
     table,
     verb,
 )
+from edgetl.photos.found import skipped_line
 from edgetl.spec import SkippedFile
 
 
@@ -39,7 +40,7 @@ def evaluate(
         model, data, engine=engine, precision=precision, candidate=candidate, skipped=skipped
     )
     for item in skipped:
-        say(f"skipped {item.path}: {item.reason}")
+        say(skipped_line(item))
     if json:
         emit({**msgspec.structs.asdict(scores), "skipped_files": skipped})
         return

@@ -9,8 +9,7 @@ import typer
 
 import edgetl
 from edgetl.cli.common import Debug, EngineChoice, Json, PrecisionChoice, emit, say, verb
-from edgetl.errors import DataError
-from edgetl.preprocess import SUFFIXES
+from edgetl.photos.walk import images_in
 from edgetl.spec import Result
 
 
@@ -27,7 +26,7 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Classify images; one that cannot be read has an error in its row, and the exit code is 1."""
-    paths = [path for image in images for path in _files(image)]
+    paths = [p for image in images for p in (images_in(image, say) if image.is_dir() else [image])]
     results: list[Result] = []
     with edgetl.load(
         bundle, engine=engine, precision=precision, candidate=candidate, threads=threads
@@ -46,15 +45,6 @@ def predict(
     if failed:
         say(f"error: {failed} of {len(results)} images could not be read.")
         raise typer.Exit(1)
-
-
-def _files(image: Path) -> list[Path]:
-    if not image.is_dir():
-        return [image]
-    found = sorted(p for p in image.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
-        raise DataError(f"No images in folder {image}.", fix="give a folder that holds images.")
-    return found
 
 
 def _print(result: Result) -> None:

@@ -17,10 +17,13 @@ from edgetl.files import sha256_bytes
 from edgetl.machine import available_cores
 from edgetl.photos.dataset import photo_lines
 from edgetl.photos.duplicates import join, same_pairs
+from edgetl.photos.found import Found, by_kind, data_folder, skipped_line
 from edgetl.photos.ingest import look_all
-from edgetl.photos.scan import FOREIGN, Found, data_folder, scan
+from edgetl.photos.names import in_order
+from edgetl.photos.scan import scan
 from edgetl.photos.split import seeded_split
-from edgetl.preprocess import SUFFIXES, Pixels
+from edgetl.photos.walk import walk
+from edgetl.preprocess import Pixels
 from edgetl.spec import Photo, Preprocess, Split
 
 log = logging.getLogger("edgetl")
@@ -55,7 +58,7 @@ class Folder:
         """Raises DataError for photos that cannot be used, or folders that are not in `labels`."""
         self.root, self.spec, self.seed = data_folder(root), spec, seed
         self.warnings: list[str] = []
-        found, self.classes = self._found()
+        found, self.classes = self._found(labels)
         self._check_classes(labels)
         found, hashes = self._readable(found)
         uses = self._split(found, hashes)
@@ -95,29 +98,21 @@ class Folder:
 
     # --- finding ------------------------------------------------------------------------------
 
-    def _found(self) -> tuple[list[Found], tuple[str, ...]]:
+    def _found(self, labels: tuple[str, ...]) -> tuple[list[Found], tuple[str, ...]]:
         """Photos and class folders; without folders, all photos of the folder itself."""
-        try:
-            entries = sorted(p for p in self.root.iterdir() if not p.name.startswith("."))
-        except OSError as error:
-            raise DataError(
-                f"Cannot list {self.root}: {error.strerror}.", fix="make the folder readable."
-            ) from error
-        loose = [p for p in entries if p.is_file() and p.suffix.lower() in SUFFIXES | FOREIGN]
-        if any(p.is_dir() for p in entries):
-            if loose:
-                self.warnings.append(
-                    f"photos beside the class folders in {self.root} are not used: {len(loose)}, "
-                    f"{loose[0].name} for one."
-                )
-            found = scan(self.root, need_train=False)
-            return found, tuple(sorted({item.label for item in found}))
-        if not loose:
+        seen = walk(self.root)
+        if seen.folders:
+            scanned = scan(self.root, need_train=False, known=labels)
+            self.warnings += scanned.warnings
+            self.warnings += map(skipped_line, scanned.skipped)
+            return list(scanned.photos), in_order(item.label for item in scanned.photos)
+        if not seen.photos:
             raise DataError(
                 f"No photos in {self.root}.",
                 fix=f"put at least {FEWEST} photos into it, in class folders or loose.",
             )
-        return [Found(path=p.name, label="") for p in loose], ()
+        self.warnings += map(skipped_line, by_kind(seen.others))
+        return [Found(path=path, label="") for path in seen.photos], ()
 
     def _check_classes(self, labels: tuple[str, ...]) -> None:
         if len(self.classes) == 1:

@@ -20,6 +20,7 @@ from edgetl.exporter.folder import Folder
 from edgetl.exporter.photos import fingerprint
 from edgetl.exporter.source import Judges
 from edgetl.metrics import Logits
+from edgetl.photos.names import nfc, shown
 from edgetl.preprocess import Pixels
 from edgetl.spec import Calibration, Fit, Normalize, Preprocess, Provenance, WeightsOrigin
 
@@ -150,8 +151,15 @@ class OnnxSource:
 
     def _folder_labels(self, given: Given) -> tuple[str, ...]:
         """The class folders where they may be the outputs, else numbers."""
-        if len(self.folder.classes) == given.classes:
-            return self.folder.classes
+        classes = self.folder.classes
+        if len(classes) == given.classes:
+            if list(classes) != sorted(classes):
+                self._warn(
+                    f"Class folders that are numbers are taken in the order of numbers, "
+                    f"{shown(classes)}; many trainers sort them as words, {shown(sorted(classes))}."
+                    " --labels FILE states the order of the outputs."
+                )
+            return classes
         self._warn(
             f"{given.name} has {given.classes} outputs and {self.folder.root} "
             f"{len(self.folder.classes) or 'no'} class folders: labels are numbers, and agreement "
@@ -204,7 +212,7 @@ def _read_labels(path: Path, given: Given) -> tuple[str, ...]:
             f"Cannot read labels file {path}: {error}.",
             fix="give a UTF-8 text file with one label a line, in output order.",
         ) from error
-    labels = tuple(line.strip() for line in lines)
+    labels = tuple(nfc(line.strip()) for line in lines)
     while labels and not labels[-1]:
         labels = labels[:-1]
     if "" in labels:

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from edgetl.errors import DataError, RunError
 from edgetl.files import read_jsonl, sha256_bytes, sha256_file
 from edgetl.machine import available_cores
-from edgetl.photos.scan import data_folder
-from edgetl.preprocess import SUFFIXES, Pixels, pixels
+from edgetl.photos.found import data_folder
+from edgetl.photos.walk import walk
+from edgetl.preprocess import Pixels, pixels
 from edgetl.spec import Photo, Preprocess, RunRecord, Split
 from edgetl.train.run import PHOTOS
 
@@ -43,12 +44,11 @@ class RunPhotos:
         wanted: dict[str, list[Photo]] = {}
         for photo in lost:  # a picture may be in the data set more than once
             wanted.setdefault(photo.sha256, []).append(photo)
-        for path in sorted(self.root.rglob("*")):
+        for path in (self.root / name for name in walk(self.root).photos):
             if not wanted:
                 break
-            if path.suffix.lower() in SUFFIXES and path.is_file():
-                for photo in wanted.pop(_hash(path), []):
-                    self.paths[photo.path] = path
+            for photo in wanted.pop(_hash(path), []):
+                self.paths[photo.path] = path
         return [photo for photo in lost if not self.paths[photo.path].is_file()]
 
     def of(self, split: Split) -> list[Photo]:

@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from edgetl.errors import DataError
-from edgetl.files import sha256_bytes
+from edgetl.files import encode_json, sha256_bytes
 from edgetl.photos.duplicates import join, near_pairs, same_pairs
+from edgetl.photos.found import Found, data_folder
 from edgetl.photos.ingest import Look, look_all, open_cache
-from edgetl.photos.scan import Found, data_folder, scan
+from edgetl.photos.names import in_order
+from edgetl.photos.scan import scan
 from edgetl.photos.split import seeded_split
 from edgetl.preprocess import Pixels
 from edgetl.spec import DataSummary, Photo, Preprocess, SkippedFile, Split
@@ -51,15 +52,17 @@ def load_dataset(
     *,
     labels_csv: str = "",
     seed: int = 0,
+    ignore: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Find, check, hash and split the photos; decode each once into the memory map `cache`.
 
-    Raises DataError for what would spoil training: see the checks below. `progress` is called with
-    (done, total).
+    Raises DataError for what would spoil training: see the checks below. `ignore` is a folder that
+    holds no photos of the user's, `progress` is called with (done, total).
     """
     root = data_folder(data)
-    found = scan(root, labels_csv)
+    scanned = scan(root, labels_csv, ignore=ignore)
+    found = list(scanned.photos)
     check_classes(sorted({item.label for item in found}), root)
     if {"train", "validation"} <= {item.split for item in found}:
         check_splits(found)
@@ -68,15 +71,15 @@ def load_dataset(
     check_emptied(found, kept)
     photos, split_by, warnings, repeats = _split(kept, looks, seed, "csv" if labels_csv else "")
     check_splits(photos)
-    labels = tuple(sorted({photo.label for photo in photos}))
+    labels = in_order(photo.label for photo in photos)
     summary = DataSummary(
         root=str(root),
         labels=labels,
         counts=_counts(photos, labels),
         sha256=sha256_bytes(photo_lines(photos)),
         split_by=split_by,
-        skipped_files=tuple(skipped),
-        warnings=(*warnings, *_untested(photos, labels)),
+        skipped_files=(*skipped, *scanned.skipped),
+        warnings=(*scanned.warnings, *warnings, *_untested(photos, labels)),
         duplicates=repeats,
     )
     return Dataset(root, photos, pixels[: len(photos)], summary)
@@ -109,7 +112,7 @@ def _read(
 
 def photo_lines(photos: list[Photo]) -> bytes:
     """data.jsonl as bytes; its hash identifies the data set."""
-    return b"".join(msgspec.json.encode(photo) + b"\n" for photo in photos)
+    return b"".join(encode_json(photo) + b"\n" for photo in photos)
 
 
 def check_classes(labels: list[str], root: Path) -> None:
@@ -128,7 +131,7 @@ def check_bad(skipped: list[SkippedFile], total: int, root: Path) -> None:
         raise DataError(
             f"{len(skipped)} of {total} photos in {root} cannot be read, which is more than "
             f"{MAX_BAD:.0%}: {names}{'; …' if len(skipped) > 3 else ''}.",
-            fix="replace or remove these files.",
+            fix="replace these files, convert them to JPEG or PNG, or remove them.",
         )
 
 
@@ -194,6 +197,10 @@ def _split(
         if "validation" not in named:
             chosen = _carve_validation(kept, groups, chosen, seed)
             split_by += ", validation seeded from training"
+            carved, of = chosen.count("validation"), sum(item.split == "train" for item in kept)
+            warnings.append(
+                f"No validation split: {carved} of the {of} training photos were set aside for it."
+            )
         warnings += _leaks(kept, chosen, pairs)
     photos = [
         Photo(path=i.path, split=s, label=i.label, sha256=seen.sha256, group=i.group)

@@ -6,8 +6,7 @@ import math
 from pathlib import PurePath
 from typing import Any
 
-import msgspec
-
+from edgetl.files import encode_json
 from edgetl.spec import RunRecord, Stage
 
 SPACE = "\N{NO-BREAK SPACE}"
@@ -56,7 +55,7 @@ def detail(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(detail(item) for item in value) or NONE
     if isinstance(value, dict):
-        return msgspec.json.encode(value).decode()
+        return encode_json(value).decode()
     return NONE if value is None or value == "" else str(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,11 +15,15 @@ from edgetl.bundle import Bundle, open_bundle
 from edgetl.engines import NAMES, Session
 from edgetl.errors import DataError, EngineError, ImageError, UnknownNameError, UsageError
 from edgetl.metrics import Logits
-from edgetl.preprocess import SUFFIXES, Pixels, pixels
+from edgetl.photos.names import nfc
+from edgetl.photos.walk import images_in
+from edgetl.preprocess import Pixels, pixels
 from edgetl.runtime.choose import best_candidate
 from edgetl.runtime.comparison import Comparison, Scores, Side, Unread
 from edgetl.runtime.model import open_session
 from edgetl.spec import Candidate, Preprocess
+
+log = logging.getLogger("edgetl")
 
 PathLike: TypeAlias = Union[str, "os.PathLike[str]"]
 
@@ -65,7 +70,7 @@ def compare(
         opened = [stack.enter_context(open_bundle(path)) for path in _listed(bundles)]
         _check_labels(opened)
         entries = _open(opened, _chosen(opened, engines, candidates), threads, stack)
-        files = find_images(images)
+        files = find_images(images, log.warning)
         seen, unread = _run(entries, files, advance)
         if not seen:
             raise DataError(
@@ -81,16 +86,19 @@ def _listed(paths: PathLike | Sequence[PathLike]) -> list[Path]:
     return [Path(path) for path in paths]
 
 
-def find_images(images: PathLike | Sequence[PathLike]) -> list[tuple[Path, tuple[str, ...]]]:
-    """Each image file with the names of the folders that may state its class, the nearest first."""
+def find_images(
+    images: PathLike | Sequence[PathLike], tell: Callable[[str], None] = lambda _: None
+) -> list[tuple[Path, tuple[str, ...]]]:
+    """Each image file with the names of the folders that may state its class, the nearest first.
+
+    `tell` gets a line on each kind of file that is no image.
+    """
     found: list[tuple[Path, tuple[str, ...]]] = []
     for path in _listed(images):
         if not path.is_dir():
             found.append((path, (path.absolute().parent.name,)))
             continue
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not inside:
-            raise DataError(f"No images in folder {path}.", fix="give a folder that holds images.")
+        inside = images_in(path, tell)
         root = path.resolve().name
         found += [(p, (*reversed(p.relative_to(path).parts[:-1]), root)) for p in inside]
     if not found:
@@ -189,7 +197,7 @@ def _run(
     files: list[tuple[Path, tuple[str, ...]]],
     advance: Callable[[int], None],
 ) -> tuple[list[_Seen], list[Unread]]:
-    labels = set(entries[0].bundle.manifest.labels)
+    labels = {nfc(label): label for label in entries[0].bundle.manifest.labels}
     seen: list[_Seen] = []
     unread: list[Unread] = []
     for path, folders in files:
@@ -207,7 +215,7 @@ def _run(
             e.session.run(ready[e.bundle.manifest.preprocess][np.newaxis])[0, e.order]
             for e in entries
         ]
-        truth = next((name for name in folders if name in labels), None)
+        truth = next((labels[nfc(name)] for name in folders if nfc(name) in labels), None)
         seen.append(_Seen(str(path), truth, np.stack(rows)))
     return seen, unread
 

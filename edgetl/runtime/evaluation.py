@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,23 +12,26 @@ import numpy as np
 from edgetl.errors import DataError
 from edgetl.metrics import Logits, evaluate_logits
 from edgetl.photos.dataset import check_bad
+from edgetl.photos.found import Scan, data_folder
 from edgetl.photos.ingest import look_all
-from edgetl.photos.scan import Found, data_folder, scan
+from edgetl.photos.names import nfc
+from edgetl.photos.scan import scan
 from edgetl.preprocess import Pixels
 from edgetl.spec import Evaluation, Preprocess, SkippedFile
+
+log = logging.getLogger("edgetl")
 
 BLOCK = 64
 
 
-def labelled_photos(
-    data: str | os.PathLike[str], labels: tuple[str, ...]
-) -> tuple[Path, list[Found]]:
-    """The test split of a data folder if it has one, else every photo."""
+def labelled_photos(data: str | os.PathLike[str], labels: tuple[str, ...]) -> tuple[Path, Scan]:
+    """The test split of a data folder if it has one, else every photo; warnings are logged."""
     root = data_folder(data)
-    found = scan(root, need_train=False)
-    if any(item.split == "test" for item in found):
-        found = [item for item in found if item.split == "test"]
-    unknown = sorted({item.label for item in found} - set(labels))
+    known = tuple(nfc(label) for label in labels)
+    found = scan(root, need_train=False, only="test", known=known)
+    for text in found.warnings:
+        log.warning("%s", text)
+    unknown = sorted({item.label for item in found.photos} - set(known))
     if unknown:
         raise DataError(
             f"The model does not know class {', '.join(unknown)} of {root}.",
@@ -45,8 +49,9 @@ def evaluate_photos(
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[Evaluation, list[SkippedFile]]:
     """Score `run`, which gives logits `(N, classes)` of images `(N, size, size, 3)`."""
-    root, found = labelled_photos(data, labels)
-    column = {label: i for i, label in enumerate(labels)}
+    root, scanned = labelled_photos(data, labels)
+    found = scanned.photos
+    column = {nfc(label): i for i, label in enumerate(labels)}
     logits: list[Logits] = []
     truth: list[int] = []
     skipped: list[SkippedFile] = []
@@ -64,4 +69,7 @@ def evaluate_photos(
     if waiting:
         logits.append(run(np.stack(waiting)))
     check_bad(skipped, len(found), root)
-    return evaluate_logits(np.concatenate(logits), np.array(truth, np.int64), labels), skipped
+    return evaluate_logits(np.concatenate(logits), np.array(truth, np.int64), labels), [
+        *skipped,
+        *scanned.skipped,
+    ]

@@ -21,7 +21,8 @@ from edgetl.errors import DataError, UsageError, WeightsError
 from edgetl.files import write_bytes
 from edgetl.metrics import evaluate_logits
 from edgetl.photos.dataset import Dataset, load_dataset, photo_lines
-from edgetl.photos.scan import data_folder, scan
+from edgetl.photos.found import data_folder, skipped_line
+from edgetl.photos.scan import scan
 from edgetl.progress import progress_bar
 from edgetl.report import write_run_report
 from edgetl.spec import (
@@ -113,7 +114,7 @@ def _train(
     for text in dataset.summary.warnings:
         log.warning(text)
     for skipped in dataset.summary.skipped_files:
-        log.warning("skipped %s: %s", skipped.path, skipped.reason)
+        log.warning("%s", skipped_line(skipped))
     labels = dataset.summary.labels
     model = build_classifier(config.backbone, len(labels), seed=config.seed)
     origin = load_weights(model, config.backbone, config.weights)
@@ -147,7 +148,7 @@ def _train(
 
 def _load_photos(home: Path, config: FinetuneConfig, spec: Preprocess, progress: bool) -> Dataset:
     done = 0
-    total = len(scan(data_folder(config.data), config.labels))
+    total = len(scan(data_folder(config.data), config.labels, ignore=home).photos)
     with progress_bar("reading photos", total, show=progress) as advance:
 
         def count(now: int, _: int) -> None:
@@ -161,6 +162,7 @@ def _load_photos(home: Path, config: FinetuneConfig, spec: Preprocess, progress:
             home / runs.CACHE / runs.PIXELS,
             labels_csv=config.labels,
             seed=config.seed,
+            ignore=home,
             progress=count,
         )
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from edgetl.errors import RunError, StorageError
-from edgetl.files import write_json, write_jsonl
+from edgetl.files import decode_json, write_json, write_jsonl
+from edgetl.photos.walk import is_run
 from edgetl.spec import RUN_VERSION, EpochRow, FinetuneConfig, Record, RunRecord
 
 RUN_JSON = "run.json"
@@ -46,8 +47,8 @@ def read_run(folder: str | Path) -> RunRecord:
         )
     try:
         data = path.read_bytes()
-        version = msgspec.json.decode(data, type=_Mark).edgetl_run
-        record = msgspec.json.decode(data, type=RunRecord) if version == RUN_VERSION else None
+        version = decode_json(data, _Mark).edgetl_run
+        record = decode_json(data, RunRecord) if version == RUN_VERSION else None
     except (msgspec.DecodeError, OSError) as error:
         raise RunError(
             f"{path} cannot be read: {error}.", fix="restore it, or train into a new folder."
@@ -146,17 +147,8 @@ def claim(home: Path, config: FinetuneConfig, *, resume: bool, overwrite: bool) 
 def _refuse_foreign(home: Path) -> None:
     """RunError unless the folder is a run, or holds no more than a killed process leaves of one."""
     others = [path for path in home.iterdir() if path.name != LOCK]
-    if not _is_run(home) and not all(_is_trace(path) for path in others):
+    if not is_run(home) and not all(_is_trace(path) for path in others):
         raise RunError(f"{home} is not empty and is no run.", fix="choose a new folder for --out.")
-
-
-def _is_run(home: Path) -> bool:
-    """Whether run.json is edgetl's, of whatever version."""
-    try:
-        msgspec.json.decode((home / RUN_JSON).read_bytes(), type=_Mark)
-    except (OSError, msgspec.DecodeError):
-        return False
-    return True
 
 
 def _is_trace(path: Path) -> bool:

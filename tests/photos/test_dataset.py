@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from edgetl.errors import DataError
-from edgetl.files import sha256_file
+from edgetl.files import decode_json, sha256_file
 from edgetl.photos.dataset import Dataset, load_dataset, photo_lines
 from edgetl.preprocess import pixels
 from edgetl.spec import Photo, Preprocess
@@ -87,6 +88,9 @@ def test_without_a_validation_folder_15_per_cent_of_training_are_carved(
     root = splits(drawn, tmp_path / "data", ("train", "test"), count=20)
     found = load(root)
     assert found.summary.split_by == "folders, validation seeded from training"
+    assert found.summary.warnings == (
+        "No validation split: 6 of the 40 training photos were set aside for it.",
+    )
     assert found.summary.counts == {
         "train": {"disc": 17, "square": 17},
         "validation": {"disc": 3, "square": 3},
@@ -109,6 +113,39 @@ def test_a_class_missing_from_test_is_a_warning(drawn: Drawn, tmp_path: Path) ->
     found = load(root)
     assert found.summary.warnings == ("Class disc has no test photo: its test score is missing.",)
     assert found.summary.counts["test"] == {"disc": 0, "square": 8}
+
+
+def test_names_that_are_no_utf8_are_photos_like_others(drawn: Drawn, tmp_path: Path) -> None:
+    root = drawn(tmp_path / "data", {"disc": 8, "square": 8})
+    odd = os.fsdecode(b"disc/caf\xe9.png")
+    (root / "disc/00.png").rename(root / odd)
+    found = load(root)
+    assert odd in {photo.path for photo in found.photos}
+    assert found.summary.skipped_files == ()
+    lines = photo_lines(found.photos).splitlines()
+    assert [decode_json(line, Photo) for line in lines] == found.photos
+
+
+def test_other_files_are_counted_but_are_no_unreadable_photos(drawn: Drawn, tmp_path: Path) -> None:
+    root = drawn(tmp_path / "data", {"disc": 30, "square": 30})
+    for index in range(20):
+        (root / f"disc/{index:02d}.npy").write_bytes(b"numbers")
+    (root / "square/00.png").write_bytes(b"")
+    skipped = load(root).summary.skipped_files
+    assert [(item.path, item.n) for item in skipped] == [("square/00.png", 1), ("disc/00.npy", 20)]
+
+
+def test_classes_that_are_numbers_are_in_their_order(drawn: Drawn, tmp_path: Path) -> None:
+    root = drawn(tmp_path / "data", {"bars": 4, "disc": 4, "square": 4})
+    for name, number in (("bars", "10"), ("disc", "9"), ("square", "1")):
+        (root / name).rename(root / number)
+    found = load(root)
+    assert found.summary.labels == ("1", "9", "10")
+    assert [found.summary.labels[c] for c in found.truth(np.arange(12))] == [
+        photo.path.split("/")[0] for photo in found.photos
+    ]
+    (root / "9").rename(root / "nine")
+    assert load(root).summary.labels == ("1", "10", "nine")
 
 
 # --- refusals ---------------------------------------------------------------------------------

@@ -1,0 +1,136 @@
+"""What a file is: by its first bytes, and by the suffix of its name."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+
+from PIL import Image, UnidentifiedImageError, features
+
+from edgetl.errors import ImageError
+
+HEAD = 512  # bytes that `kind_of` looks at
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF")  # as Pillow names them; with MPO
+READABLE = "JPEG, PNG, WebP, BMP, TIFF, GIF or PPM"
+SUFFIXES = frozenset(
+    f".{name}" for name in (
+        "jpg", "jpeg", "jpe", "jfif", "mpo", "png", "bmp", "webp", "tif", "tiff", "gif",
+        "ppm", "pgm", "pbm", "pnm",
+    )
+)  # fmt: skip
+# Photos all the same, which need an extra, a newer Pillow, or to be converted.
+FOREIGN = frozenset(
+    f".{name}" for name in (
+        "heic", "heif", "hif", "avif", "jxl", "jp2", "j2k", "jpf", "jpx", "raw", "dng", "cr2",
+        "cr3", "nef", "arw", "orf", "rw2", "raf",
+    )
+)  # fmt: skip
+_CONVERT = "convert it to JPEG or PNG."
+# Kind → what reads it, and the fix.
+_NEEDS = {
+    "HEIC": (
+        "edgetl reads with the extra heif",
+        "pip install 'edgetl[heif]', or convert it to JPEG.",
+    ),
+    "AVIF": ("Pillow reads from 11.3 on", "pip install -U pillow, or convert it to JPEG."),
+    "JPEG XL": ("edgetl does not read", _CONVERT),
+    "JPEG 2000": ("edgetl does not read", _CONVERT),
+    "Canon raw": ("edgetl does not read", _CONVERT),
+}
+PHOTOS = frozenset({"JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF", "PPM", *_NEEDS})
+
+_STARTS = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"8BPS", "Photoshop"),
+    (b"\x93NUMPY", "NumPy"),
+    (b"\x89HDF", "HDF5"),
+    (b"%PDF", "PDF"),
+    (b"PK\x03\x04", "ZIP"),
+    (b"\x1f\x8b", "gzip"),
+)
+_PATTERNS = (
+    (re.compile(rb"(?s).{128}DICM"), "DICOM"),
+    (re.compile(rb"(?s)BM.{13}\0\0\0"), "BMP"),  # its second header is shorter than 256 bytes
+    (re.compile(rb"P[1-6][ \t\r\n#]"), "PPM"),
+)
+_BRANDS = (
+    (("avif", "avis"), "AVIF"),
+    (("crx ",), "Canon raw"),
+    (("heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1"), "HEIC"),
+)
+
+
+def kind_of(head: bytes) -> str:
+    """The kind of a file by its first `HEAD` bytes: one of PHOTOS, another name, or ""."""
+    for start, kind in _STARTS:
+        if head.startswith(start):
+            return kind
+    if head[:4] == b"RIFF":
+        return "WebP" if head[8:12] == b"WEBP" else "video or sound"
+    if head[4:8] == b"ftyp":
+        return _brand(head)
+    for pattern, kind in _PATTERNS:
+        if pattern.match(head):
+            return kind
+    return ""
+
+
+def _brand(head: bytes) -> str:
+    """The kind of an ISO media file, of which HEIC and AVIF are two, by the brands it states."""
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = {head[at : at + 4].decode("latin-1") for at in (8, *range(16, end, 4))}
+    for names, kind in _BRANDS:
+        if brands & set(names):
+            return kind
+    return "video or sound"
+
+
+def open_image(data: bytes) -> Image.Image:
+    """A file's bytes as a Pillow image, not yet decoded.
+
+    ImageError says what it is where nothing here reads it, and the way out.
+    """
+    kind = kind_of(data[:HEAD])
+    try:
+        return Image.open(io.BytesIO(data), formats=_readers(kind))
+    except UnidentifiedImageError as error:
+        if kind in PHOTOS:
+            what = f"it starts as {kind} does, but is damaged"
+        else:
+            what = "not an image in a format that edgetl reads" + f", but {kind}" * bool(kind)
+        raise ImageError(f"{what}.", fix=f"replace it with a whole {READABLE} file.") from error
+
+
+def _readers(kind: str) -> tuple[str, ...]:
+    """Pillow's formats for a kind; ImageError where it needs what is not here."""
+    if kind not in _NEEDS:
+        return FORMATS
+    if kind == "AVIF" and "avif" in features.modules and features.check("avif"):
+        return ("AVIF",)
+    if kind == "HEIC" and _heif():
+        return ("HEIF",)
+    reader, fix = _NEEDS[kind]
+    raise ImageError(f"it is {kind}, which {reader}.", fix=fix)
+
+
+def _heif() -> bool:
+    """Teach Pillow HEIC if the extra is installed."""
+    if "HEIF" not in Image.OPEN:
+        try:
+            importlib.import_module("pi_heif").register_heif_opener()
+        except ImportError:
+            return False
+    return True

@@ -1,0 +1,80 @@
+"""What names of folders, classes and splits mean."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from edgetl.spec import Split
+
+_SPLITS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training", "trn"),
+    "validation": (
+        "validation", "validate", "validating", "valid", "val", "dev", "develop", "development",
+        "eval", "evaluation",
+    ),
+    "test": ("test", "testing", "tst"),
+}  # fmt: skip
+_MEANT: dict[str, Split] = {word: split for split, words in _SPLITS.items() for word in words}
+# Words beside the split's own that say nothing more: "train_set", "Test Images", "train2017".
+_FILLERS = re.compile(
+    r"(data|set|dataset|split|folder|subset|images?|imgs?|photos?|pictures?|samples|(19|20)\d\d)"
+)
+# Folders of these names side by side are pictures and what is drawn on them, not classes.
+_PICTURES = frozenset(
+    {"images", "image", "imgs", "img", "jpegimages", "photos", "photo", "pictures", "rgb"}
+)
+_MARKS = frozenset(
+    {
+        "masks", "mask", "labels", "label", "annotations", "annotation", "annots", "segmentation",
+        "segmentations", "segmentationclass", "segmentationobject", "imagesets", "groundtruth",
+        "gt", "bbox", "bboxes", "boxes", "boundingboxes", "landmarks", "keypoints", "depth",
+        "trimaps", "polygons",
+    }
+)  # fmt: skip
+
+
+def split_of(name: str) -> Split | None:
+    """The split that a folder's name, or a cell of a table, means; None for any other name."""
+    words = [word for word in re.split(r"[\W_]+", name.casefold()) if word]
+    words = [part for word in words for part in _unglued(word)]
+    telling = [word for word in words if not _FILLERS.fullmatch(word)]
+    return _MEANT.get(telling[0]) if len(telling) == 1 else None
+
+
+def _unglued(word: str) -> tuple[str, ...]:
+    """("train", "set") of "trainset"; a word that is no split with something behind it as it is."""
+    found = re.fullmatch(rf"({'|'.join(_MEANT)}){_FILLERS.pattern}", word)
+    return (found[1], found[2]) if found else (word,)
+
+
+def annotated(names: Iterable[str]) -> bool:
+    """Whether folders of these names are pictures beside their masks, boxes or labels."""
+    plain = {re.sub(r"[\W_]+", "", name.casefold()) for name in names}
+    return bool(plain & _MARKS) and bool(plain & _PICTURES) and plain <= _MARKS | _PICTURES
+
+
+def nfc(text: str) -> str:
+    """Text in the one form in which names are compared: é is one character, not e and an accent."""
+    return unicodedata.normalize("NFC", text)
+
+
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Different labels by name, or by number where every one is a number (1, 2, 10)."""
+    names = set(labels)
+    if all(name.isascii() and name.isdigit() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is UTF-8; Python reads other bytes as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def shown(names: Iterable[str], most: int = 5) -> str:
+    """Names for a message, at most `most` of them, and how many more there are."""
+    listed = list(names)
+    left = len(listed) - most
+    return ", ".join(listed[:most]) + (f" and {left} more" if left > 0 else "")

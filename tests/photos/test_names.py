@@ -1,0 +1,56 @@
+"""What names mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgetl.photos.names import annotated, in_order, is_utf8, shown, split_of
+
+
+@pytest.mark.parametrize(
+    ("split", "names"),
+    [
+        ("train", "train Training TRAIN train_set set_train trainset training-data Train_Images"),
+        ("train", "train2017 images_train trainImages"),
+        ("validation", "val valid validate validation dev eval Evaluation val_set dev-set valset"),
+        ("validation", "Validation.Set development evaluation_photos"),
+        ("test", "test testing TEST test-set testset set_test test_images TestData"),
+        (None, "holdout cat training_shoes test_tube dev_board invalid latest contest validity"),
+        (None, "set images data trains untrained test_1 x_train set_images train_test"),
+    ],
+)
+def test_names_of_splits(split: str | None, names: str) -> None:
+    assert {name: split_of(name) for name in names.split()} == dict.fromkeys(names.split(), split)
+    assert split_of("Train Images") == "train"
+    assert split_of("") is None
+
+
+@pytest.mark.parametrize(
+    ("is_so", "names"),
+    [
+        (True, "images masks"),
+        (True, "JPEGImages Annotations ImageSets SegmentationClass"),
+        (True, "Images Ground_Truth"),
+        (False, "images"),
+        (False, "mask no_mask"),
+        (False, "images masks cat"),
+        (False, "photo picture"),
+        (False, ""),
+    ],
+)
+def test_pictures_beside_their_marks(is_so: bool, names: str) -> None:
+    assert annotated(names.split()) is is_so
+
+
+def test_numbers_are_in_order_only_where_all_are_numbers() -> None:
+    assert in_order(["10", "9", "1", "2", "1"]) == ("1", "2", "9", "10")
+    assert in_order(["10", "9", "07", "7"]) == ("07", "7", "9", "10")
+    assert in_order(["10", "9", "a"]) == ("10", "9", "a")
+    assert in_order(["²", "10", "9"]) == ("10", "9", "²")
+
+
+def test_names_for_messages() -> None:
+    assert shown("abcde") == "a, b, c, d, e"
+    assert shown("abcdefg") == "a, b, c, d, e and 2 more"
+    assert is_utf8("naïve 🍎")
+    assert not is_utf8("caf\udce9")
