@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgetl.errors import missing_extra
+from edgetl.files import user_path
 from edgetl.metrics import Logits
 from edgetl.preprocess import Pixels
 from edgetl.runtime.choose import AUTO
@@ -31,8 +32,8 @@ def evaluate(
 
     Unreadable files are added to `skipped`. Raises DataError, RunError, BundleError, EngineError.
     """
-    if Path(model).expanduser().is_dir():
-        scores, left_out = _evaluate_run(Path(model).expanduser(), data, advance)
+    if user_path(model).is_dir():
+        scores, left_out = _evaluate_run(user_path(model), data, advance)
     else:
         with load(model, engine=engine, precision=precision, candidate=candidate) as opened:
 

@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,9 @@ import msgspec
 from edgetl.errors import StorageError
 
 T = TypeVar("T")
+ROOM = 4096  # bytes: a block of most file systems
+CACHE = "set EDGETL_CACHE to a folder you may write to."
+SCRATCH = "free disk space, or let the environment variable TMPDIR name a folder with room."
 
 
 @contextlib.contextmanager
@@ -25,18 +30,22 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     Raises StorageError when the folder cannot be written or the disk is full; `path` then is as
     it was before.
     """
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
-        )
+        mode = _mode(path)
+        # As `open` makes files: 0666 less the user's umask, or as an existing file has it.
+        at = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        handle = os.open(at, flags, 0o666 if mode is None else 0o600)
+        temporary = at
         with os.fdopen(handle, "w+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        if mode is not None:
+            temporary.chmod(mode)
+        temporary.replace(path)
         temporary = None
     except OSError as error:
         raise StorageError(
@@ -46,7 +55,15 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
-                Path(temporary).unlink()
+                temporary.unlink()
+
+
+def _mode(path: Path) -> int | None:
+    """Permission bits of a file that is there, else None."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager
@@ -59,9 +76,41 @@ def scratch_folder() -> Iterator[Path]:
         if error.errno is None:  # a shared library that does not load, say
             raise
         raise StorageError(
-            f"Cannot write temporary files: {error.strerror or error}.",
-            fix="free disk space, or let the environment variable TMPDIR name a folder with room.",
+            f"Cannot write temporary files: {error.strerror or error}.", fix=SCRATCH
         ) from error
+
+
+def check_room(folder: Path, *, fix: str) -> None:
+    """StorageError, with this fix, unless a block can be written into `folder`; leaves nothing.
+
+    For a folder that is not there yet, into the nearest one above it that is.
+    """
+    near = nearest(folder)
+    try:
+        with tempfile.TemporaryFile(dir=near) as stream:
+            stream.write(bytes(ROOM))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write into {near}: {error.strerror or error}.", fix=fix
+        ) from error
+
+
+def nearest(path: Path) -> Path:
+    """The path, or else the nearest folder above it that is there."""
+    return next((p for p in (path, *path.absolute().parents) if p.exists()), path)
+
+
+def check_temporary_room() -> None:
+    """StorageError unless temporary files can be written."""
+    try:
+        folder = Path(tempfile.gettempdir())
+    except OSError as error:  # it has tried every usual folder
+        raise StorageError(
+            f"Cannot write temporary files: {error.strerror}.", fix=SCRATCH
+        ) from error
+    check_room(folder, fix=SCRATCH)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -125,10 +174,27 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """The path, `~` made the home folder; StorageError where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise StorageError(
+            f"The home folder in {os.fspath(path)} is not known.",
+            fix="write the whole path, or let the environment variable HOME name the folder.",
+        ) from error
+
+
 def cache_folder() -> Path:
-    """`EDGETL_CACHE`, else edgetl's folder in the user's cache."""
+    """`EDGETL_CACHE`, else edgetl's folder in the user's cache; it need not be there.
+
+    StorageError where neither is known: HOME is unset, and the user has no entry in passwd.
+    """
     named = os.environ.get("EDGETL_CACHE")
     if named:
-        return Path(named).expanduser()
+        return user_path(named)
     home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "edgetl"
+    try:
+        return (Path(home) if home else Path.home() / ".cache") / "edgetl"
+    except RuntimeError as error:
+        raise StorageError("This user has no home folder for a cache.", fix=CACHE) from error

@@ -17,6 +17,8 @@ from edgetl.errors import StorageError
 from edgetl.files import (
     atomic_file,
     cache_folder,
+    check_room,
+    check_temporary_room,
     decode_json,
     encode_json,
     read_jsonl,
@@ -41,7 +43,35 @@ def test_written_bytes_are_read_back_and_nothing_else_is_left(tmp_path: Path) ->
     write_bytes(path, b"two")
     assert path.read_bytes() == b"two"
     assert os.listdir(path.parent) == ["file.bin"]  # noqa: PTH208
-    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_files_are_as_open_as_the_users_umask_lets_them(tmp_path: Path, umask: int) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from edgetl.files import write_bytes\n"
+        f"os.umask({umask}); write_bytes(Path(sys.argv[1]), b'new')\n"
+        "open(sys.argv[2], 'w').close()"
+    )
+    ours, plain = tmp_path / "ours", tmp_path / "plain"
+    done = python(code, ours, plain)
+    assert done.returncode == 0, done.stderr
+    assert permissions(ours) == permissions(plain) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o664])
+def test_a_file_that_is_replaced_stays_as_open_as_it_was(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    with atomic_file(path) as stream:
+        (beside,) = (p for p in tmp_path.iterdir() if p != path)
+        assert permissions(beside) & ~mode & 0o077 == 0  # never more open meanwhile
+        stream.write(b"new")
+    assert (path.read_bytes(), permissions(path)) == (b"new", mode)
+
+
+def permissions(path: Path) -> int:
+    return path.stat().st_mode & 0o777
 
 
 def test_a_failing_writer_leaves_the_old_file(tmp_path: Path) -> None:
@@ -79,6 +109,64 @@ def test_a_scratch_folder_goes_and_names_a_full_disk() -> None:
     assert not folder.exists()
     with pytest.raises(OSError, match="shared object"), scratch_folder():
         raise OSError("libgomp.so.1: cannot open shared object file")
+
+
+def test_room_is_tested_without_leaving_anything(tmp_path: Path) -> None:
+    check_room(tmp_path / "not" / "there", fix="")
+    check_room(Path("relative"), fix="")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"Cannot write into .*/file: Not a directory") as error:
+        check_room(tmp_path / "file" / "x", fix="name another one.")
+    assert error.value.fix == "name another one."
+    code = (
+        "import resource, sys; from pathlib import Path; from edgetl.files import check_room\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))\n"
+        "check_room(Path(sys.argv[1]), fix='')"
+    )
+    assert f"StorageError: Cannot write into {tmp_path}: " in python(code, tmp_path).stderr
+
+
+def test_no_folder_for_temporary_files_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_temporary_room()
+    code = (
+        "import os, tempfile; from edgetl.files import check_temporary_room, scratch_folder\n"
+        "from edgetl.errors import StorageError\n"
+        "tempfile._candidate_tempdir_list = lambda: ['/nonexistent']\n"
+        "for use in (check_temporary_room, lambda: scratch_folder().__enter__()):\n"
+        "    try: use()\n"
+        "    except StorageError as error: print(error)"
+    )
+    said = python(code).stdout.splitlines()
+    assert len(said) == 2
+    for line in said:
+        assert line.startswith("Cannot write temporary files: No usable temporary directory")
+        assert "TMPDIR" in line.partition("Fix: ")[2]
+
+
+HOMELESS = (
+    "import os, pwd, sys\n"
+    "from edgetl.files import cache_folder, user_path; from edgetl.errors import StorageError\n"
+    "os.environ.clear(); os.setuid(54321)  # after the imports, which that user may not read\n"
+    "for use in (cache_folder, lambda: user_path('~/mine'), lambda: user_path('~nobody-here/x')):\n"
+    "    try: print(use())\n"
+    "    except StorageError as error: print(error.fix)\n"
+    "print(user_path('/some/where'), user_path('here'))\n"
+)
+
+
+def test_a_user_without_a_home_is_told_which_variable_to_set() -> None:
+    if os.geteuid():
+        pytest.skip("only root can become a user without an entry in passwd")
+    done = python(HOMELESS)
+    assert done.returncode == 0, done.stderr
+    cache, own, other, given = done.stdout.splitlines()
+    assert "EDGETL_CACHE" in cache
+    assert "HOME" in own
+    assert "HOME" in other
+    assert given == "/some/where here"
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from edgetl.engines.base import (
     delivered,
     unloadable,
 )
-from edgetl.errors import EngineError, EngineMissingError
+from edgetl.errors import EngineError, EngineMissingError, StorageError
 from edgetl.files import cache_folder
 from edgetl.machine import available_cores, this_machine
 from edgetl.spec import EngineName
@@ -263,8 +263,8 @@ class _Request(NamedTuple):
 
 def _blobs() -> str:
     """Folder of compiled models, which only its owner may open; "" where it cannot be had."""
-    folder = cache_folder() / name
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, StorageError):
+        folder = cache_folder() / name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)  # refused where it is another's, who might have planted a model there
         return str(folder)

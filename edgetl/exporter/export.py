@@ -18,6 +18,7 @@ from edgetl.exporter.improve import add_placements, add_trained, search_pays
 from edgetl.exporter.job import Job, Say
 from edgetl.exporter.open import open_source
 from edgetl.exporter.plan import BASELINE, Plan, plan
+from edgetl.files import check_room, check_temporary_room, user_path
 from edgetl.runtime.choose import AUTO
 from edgetl.runtime.measure import measure
 from edgetl.spec import Candidate, OnnxOptions, Placement, Record
@@ -67,7 +68,7 @@ def export(
     gate). `bar` draws the search's progress on a terminal; `report` is called with all candidates,
     also when the gate then fails. Raises EdgetlErrors of every kind.
     """
-    destination, start = Path(out).expanduser(), Path(source).expanduser()
+    destination, start = user_path(out), user_path(source)
     planned = plan(target, engine, precision, dla=dla, extra=[Path(path) for path in recipes])
     _check(destination, planned, max_drop=max_drop, qat=qat, search=search, budget_s=budget_s)
     for recipe in planned.recipes:
@@ -172,6 +173,8 @@ def _check(
             "is.",
             fix="add cpu to --target, or leave --search away.",
         )
+    check_room(destination.parent, fix="let --out name a file in a folder with room.")
+    check_temporary_room()
 
 
 def _insist_on_baseline(job: Job) -> None:

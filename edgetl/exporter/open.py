@@ -8,6 +8,7 @@ from pathlib import Path
 from edgetl.errors import UsageError, missing_extra
 from edgetl.exporter.onnx_source import OnnxSource
 from edgetl.exporter.source import Source
+from edgetl.files import user_path
 from edgetl.spec import OnnxOptions
 
 SUFFIX = ".onnx"
@@ -42,8 +43,8 @@ def open_source(
         )
     return OnnxSource(
         path,
-        Path(options.calib).expanduser(),
-        labels=None if options.labels is None else Path(options.labels).expanduser(),
+        user_path(options.calib),
+        labels=None if options.labels is None else user_path(options.labels),
         size=options.size,
         fit=options.fit or "crop",
         mean=options.mean,

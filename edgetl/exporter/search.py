@@ -74,9 +74,9 @@ class Search:
             edgetl.__version__,
             METHOD,
         ]
-        self.path = cache_folder() / "search" / f"{sha256_bytes('|'.join(key).encode())}.jsonl"
+        self._file = f"search/{sha256_bytes('|'.join(key).encode())}.jsonl"
         self.trials: dict[tuple[tuple[str, ...], str], Trial] = {}
-        self._known = {(t.parts, t.hint): t for t in _stored(self.path)}
+        self._known = {(t.parts, t.hint): t for t in self._stored()}
         self._whole: Session | None = None
         self._last: tuple[tuple[str, ...], Built] | None = None
         self.stopped = ""  # why it ended before it was done
@@ -176,6 +176,23 @@ class Search:
         self.trials[key] = self._known[key] = trial
         with contextlib.suppress(StorageError):  # the next search measures it again, no more
             write_bytes(self.path, b"".join(_line(t) for t in self._known.values()))
+
+    @property
+    def path(self) -> Path:
+        """Where trials are kept for later searches; StorageError where there is no cache."""
+        return cache_folder() / self._file
+
+    def _stored(self) -> Iterator[Trial]:
+        """Trials of an earlier search; lines that are not whole are left out."""
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except (OSError, StorageError):
+            return
+        for line in lines:
+            try:
+                yield msgspec.json.decode(line, type=Trial)
+            except msgspec.DecodeError:
+                continue
 
     def _built(self, parts: tuple[str, ...]) -> Built:
         """The placement's files; the last one's are kept for its other precision."""
@@ -296,16 +313,3 @@ def _price(old: Trial, new: Trial) -> float:
 
 def _line(trial: Trial) -> bytes:
     return msgspec.json.encode(trial) + b"\n"
-
-
-def _stored(path: Path) -> Iterator[Trial]:
-    """Trials of an earlier search; lines that are not whole are left out."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        try:
-            yield msgspec.json.decode(line, type=Trial)
-        except msgspec.DecodeError:
-            continue

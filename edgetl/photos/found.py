@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from edgetl.errors import DataError
+from edgetl.files import user_path
 from edgetl.spec import Record, SkippedFile, Split
 
 
@@ -31,7 +32,7 @@ class Scan(Record, frozen=True, kw_only=True):
 
 def data_folder(data: str | os.PathLike[str]) -> Path:
     """The data folder as an absolute path; DataError when there is none."""
-    root = Path(data).expanduser()
+    root = user_path(data)
     if not root.exists():
         raise DataError(f"No data folder at {root}.", fix="give the path of a folder of photos.")
     if not root.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgetl.files import user_path
 from edgetl.photos.csv_table import by_table
 from edgetl.photos.folders import by_folders
 from edgetl.photos.found import Scan, by_kind
@@ -29,7 +30,7 @@ def scan(
     """
     seen = walk(root, ignore)
     if labels_csv:
-        photos, warnings = by_table(root, Path(labels_csv).expanduser(), seen)
+        photos, warnings = by_table(root, user_path(labels_csv), seen)
         return Scan(photos=tuple(photos), warnings=tuple(warnings))
     found = by_folders(root, seen, need_train=need_train, only=only, known=known)
     used = {item.path for item in found.photos}

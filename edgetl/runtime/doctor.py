@@ -6,10 +6,12 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from pathlib import Path
+
+import msgspec
 
 from edgetl.engines import NAMES, find_engine
-from edgetl.files import cache_folder
+from edgetl.errors import StorageError
+from edgetl.files import CACHE, cache_folder, nearest, user_path
 from edgetl.spec import Record
 
 PACKAGES = {
@@ -70,25 +72,25 @@ def _fix(reason: str | None) -> str:
 
 def _weights() -> Part:
     named = os.environ.get("EDGETL_WEIGHTS", "")
+    part = Part(name="EDGETL_WEIGHTS", version="not set", purpose="weights without a network")
     if not named:
-        return Part(name="EDGETL_WEIGHTS", version="not set", purpose="weights without a network")
-    here = Path(named).expanduser().is_dir()
-    return Part(
-        name="EDGETL_WEIGHTS",
-        version=named if here else None,
-        purpose="weights without a network",
-        fix="" if here else f"{named} is no folder: correct or unset EDGETL_WEIGHTS",
-    )
+        return part
+    try:
+        here = user_path(named).is_dir()
+    except StorageError as error:
+        return msgspec.structs.replace(part, version=None, fix=str(error))
+    fix = "" if here else f"{named} is no folder: correct or unset EDGETL_WEIGHTS"
+    return msgspec.structs.replace(part, version=named if here else None, fix=fix)
 
 
 def _cache() -> Part:
-    folder = cache_folder()
-    near = next(p for p in (folder, *folder.parents) if p.exists())
-    good = near.is_dir() and os.access(near, os.W_OK)
+    part = Part(name="cache", version=None, purpose="measurements, engines")
+    try:
+        folder = cache_folder()
+    except StorageError as error:
+        return msgspec.structs.replace(part, fix=str(error))
+    near = nearest(folder)
+    if not (near.is_dir() and os.access(near, os.W_OK)):
+        return msgspec.structs.replace(part, fix=CACHE)
     free = shutil.disk_usage(near).free / 2**30
-    return Part(
-        name="cache",
-        version=f"{folder}, {free:.0f} GiB free" if good else None,
-        purpose="measurements, engines",
-        fix="" if good else "set EDGETL_CACHE to a folder you may write to",
-    )
+    return msgspec.structs.replace(part, version=f"{folder}, {free:.0f} GiB free")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
 from edgetl.errors import UsageError
+from edgetl.files import user_path
 from edgetl.spec import FinetuneConfig, Fit, Strategy, TorchDevice
 
 
@@ -78,4 +78,4 @@ def resolve(
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
+    return str(user_path(path).resolve())

@@ -18,7 +18,7 @@ import torchvision
 
 import edgetl
 from edgetl.errors import DataError, UsageError, WeightsError
-from edgetl.files import write_bytes
+from edgetl.files import user_path, write_bytes
 from edgetl.metrics import evaluate_logits
 from edgetl.photos.dataset import Dataset, load_dataset, photo_lines
 from edgetl.photos.found import data_folder, skipped_line
@@ -91,7 +91,7 @@ def finetune(
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other.", fix="give one of them.")
     info = find_backbone(config.backbone)
-    home = Path(out).expanduser()
+    home = user_path(out)
     with runs.locked(home):
         going_on = runs.claim(home, config, resume=resume, overwrite=overwrite)
         return _train(home, config, info, going_on=going_on, start=start, progress=progress)

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from edgetl.errors import RunError, StorageError
-from edgetl.files import decode_json, write_json, write_jsonl
+from edgetl.files import decode_json, user_path, write_json, write_jsonl
 from edgetl.photos.walk import is_run
 from edgetl.spec import RUN_VERSION, EpochRow, FinetuneConfig, Record, RunRecord
 
@@ -36,7 +36,7 @@ class _Mark(Record, frozen=True, kw_only=True):
 
 def read_run(folder: str | Path) -> RunRecord:
     """Read run.json; RunError when the folder is no run of a version that is known here."""
-    home = Path(folder).expanduser()
+    home = user_path(folder)
     path = home / RUN_JSON
     if not home.exists():
         raise RunError(f"No run at {home}.", fix="train one: edgetl finetune DATA --out RUN")

@@ -16,7 +16,7 @@ import torch
 import torchvision
 
 from edgetl.errors import WeightsError
-from edgetl.files import sha256_file, write_bytes
+from edgetl.files import sha256_file, user_path, write_bytes
 from edgetl.spec import WeightsOrigin
 from edgetl.train.backbones import BackboneInfo, Classifier, find_backbone
 from edgetl.train.state_dicts import Tensors, is_safetensors, read_tensors, without_prefix
@@ -49,7 +49,7 @@ def load_weights(model: Classifier, backbone: str, weights: str) -> WeightsOrigi
             tensors, notes = read_tensors(path)
             source = f"{path.name}, found in the folder that EDGETL_WEIGHTS names"
     else:
-        path = Path(weights).expanduser()
+        path = user_path(weights)
         (tensors, notes), source = read_tensors(path), path.name
         licence = file_licence(path)
     notes += assign(model, tensors, source=str(path))
@@ -148,7 +148,7 @@ def _local_copy(info: BackboneInfo) -> Path | None:
     folder = os.environ.get("EDGETL_WEIGHTS", "")
     if not folder:
         return None
-    home = Path(folder).expanduser()
+    home = user_path(folder)
     if not home.is_dir():
         raise WeightsError(
             f"EDGETL_WEIGHTS names {home}, which is no folder.", fix="correct or unset it."

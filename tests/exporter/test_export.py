@@ -461,6 +461,25 @@ def test_a_full_disk_leaves_the_old_bundle(trained: Path, tmp_path: Path, quick:
     open_bundle(out).close()
 
 
+@pytest.mark.parametrize(("full", "variable"), [("out", "--out"), ("temporary", "TMPDIR")])
+def test_places_without_room_are_noticed_before_the_work(
+    full: str, variable: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of /proc, into which not even root may write."""
+    nowhere = Path("/proc/sys")
+    if not nowhere.is_dir():
+        pytest.skip("only Linux has a folder that root cannot write into")
+    if full == "temporary":
+        monkeypatch.setattr("tempfile.tempdir", str(nowhere))
+    out = (nowhere if full == "out" else tmp_path / "not" / "yet") / "x.edgetl"
+    said: list[str] = []
+    with pytest.raises(StorageError, match="Cannot write into /proc/sys: ") as error:
+        edgetl.export(trained, target="cpu", out=out, progress=said.append)
+    assert variable in error.value.fix
+    assert not said
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("word", ["checking", "measuring"])
 def test_ctrl_c_leaves_nothing(word: str, trained: Path, tmp_path: Path, scratch: Path) -> None:
     out = tmp_path / "out" / "x.edgetl"

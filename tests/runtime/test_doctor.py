@@ -62,3 +62,17 @@ def test_folders_of_the_environment_are_checked(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGETL_CACHE", str(tmp_path / "file" / "cache"))
     assert "set EDGETL_CACHE" in {p.name: p for p in examine()}["cache"].fix
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("EDGETL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", classmethod(unknown))
+    monkeypatch.setenv("EDGETL_WEIGHTS", "~nobody-of-this-name/weights")
+    parts = {part.name: part for part in examine()}
+    assert parts["cache"].version is parts["EDGETL_WEIGHTS"].version is None
+    assert "EDGETL_CACHE" in parts["cache"].fix
+    assert "HOME" in parts["EDGETL_WEIGHTS"].fix
