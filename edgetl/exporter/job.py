@@ -14,7 +14,7 @@ from edgetl.bundle import write_bundle
 from edgetl.errors import EdgetlError, EngineError, TraceError
 from edgetl.exporter.build import Built, build, candidate_logits, why
 from edgetl.exporter.gate import judge
-from edgetl.exporter.golden import golden_members
+from edgetl.exporter.golden import golden_inputs, golden_members
 from edgetl.exporter.material import Material
 from edgetl.exporter.plan import Plan
 from edgetl.exporter.ranges import activation_ranges, float_tensors
@@ -60,11 +60,12 @@ class Job:
         self.judges = source.judges()
         progress(f"running the reference on {len(self.judges.truth)} photos")
         self.reference = source.reference(self.judges.images)
+        self.golden = golden_inputs(source.reference, source.preprocess.size)
         progress("writing the network as ONNX")
         self.material = Material(source, source.master())
         self.candidates: dict[str, Candidate] = {}
         self.built: dict[str, Built] = {}
-        self.logits: dict[str, Logits] = {}
+        self.expected: dict[str, Logits] = {}  # each candidate's logits of `golden`
         self.rows: list[Measurement] = []
         self.bar = bar
         self.front: list[Placement] = []  # of searches, the fastest first
@@ -97,13 +98,15 @@ class Job:
             built = make()
             self.say(f"checking {recipe.name}")
             held, reference = self.material.held_out()
-            both = np.concatenate([self.judges.images, held])
-            every, used = candidate_logits(built, both)
-            logits = every[: len(self.judges.images)]
+            every, used = candidate_logits(
+                built, np.concatenate([self.judges.images, held, self.golden])
+            )
+            ends = np.cumsum([len(self.judges.images), len(held)])
+            logits, apart, expected = np.split(every, ends)
         except (EngineError, TraceError) as error:
             self.candidates[recipe.name] = msgspec.structs.replace(candidate, rejected=why(error))
             return
-        self.logits[recipe.name], self.built[recipe.name] = logits, built
+        self.expected[recipe.name], self.built[recipe.name] = expected, built
         scored = judge(
             candidate,
             recipe,
@@ -115,11 +118,14 @@ class Job:
         )
         if scored.rejected is None and runs_fp16(recipe):
             scored = msgspec.structs.replace(scored, rejected=self._overflows())
+        if scored.rejected is None and not np.isfinite(expected).all():
+            bad = "NaN or infinity in the logits of the self-test's drawings"
+            scored = msgspec.structs.replace(scored, rejected=bad)
         self.candidates[recipe.name] = msgspec.structs.replace(
             scored,
             checked_with=used,
             quantization=built.quantization,
-            divergence=finite(divergence(reference, every[len(logits) :])),
+            divergence=finite(divergence(reference, apart)),
         )
 
     def _overflows(self) -> str | None:
@@ -213,8 +219,8 @@ class Job:
                 )
                 artifacts.setdefault(name, described)
             listed.append(msgspec.structs.replace(candidate, artifacts=tuple(files)))
-        shown = {c.recipe: self.logits[c.recipe] for c in self.passed}
-        golden, extra = golden_members(self.judges.images, shown, self.source.preprocess)
+        expected = {c.recipe: self.expected[c.recipe] for c in self.passed}
+        golden, extra = golden_members(self.golden, expected, self.source.preprocess)
         members |= extra
         members[MEASUREMENTS] = b"".join(msgspec.json.encode(row) + b"\n" for row in self.rows)
         chosen, provisional = self.choice()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from pathlib import Path
 
+import msgspec
+
 import edgetl
 from edgetl.exporter.photos import RunPhotos, fingerprint
 from edgetl.exporter.reference import load_classifier, reference_logits
@@ -56,7 +58,8 @@ class RunSource:
             created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             data_sha256=record.data.sha256,
             weights=record.weights_origin,
-            config=record.config,
+            # a bundle says nothing of the photos but counts and hashes, so not where they lay
+            config=msgspec.structs.replace(record.config, data="", labels=""),
             versions=record.versions | versions,
             strategy=record.strategy,
             max_drop=max_drop,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from edgetl.bundle import open_bundle
 from edgetl.errors import EngineError
 from edgetl.exporter import job as module
-from edgetl.exporter.build import MASTER, Built
+from edgetl.exporter.build import MASTER, Built, candidate_logits
 from edgetl.exporter.job import Job
 from edgetl.exporter.plan import plan
 from edgetl.machine import this_machine
@@ -118,7 +119,7 @@ def test_recipes_become_candidates(make: Callable[..., Job]) -> None:
         assert f"building {name}" in said
         assert f"checking {name}" in said
         assert (found.quantization is not None) == (recipe.precision == "int8")
-        np.testing.assert_allclose(job.logits[name].shape, (16, 3))
+        assert job.expected[name].shape == (len(job.golden), 3)
 
 
 def test_what_cannot_be_built_is_a_refused_candidate(make: Callable[..., Job]) -> None:
@@ -196,3 +197,40 @@ def test_the_bundle_holds_what_passed(make: Callable[..., Job], tmp_path: Path) 
         assert used.keys() == {"onnxruntime", "openvino", "machine"}
         assert used["machine"] == this_machine().fingerprint
         assert all(check.passed is not False for check in self_test(opened))
+
+
+def test_a_bundle_holds_no_photo(
+    make: Callable[..., Job], tiny_source: Any, tmp_path: Path
+) -> None:
+    """What the self-test runs is drawn; photos that judged or calibrated are in no member."""
+    job = make("cpu", engine="onnxruntime")
+    job.try_recipes(job.plan.recipes)
+    job.write(tmp_path / "b.edgetl")
+    data = (tmp_path / "b.edgetl").read_bytes()
+    with open_bundle(tmp_path / "b.edgetl") as opened:
+        golden = opened.manifest.golden
+        inputs = np.load(io.BytesIO(opened.read(golden.inputs)))
+        expected = np.load(io.BytesIO(opened.read(golden.logits["ort-fp32"])))
+    assert inputs[0].tobytes() in data
+    assert not any(photo.tobytes() in data for photo in tiny_source.images)
+    far = np.abs(inputs[:, np.newaxis].astype(int) - tiny_source.images).mean(axis=(2, 3, 4))
+    assert far.min() > 20
+    np.testing.assert_allclose(expected, tiny_source.reference(inputs), atol=1e-5)
+
+
+def test_a_candidate_that_fails_on_drawings_is_refused(
+    make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right on every photo, but its self-test could never pass."""
+    job = make("cpu", engine="onnxruntime")
+
+    def broken(built: Built, images: Any) -> tuple[Any, str]:
+        logits, used = candidate_logits(built, images)
+        logits[-1] = np.nan
+        return logits, used
+
+    monkeypatch.setattr(module, "candidate_logits", broken)
+    job.try_recipes([find_recipe("ort-fp32")])
+    assert job.candidates["ort-fp32"].rejected is not None
+    assert "the self-test's drawings" in job.candidates["ort-fp32"].rejected
+    assert job.candidates["ort-fp32"].agreement == 1

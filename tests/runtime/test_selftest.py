@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgetl.bundle import open_bundle
-from edgetl.runtime.selftest import Check, self_test, verdict
+from edgetl.runtime.selftest import Check, difference, self_test, verdict
 
 
 def npy(array: Any) -> bytes:
@@ -47,6 +47,33 @@ def test_other_logits_fail(tampered: Any, tiny_logits: Callable[[str], Any], shi
     assert found["ort-fp32"].passed is False
     assert found["ort-int8"].passed is True
     assert found["preprocessing"].passed is True
+
+
+@pytest.mark.parametrize("output", [0, 1, 2])
+def test_a_fault_in_any_output_fails(
+    tampered: Any, tiny_logits: Callable[[str], Any], output: int
+) -> None:
+    """However large the other outputs are; those of the candidate are as stated."""
+    other = tiny_logits("ort-fp32").copy()
+    other[-1, output] += 0.01 * np.ptp(other[:, output])
+    found = tampered({"golden/ort-fp32.npy": npy(other)})
+    assert found["ort-fp32"].passed is False
+
+
+def test_a_large_output_hides_nothing(tiny_logits: Callable[[str], Any]) -> None:
+    expected = tiny_logits("ort-fp32") * np.array([1e4, 1, 1], np.float32)
+    found = expected.copy()
+    found[2, 1] += 0.1 * np.ptp(expected[:, 1])
+    assert np.abs(found - expected).max() < 1e-4 * np.ptp(expected)
+    assert 0.01 < difference(found, expected) < 0.11
+
+
+def test_an_output_that_never_moves_is_not_held_to_rounding() -> None:
+    expected = np.array([[3.0, 1.0, -9.0], [3.0, 2.0, 4.0]], np.float32)
+    assert difference(expected + np.float32(1e-7), expected) < 1e-6
+    still = np.full((2, 2), 50, np.float32)
+    assert difference(still * np.float32(1 + 1e-6), still) < 2e-3
+    assert difference(still + 1, still) > 1
 
 
 def test_other_pixels_fail(tampered: Any) -> None:
