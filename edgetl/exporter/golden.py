@@ -42,7 +42,7 @@ def golden_inputs(reference: Callable[[Pixels], Logits], size: int) -> Pixels:
     counting alike. The same network gets the same drawings.
     """
     pool = np.stack([_drawing(seed, size) for seed in range(_POOL)])
-    logits = reference(pool).astype(np.float64)
+    logits = reference(pool)
     count = min(MOST, max(FEWEST, _BYTES // pool[0].nbytes))
     return pool[_widest(logits, count)]
 
@@ -52,7 +52,8 @@ def _widest(logits: Logits, count: int) -> list[int]:
     finite = np.isfinite(logits).all(axis=1)
     if not finite.any():  # the gate refuses such a network
         return list(range(count))
-    low, high = logits[finite].min(axis=0), logits[finite].max(axis=0)
+    low = logits[finite].min(axis=0).astype(np.float64)
+    high = logits[finite].max(axis=0)
     share = (logits - low) / np.where(high > low, high - low, 1)  # 0…1
     share[~finite] = 0.5  # in the middle, so not the first
     taken = [int(np.abs(share - 0.5).sum(axis=1).argmax())]

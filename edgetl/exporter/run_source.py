@@ -59,7 +59,9 @@ class RunSource:
             data_sha256=record.data.sha256,
             weights=record.weights_origin,
             # a bundle says nothing of the photos but counts and hashes, so not where they lay
-            config=msgspec.structs.replace(record.config, data="", labels=""),
+            config=msgspec.structs.replace(
+                record.config, data="", labels="", weights=Path(record.config.weights).name
+            ),
             versions=record.versions | versions,
             strategy=record.strategy,
             max_drop=max_drop,
