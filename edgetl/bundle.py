@@ -20,7 +20,7 @@ from typing import IO, Any
 import msgspec
 
 from edgetl.errors import BundleError
-from edgetl.files import atomic_file, sha256_bytes, write_bytes
+from edgetl.files import atomic_file, printable, sha256_bytes, write_bytes
 from edgetl.spec import BUNDLE_VERSION, FinetuneConfig, Manifest
 
 MANIFEST = "manifest.json"
@@ -104,7 +104,7 @@ def write_bundle(path: Path, manifest: Manifest, members: dict[str, bytes]) -> s
     Raises BundleError when a reader would refuse it, StorageError when it cannot be stored.
     """
     listed = sorted(members)
-    manifest = msgspec.structs.replace(manifest, members=tuple(listed))
+    manifest = printable(msgspec.structs.replace(manifest, members=tuple(listed)))
     encoded = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic")) + b"\n"
     with _naming(path):
         _check_names([MANIFEST, *listed])

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 import tempfile
@@ -125,6 +126,17 @@ def encode_json(value: Any) -> bytes:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:  # msgspec does not escape them
         return json.dumps(msgspec.to_builtins(value)).encode()
+
+
+def printable(value: T) -> T:
+    """A struct for files that other programs read: bytes that are no UTF-8 are spelled out."""
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        text = re.sub("[\ud800-\udfff]", lambda found: f"\\\\u{ord(found[0]):04x}", text)
+        return msgspec.json.decode(text, type=type(value))
+    return value
 
 
 def decode_json(data: bytes, kind: type[T]) -> T:

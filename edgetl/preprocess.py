@@ -90,7 +90,7 @@ def _reason(error: Exception) -> str:
         return "it is a folder"
     text = str(error).split("\n")[0].rstrip(". ")
     if "truncated" in text.lower():
-        return "the file is cut off"
+        return "image file is truncated: the file is cut off"
     if text.startswith(("broken data stream", "could not create decoder object")):  # PNG, WebP
         return "the file is damaged or cut off"
     return text or type(error).__name__

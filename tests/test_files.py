@@ -21,6 +21,7 @@ from edgetl.files import (
     check_temporary_room,
     decode_json,
     encode_json,
+    printable,
     read_jsonl,
     scratch_folder,
     sha256_bytes,
@@ -236,3 +237,11 @@ def test_names_that_are_no_utf8_come_back_from_json(tmp_path: Path) -> None:
     for broken in (b'{"path": "\\udce9"}', b'{"path": "\\udce9"', b"{}"):
         with pytest.raises(msgspec.DecodeError):
             decode_json(broken, Photo)
+
+
+def test_names_that_are_no_utf8_are_spelled_out_for_other_programs() -> None:
+    photo = Photo(path=os.fsdecode("🍎".encode() + b"\xff"), split="train", label="ü", sha256="0")
+    spelled = printable(photo)
+    assert (spelled.path, spelled.label) == ("🍎\\udcff", "ü")
+    assert printable(spelled) is spelled
+    assert msgspec.json.decode(msgspec.json.encode(spelled), type=Photo) == spelled

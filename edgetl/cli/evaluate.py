@@ -27,7 +27,10 @@ from edgetl.spec import SkippedFile
 @verb
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder or a bundle.")],
-    data: Annotated[Path, typer.Argument(help="Photos; their test split if they have one.")],
+    data: Annotated[
+        Path,
+        typer.Argument(help="Photos as finetune takes them; their test split if they have one."),
+    ],
     engine: Annotated[EngineChoice, typer.Option(help="Engine of a bundle's candidate.")] = "auto",
     precision: Annotated[PrecisionChoice, typer.Option(help="Its precision.")] = "auto",
     candidate: Annotated[str, typer.Option(help="A candidate by its name instead.")] = "auto",

@@ -32,7 +32,12 @@ class FileOptions(Strict, frozen=True, kw_only=True):
 @verb
 def finetune(
     data: Annotated[
-        Path, typer.Argument(help="Photos: train|validation|test/<class>/* or <class>/*.")
+        Path,
+        typer.Argument(
+            help="Photos: SPLIT/<class>/* or <class>/*. SPLIT is train, training; validation, "
+            "validate, valid, val, dev, eval, evaluation; test, testing; in any case, also as "
+            "train_set or 'Test Images'. Classes are in the order of text (1, 10, 2)."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The run folder to write.")],
     backbone: Annotated[

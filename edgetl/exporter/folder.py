@@ -19,7 +19,6 @@ from edgetl.photos.dataset import photo_lines
 from edgetl.photos.duplicates import join, same_pairs
 from edgetl.photos.found import Found, by_kind, data_folder, skipped_line
 from edgetl.photos.ingest import look_all
-from edgetl.photos.names import in_order
 from edgetl.photos.scan import scan
 from edgetl.photos.split import seeded_split
 from edgetl.photos.walk import walk
@@ -105,7 +104,7 @@ class Folder:
             scanned = scan(self.root, need_train=False, known=labels)
             self.warnings += scanned.warnings
             self.warnings += map(skipped_line, scanned.skipped)
-            return list(scanned.photos), in_order(item.label for item in scanned.photos)
+            return list(scanned.photos), tuple(sorted({item.label for item in scanned.photos}))
         if not seen.photos:
             raise DataError(
                 f"No photos in {self.root}.",

@@ -20,7 +20,7 @@ from edgetl.exporter.folder import Folder
 from edgetl.exporter.photos import fingerprint
 from edgetl.exporter.source import Judges
 from edgetl.metrics import Logits
-from edgetl.photos.names import nfc, shown
+from edgetl.photos.names import nfc, order_of_numbers
 from edgetl.preprocess import Pixels
 from edgetl.spec import Calibration, Fit, Normalize, Preprocess, Provenance, WeightsOrigin
 
@@ -153,12 +153,8 @@ class OnnxSource:
         """The class folders where they may be the outputs, else numbers."""
         classes = self.folder.classes
         if len(classes) == given.classes:
-            if list(classes) != sorted(classes):
-                self._warn(
-                    f"Class folders that are numbers are taken in the order of numbers, "
-                    f"{shown(classes)}; many trainers sort them as words, {shown(sorted(classes))}."
-                    " --labels FILE states the order of the outputs."
-                )
+            for text in order_of_numbers(classes):
+                self._warn(f"{text} --labels FILE states another order of the outputs.")
             return classes
         self._warn(
             f"{given.name} has {given.classes} outputs and {self.folder.root} "

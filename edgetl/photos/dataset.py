@@ -15,7 +15,7 @@ from edgetl.files import encode_json, sha256_bytes
 from edgetl.photos.duplicates import join, near_pairs, same_pairs
 from edgetl.photos.found import Found, data_folder
 from edgetl.photos.ingest import Look, look_all, open_cache
-from edgetl.photos.names import in_order
+from edgetl.photos.names import order_of_numbers
 from edgetl.photos.scan import scan
 from edgetl.photos.split import seeded_split
 from edgetl.preprocess import Pixels
@@ -71,7 +71,7 @@ def load_dataset(
     check_emptied(found, kept)
     photos, split_by, warnings, repeats = _split(kept, looks, seed, "csv" if labels_csv else "")
     check_splits(photos)
-    labels = in_order(photo.label for photo in photos)
+    labels = tuple(sorted({photo.label for photo in photos}))
     summary = DataSummary(
         root=str(root),
         labels=labels,
@@ -79,7 +79,12 @@ def load_dataset(
         sha256=sha256_bytes(photo_lines(photos)),
         split_by=split_by,
         skipped_files=(*skipped, *scanned.skipped),
-        warnings=(*scanned.warnings, *warnings, *_untested(photos, labels)),
+        warnings=(
+            *scanned.warnings,
+            *order_of_numbers(labels),
+            *warnings,
+            *_untested(photos, labels),
+        ),
         duplicates=repeats,
     )
     return Dataset(root, photos, pixels[: len(photos)], summary)

@@ -60,12 +60,16 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def in_order(labels: Iterable[str]) -> tuple[str, ...]:
-    """Different labels by name, or by number where every one is a number (1, 2, 10)."""
-    names = set(labels)
-    if all(name.isascii() and name.isdigit() for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))
+def order_of_numbers(labels: Iterable[str]) -> list[str]:
+    """A warning where classes are numbers: as all classes they are in order of text, 1, 10, 2."""
+    names = sorted(set(labels))
+    numbers = all(name.isascii() and name.isdigit() for name in names)
+    if not numbers or names == sorted(names, key=int):
+        return []
+    return [
+        f"Classes that are numbers are in the order of text, {shown(names)}: read answers by "
+        "label, not by position."
+    ]
 
 
 def is_utf8(name: str) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 import edgetl
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.errors import EngineError, EngineMissingError, UsageError
+from edgetl.files import decode_json, encode_json
 from edgetl.machine import available_cores, power_mode, this_machine
 from edgetl.runtime.choose import AUTO, matching, unfit
 from edgetl.runtime.local import remember_p50_ms
@@ -157,7 +158,7 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
             text=True,
         )
         try:
-            self.ready: Ready = self._ask(msgspec.json.encode(job).decode(), Ready)
+            self.ready: Ready = self._ask(encode_json(job).decode(), Ready)
             if self.ready.error:
                 raise EngineError(self.ready.error, fix=self.ready.fix)
         except BaseException:
@@ -176,7 +177,7 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         try:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
-            return msgspec.json.decode(self._process.stdout.readline(), type=kind)
+            return decode_json(self._process.stdout.readline().encode(), kind)
         except (BrokenPipeError, msgspec.DecodeError) as error:
             raise EngineError(
                 f"The process that measured {self.candidate.recipe} died: {self._last_words()}.",

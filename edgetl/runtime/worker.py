@@ -15,12 +15,12 @@ import sys
 import time
 from typing import IO
 
-import msgspec
 import numpy as np
 
 from edgetl.bundle import open_bundle
 from edgetl.engines import Description
 from edgetl.errors import EdgetlError
+from edgetl.files import decode_json, encode_json
 from edgetl.machine import peak_rss_mib
 from edgetl.runtime.model import open_session
 from edgetl.spec import Record
@@ -57,7 +57,7 @@ def main() -> None:
     """Serve one job over stdin and stdout."""
     _die_with(int(sys.argv[1]))
     out = _own_stdout()
-    job = msgspec.json.decode(sys.stdin.readline(), type=Job)
+    job = decode_json(sys.stdin.readline().encode(), Job)
     try:
         start = time.perf_counter_ns()
         bundle = open_bundle(job.bundle)
@@ -100,5 +100,5 @@ def _own_stdout() -> IO[str]:
 
 
 def _say(out: IO[str], message: Record) -> None:
-    out.write(msgspec.json.encode(message).decode() + "\n")
+    out.write(encode_json(message).decode() + "\n")
     out.flush()

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -24,6 +23,7 @@ from edgetl.spec import EpochRow, Normalize, Strict
 from edgetl.train.augment import Batches, jitter
 from edgetl.train.backbones import Classifier
 from edgetl.train.infer import NotFiniteError, bf16_pays, forward_rows
+from edgetl.train.state_dicts import read_safetensors
 
 
 class Settings(Strict, frozen=True, kw_only=True):
@@ -197,9 +197,7 @@ class Trainer:
 
     def load(self, path: Path, history: list[EpochRow]) -> None:
         """Continue from what `save` wrote; `history` is cut to its epochs."""
-        with safetensors.safe_open(str(path), framework="pt") as opened:
-            metadata = opened.metadata()
-        tensors = safetensors.torch.load_file(path)
+        tensors, metadata = read_safetensors(path)
         for prefix, module in self._modules().items():
             start = f"{prefix}."
             module.load_state_dict(

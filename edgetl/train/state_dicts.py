@@ -5,6 +5,7 @@ Nothing here runs code of a file: pickles are read by torch's restricted reader 
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import shlex
@@ -15,7 +16,6 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 
@@ -56,8 +56,7 @@ def read_tensors(path: Path) -> tuple[Tensors, list[str]]:
         )
     try:
         if is_safetensors(path):
-            tensors: Tensors = safetensors.torch.load_file(path)
-            return tensors, []
+            return read_safetensors(path)[0], []
         _refuse_others(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on old files
@@ -74,6 +73,14 @@ def is_safetensors(path: Path) -> bool:
     with path.open("rb") as stream:
         start = stream.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32
+
+
+def read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """Tensors and metadata; by the file's bytes, as the library opens no path that is no UTF-8."""
+    data = path.read_bytes()
+    tensors: Tensors = safetensors.torch.load(data)  # checks the header
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return tensors, header.get("__metadata__", {})
 
 
 def _refuse_others(path: Path) -> None:

@@ -10,7 +10,6 @@ import urllib.error
 from collections import Counter
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 import torchvision
@@ -19,7 +18,13 @@ from edgetl.errors import WeightsError
 from edgetl.files import sha256_file, user_path, write_bytes
 from edgetl.spec import WeightsOrigin
 from edgetl.train.backbones import BackboneInfo, Classifier, find_backbone
-from edgetl.train.state_dicts import Tensors, is_safetensors, read_tensors, without_prefix
+from edgetl.train.state_dicts import (
+    Tensors,
+    is_safetensors,
+    read_safetensors,
+    read_tensors,
+    without_prefix,
+)
 
 IMAGENET_LICENCE = (
     "Weights published by torchvision (BSD-3-Clause) and trained on ImageNet-1k, whose terms of "
@@ -61,8 +66,7 @@ def load_weights(model: Classifier, backbone: str, weights: str) -> WeightsOrigi
 def file_licence(path: Path) -> str:
     """What the file itself says of its licence."""
     if is_safetensors(path):
-        with safetensors.safe_open(str(path), framework="pt") as opened:
-            metadata = opened.metadata() or {}
+        _, metadata = read_safetensors(path)
         stated = metadata.get("license") or metadata.get("licence")
         if stated:
             return str(stated)

@@ -48,6 +48,32 @@ def test_a_candidate_is_chosen_by_name(cli: Cli, tiny_bundle: Path, shapes: Path
     assert json.loads(done.stdout)["error"]["type"] == "UnknownNameError"
 
 
+def test_what_is_left_out_is_said(
+    cli: Cli, tiny_bundle: Path, drawn: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "d"
+    drawn(root / "Testing", {"bars": 4, "disc": 3})
+    drawn(root / "holdout", {"bars": 2})
+    drawn(root / "train", {"square": 2})
+    (root / "Testing/@eaDir").mkdir()
+    for index in range(3):
+        (root / f"Testing/bars/{index}.dcm").write_bytes(b"scan")
+    (root / "Testing/stray.png").write_bytes((root / "train/square/00.png").read_bytes())
+    done = cli("evaluate", tiny_bundle, "d", "--json")
+    found = json.loads(done.stdout)
+    assert found["n"] == 7
+    assert [(item["path"], item["n"]) for item in found["skipped_files"]] == [
+        ("Testing/bars/0.dcm", 3)
+    ]
+    assert done.stderr.splitlines() == [
+        "edgetl: Not used, because the name means no split: holdout (2 photos), beside Testing, "
+        "train.",
+        f"edgetl: Photos beside the class folders in {root}/Testing are not used: 1, stray.png "
+        "for one.",
+        "edgetl: skipped 3 files, Testing/bars/0.dcm for one: .dcm (DICOM), no photo",
+    ]
+
+
 def test_the_table_ends_in_the_scores(cli: Cli, tiny_bundle: Path, shapes: Path) -> None:
     done = cli("evaluate", tiny_bundle, shapes)
     assert (done.returncode, done.stderr) == (0, "")

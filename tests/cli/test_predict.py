@@ -82,6 +82,30 @@ def test_plain_output_is_a_line_an_image(cli: Cli, tiny_bundle: Path, tmp_path: 
     assert rows[0]["image"] == odd.name
 
 
+def test_a_folder_is_searched_as_for_training(
+    cli: Cli, tiny_bundle: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """By bytes too, without what systems leave; other files are counted."""
+    photo = (shapes / "disc/00.png").read_bytes()
+    names = ("a/1.png", "a/IMG_2", "a/@eaDir/1.png", "__MACOSX/a/._1.png", ".hidden/1.png")
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(photo)
+    for name in ("a/x.mp4", "a/y.mp4", "Thumbs.db", "notes.txt"):
+        (tmp_path / "in" / name).write_bytes(b"no photo")
+    (tmp_path / "in/a/3.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    done = cli("predict", tiny_bundle, "in", "--json")
+    rows = json.loads(done.stdout)
+    assert [row["image"] for row in rows] == ["in/a/1.png", "in/a/3.HEIC", "in/a/IMG_2"]
+    assert [row["error"] is None for row in rows] == [True, False, True]
+    assert "HEIC" in rows[1]["error"].replace("3.HEIC", "")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "edgetl: skipped 2 files, a/x.mp4 for one: .mp4 (video), no photo\n"
+        "edgetl: error: 1 of 3 images could not be read.\n"
+    )
+
+
 def test_what_cannot_be_predicted(cli: Cli, tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = cli("predict", tiny_bundle, "empty", "--json")

@@ -40,7 +40,7 @@ def test_a_photo_is_hashed_decoded_and_signed(shapes: Path) -> None:
     [
         (b"", "the file is empty"),
         (b"text\n" * 100, "not an image in a format that edgetl reads"),
-        ("cut", "the file is cut off"),
+        ("cut", "image file is truncated: the file is cut off"),
         (None, "No such file or directory"),
         ("float", "floating-point samples have no fixed range"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgetl.photos.names import annotated, in_order, is_utf8, shown, split_of
+from edgetl.photos.names import annotated, is_utf8, order_of_numbers, shown, split_of
 
 
 @pytest.mark.parametrize(
@@ -42,11 +42,11 @@ def test_pictures_beside_their_marks(is_so: bool, names: str) -> None:
     assert annotated(names.split()) is is_so
 
 
-def test_numbers_are_in_order_only_where_all_are_numbers() -> None:
-    assert in_order(["10", "9", "1", "2", "1"]) == ("1", "2", "9", "10")
-    assert in_order(["10", "9", "07", "7"]) == ("07", "7", "9", "10")
-    assert in_order(["10", "9", "a"]) == ("10", "9", "a")
-    assert in_order(["²", "10", "9"]) == ("10", "9", "²")
+def test_numbers_in_the_order_of_text_are_told() -> None:
+    (warning,) = order_of_numbers(["10", "9", "1", "2", "1"])
+    assert "in the order of text, 1, 10, 2, 9:" in warning
+    for names in (["1", "2", "9"], ["10", "9", "a"], ["01", "02", "10"], ["²", "10", "9"]):
+        assert order_of_numbers(names) == []
 
 
 def test_names_for_messages() -> None:

@@ -209,6 +209,25 @@ def test_two_classes_of_two_photos_each(
         assert record.test is None
 
 
+def test_runs_in_the_data_folder_are_no_classes(
+    drawn: Callable[..., Path], tmp_path: Path, single: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twice; a folder and a photo have names that are no UTF-8, a class one that Windows keeps."""
+    root = drawn(tmp_path / os.fsdecode(b"d\xe9"), {"disc": 8, "square": 8})
+    (root / "disc").rename(root / "aux. ")
+    (root / "square/00.png").rename(root / os.fsdecode(b"square/\xff.png"))
+    first = finetune(root, root / "run", epochs=1)
+    again = finetune(root, root / "run2", epochs=1)
+    assert first.labels == again.labels == ("aux. ", "square")
+    assert first.data == again.data == read_run(root / "run2").data
+    assert edgetl.evaluate(root / "run", root).n == 16
+    (root / "train").mkdir()
+    for name in first.labels:
+        (root / name).rename(root / "train" / name)
+    finetune(root, root / "run3", epochs=1)
+    assert "2 of the 16 training photos were set aside" in caplog.text
+
+
 def test_no_test_photos_and_a_broken_file_are_said(
     drawn: Callable[..., Path], cli: Cli, tmp_path: Path
 ) -> None:
