@@ -8,6 +8,7 @@ import io
 from pathlib import Path, PurePosixPath
 
 from edgetl.errors import DataError
+from edgetl.formats import HEAD, kind_of
 from edgetl.photos.found import Found
 from edgetl.photos.names import nfc, split_of
 from edgetl.photos.walk import Walk
@@ -44,6 +45,12 @@ def _text(table: Path) -> str:
         raise DataError(
             f"Cannot read labels file {table}: {error.strerror}.", fix="give a UTF-8 CSV file."
         ) from error
+    kind = kind_of(data[:HEAD])
+    if kind:
+        raise DataError(
+            f"{table} is no CSV file, but {kind}.",
+            fix="save it as CSV; in Excel as 'CSV UTF-8'.",
+        )
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return data.decode("utf-16" if wide else "utf-8-sig")

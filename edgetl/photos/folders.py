@@ -100,7 +100,7 @@ def _splits(root: Path, top: _Level) -> dict[str, Split]:
 
 def _others(top: _Level, splits: dict[str, Split]) -> str:
     """What lies beside split folders, for a message."""
-    counts = [f"{n} ({len(p)} photos)" for n, p in top.folders.items() if p and n not in splits]
+    counts = [f"{n} ({_count(len(p))})" for n, p in top.folders.items() if p and n not in splits]
     return f"; beside lies {shown(counts)}" if counts else ""
 
 
@@ -118,11 +118,15 @@ def _beside(root: Path, top: _Level, splits: dict[str, Split], need_train: bool)
         )
     warnings = [_loose(root, top, "split")] if top.loose else []
     if others:
-        counts = shown(f"{name} ({len(top.folders[name])} photos)" for name in others)
+        counts = shown(f"{name} ({_count(len(top.folders[name]))})" for name in others)
         warnings.append(
             f"Not used, because the name means no split: {counts}, beside {shown(sorted(splits))}."
         )
     return warnings
+
+
+def _count(number: int) -> str:
+    return "1 photo" if number == 1 else f"{number} photos"
 
 
 def _inner(top: _Level, name: str) -> set[str]:
@@ -144,7 +148,7 @@ def _classes(
     """The photos of the class folders in one folder."""
     home = root / level.home
     if not level.folders:
-        loose = f", but {len(level.loose)} photos" if level.loose else ""
+        loose = f", but {_count(len(level.loose))}" if level.loose else ""
         raise DataError(
             f"No class folders in {home}{loose}.",
             fix="put the photos into one folder a class, named after the class.",

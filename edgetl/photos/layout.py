@@ -16,8 +16,8 @@ def check_classes_are_clear(home: Path, inner: dict[str, Counter[str]]) -> list[
     under "".
     """
     _check_annotated(home, inner)
-    _check_splits(home, inner)
     _check_wrapped(home, inner)
+    _check_splits(home, inner)
     return _check_same(home, inner)
 
 

@@ -25,6 +25,7 @@ _FILLERS = re.compile(
 _PICTURES = frozenset(
     {"images", "image", "imgs", "img", "jpegimages", "photos", "photo", "pictures", "rgb"}
 )
+_NEVER_CLASSES = frozenset({"images", "imgs", "img", "jpegimages"})
 _MARKS = frozenset(
     {
         "masks", "mask", "labels", "label", "annotations", "annotation", "annots", "segmentation",
@@ -52,7 +53,9 @@ def _unglued(word: str) -> tuple[str, ...]:
 def annotated(names: Iterable[str]) -> bool:
     """Whether folders of these names are pictures beside their masks, boxes or labels."""
     plain = {re.sub(r"[\W_]+", "", name.casefold()) for name in names}
-    return bool(plain & _MARKS) and bool(plain & _PICTURES) and plain <= _MARKS | _PICTURES
+    if not plain & _MARKS or not plain & _PICTURES:
+        return False
+    return plain <= _MARKS | _PICTURES or bool(plain & _NEVER_CLASSES)
 
 
 def nfc(text: str) -> str:

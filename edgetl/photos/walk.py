@@ -106,7 +106,7 @@ def _visit(home: str, inside: str, above: tuple[str, ...], skip: str, found: Wal
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if _holds(entry.is_dir):
             folders.append(entry)
         else:
             _judge(entry, f"{inside}{entry.name}", found)
@@ -119,13 +119,21 @@ def _visit(home: str, inside: str, above: tuple[str, ...], skip: str, found: Wal
         _visit(entry.path, f"{inside}{entry.name}/", (*above, real), skip, found)
 
 
+def _holds(is_so: Callable[[], bool]) -> bool:
+    """What an entry says of itself; a link that goes in a circle or behind a closed door is no."""
+    try:
+        return is_so()
+    except OSError:
+        return False
+
+
 def _judge(entry: os.DirEntry[str], path: str, found: Walk) -> None:
     """Decide whether a file is a photo."""
     name = entry.name.lower()
     suffix = PurePath(name).suffix
     if name in _CLUTTER or suffix in _TEXTS:
         return
-    if not entry.is_file() and not entry.is_symlink():  # a pipe would be waited for for ever
+    if not _holds(entry.is_file) and not entry.is_symlink():  # a pipe would be waited for for ever
         found.others.append(SkippedFile(path=path, reason="not a regular file"))
     elif suffix in SUFFIXES or suffix in FOREIGN:  # also a broken link: reading it says so
         found.photos.append(path)

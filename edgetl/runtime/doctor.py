@@ -26,6 +26,7 @@ PACKAGES = {
     "onnx": ("export", "export"),
     "onnxscript": ("export", "export"),
     "nncf": ("export to OpenVINO int8", "export"),
+    "pi-heif": ("HEIC photos", "heif"),
 }
 
 

@@ -135,6 +135,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
             "path,label\n2.jpg,a\nx/1.jpg,caf\xe9\n".encode("cp1252"),
             r"line 3 is not UTF-8 \(byte 0xe9",
         ),
+        (b"PK\x03\x04" + b"xl/workbook.xml", r"root\.csv is no CSV file, but ZIP"),
         ("path,label\n" + "x" * 200_000 + ",a\n", r"line \d+: field larger than field limit"),
     ],
 )

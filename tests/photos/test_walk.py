@@ -98,8 +98,10 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "root/b/up").symlink_to(tmp_path / "root")
     (tmp_path / "root/c").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "root/b/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    found = walk(tmp_path / "root").photos
-    assert found == ["a/1.jpg", "a/linked/2.jpg", "b/1.jpg", "b/gone.jpg", "c/2.jpg"]
+    (tmp_path / "root/b/itself").symlink_to(tmp_path / "root/b/itself")
+    found = walk(tmp_path / "root")
+    assert [file.path for file in found.others] == ["b/itself"]
+    assert found.photos == ["a/1.jpg", "a/linked/2.jpg", "b/1.jpg", "b/gone.jpg", "c/2.jpg"]
 
 
 def test_a_folder_that_cannot_be_listed(tmp_path: Path) -> None:
