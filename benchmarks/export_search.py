@@ -81,7 +81,6 @@ def _for_speed(recipe: Recipe) -> Recipe:
     """The recipe without a gate; how it is calibrated decides nothing about its speed."""
     return msgspec.structs.replace(
         recipe,
-        min_agreement=0.0,
         calibration=("minmax",) if recipe.calibration else (),
         calibration_images=min(64, recipe.calibration_images),
     )
@@ -201,7 +200,7 @@ def clothing(work: Path, data: Path, *, reuse: bool) -> list[dict[str, Any]]:
     _, quick_s = edgetl("export", run, "--target", "cpu", "--out", quick, "--search", "never")
     rows: list[dict[str, Any]] = [_export_row(run, "all CPU candidates", quick_s)]
     if not (reuse and bundle.is_file()):
-        how = ("--qat", "--search", "always", "--budget", f"{BUDGET_S:.0f}s")
+        how = ("--qat", "always", "--search", "always", "--budget", f"{BUDGET_S:.0f}s")
         _, best_s = edgetl("export", run, "--target", "cpu", "--out", bundle, *how)
         rows.append(_export_row(run, " ".join(how), best_s))
     from edgetl.exporter.run_source import RunSource
@@ -228,7 +227,18 @@ def cells(work: Path, data: Path) -> list[dict[str, Any]]:
                 "--strategy", "scratch", "--size", "112", "--fit", "squash", "--epochs", "14",
                 "--overwrite",
             )  # fmt: skip
-        edgetl("export", run, "--target", "cpu", "--out", bundle, "--qat", "--search", "never")
+        edgetl(
+            "export",
+            run,
+            "--target",
+            "cpu",
+            "--out",
+            bundle,
+            "--qat",
+            "always",
+            "--search",
+            "never",
+        )
         rows += candidates_on_test(run, bundle, folder)
     return rows
 

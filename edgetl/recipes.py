@@ -72,8 +72,6 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[str, str]]:
         )
     if form == "nncf" and "entropy" in recipe.calibration:
         yield "NNCF does not calibrate by entropy", "use minmax or percentile."
-    if not 0 <= recipe.min_agreement <= 1:
-        yield f"min_agreement is {recipe.min_agreement}", "give a share, 0…1."
     if not integers and (recipe.calibration or recipe.exclude or recipe.fold_normalisation):
         yield (
             f"form '{form}' quantizes nothing",

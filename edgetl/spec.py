@@ -220,7 +220,6 @@ class Recipe(Strict, frozen=True, kw_only=True):
     engine: EngineName
     precision: Precision
     form: Form
-    min_agreement: float
     arch: tuple[str, ...] = ()
     min_engine: str = ""
     max_opset: int = 17
@@ -307,11 +306,15 @@ class Candidate(Record, frozen=True, kw_only=True):
     macro_f1_drop: float | None = None
     regressions: tuple[ClassDrop, ...] = ()  # worst first
     quantization: Quantization | None = None
+    loss_rise: float | None = None  # log-loss gained against the reference, nats
+    loss_rise_interval: tuple[float, float] | None = None  # paired, 95 %
     agreement: float | None = None  # top-1 against the FP32 reference
-    divergence: float | None = None  # mean KL from the reference in nats, on held-out photos
-    undecidable: bool = False  # n < 1/max_drop: the agreement decides
+    gate_divergence: float | None = None  # mean KL from it in nats on the photos that judge
+    divergence: float | None = None  # the same on held-out training photos: decides ties
+    undecidable: bool = False  # n < 1/max_drop: accuracy cannot show the permitted drop
     checked_with: str = ""  # engine and version that produced the accuracy
     temperature: float = 1.0
+    calibrated: bool = False  # whether labels fitted the temperature; else probabilities are raw
     rejection_threshold: float = 0.0  # top probability that 95 % of validation photos reach
     p50_ms: float | None = None
     p90_ms: float | None = None

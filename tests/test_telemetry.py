@@ -34,7 +34,7 @@ if "talk" in sys.argv:
 if "late" in sys.argv:
     import openvino_telemetry
 recipe = Recipe(
-    name="r", title="", engine="openvino", precision="int8", form="nncf", min_agreement=0
+    name="r", title="", engine="openvino", precision="int8", form="nncf"
 )
 images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
 xml, weights = nncf_int8.nncf_int8(open(sys.argv[1], "rb").read(), images, recipe)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgetl.exporter.export import Export
 
 Text = str | None
+When = Literal["auto", "always", "never"]
 
 
 @verb
@@ -47,10 +48,14 @@ def export(
         list[Path] | None, typer.Option(help="Try this recipe (TOML) too; may be repeated.")
     ] = None,
     qat: Annotated[
-        bool, typer.Option("--qat", help="Try INT8 after quantization-aware training too.")
-    ] = False,
+        When,
+        typer.Option(
+            help="Quantization-aware training; auto: when an INT8 candidate is further from FP32 "
+            "than the gate allows."
+        ),
+    ] = "auto",
     search: Annotated[
-        Literal["auto", "always", "never"],
+        When,
         typer.Option(
             help="Search which layers to leave in float; auto: when INT8 is not both the fastest "
             "and within the gate."
@@ -134,7 +139,7 @@ def export(
     if json:
         emit(done)
         return
-    _tell(done, target, qat=qat)
+    _tell(done, target, qat=qat != "never")
 
 
 def _tell(done: Export, target: str, *, qat: bool) -> None:
@@ -164,8 +169,8 @@ def _verdict(done: Export, *, qat: bool) -> str:
     chosen, integers = rows[done.chosen], [c for c in rows.values() if c.precision == "int8"]
     if chosen.precision == "int8" or not integers:
         return text
-    refused = [c for c in integers if c.rejected and c.accuracy is not None]
-    mend = "" if qat or not refused else "; --qat may mend what the gate refused"
+    refused = [c for c in integers if c.rejected and c.agreement is not None]
+    mend = "" if qat or not refused else "; --qat auto may mend what the gate refused"
     if all(c.rejected for c in integers):
         return f"{text}; keep {chosen.precision}: every INT8 candidate was refused{mend}"
     timed = [c for c in integers if c.p50_ms is not None and not c.rejected]
@@ -219,11 +224,11 @@ COLUMNS = [
     "engine",
     "precision",
     "accuracy#",
-    "reference#",
     "drop#",
     "95 % interval#",
     "n#",
     "agreement#",
+    "divergence#",
     "p50 ms#",
     "verdict",
 ]
@@ -242,11 +247,11 @@ def _row(candidate: Candidate, chosen: str) -> list[str]:
         candidate.engine,
         candidate.precision,
         number(candidate.accuracy),
-        number(candidate.reference_accuracy),
         number(candidate.drop),
         interval,
         str(candidate.n),
         number(candidate.agreement),
+        number(candidate.gate_divergence),
         number(candidate.p50_ms, 3),
         ("refused: " if candidate.rejected else "") + verdict,
     ]

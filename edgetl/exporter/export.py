@@ -14,7 +14,7 @@ from edgetl.bundle import open_bundle
 from edgetl.engines import ready_engine
 from edgetl.errors import EngineError, GateError, UsageError
 from edgetl.exporter.build import stand_in, stand_in_session
-from edgetl.exporter.improve import add_placements, add_trained, search_pays
+from edgetl.exporter.improve import add_placements, add_trained, search_pays, training_pays
 from edgetl.exporter.job import Job, Say
 from edgetl.exporter.open import open_source
 from edgetl.exporter.plan import BASELINE, Plan, plan
@@ -25,7 +25,7 @@ from edgetl.spec import Candidate, OnnxOptions, Placement, Record
 
 MEASURE_SECONDS = 2.0
 BUDGET_S = 600.0
-SearchWhen = Literal["auto", "always", "never"]
+When = Literal["auto", "always", "never"]
 
 
 class Export(Record, frozen=True, kw_only=True):
@@ -52,8 +52,8 @@ def export(
     onnx: OnnxOptions | None = None,
     recipes: Sequence[str | os.PathLike[str]] = (),
     dla: bool = False,
-    qat: bool = False,
-    search: SearchWhen = "auto",
+    qat: When = "auto",
+    search: When = "auto",
     budget_s: float | None = None,
     progress: Say = lambda _: None,
     bar: bool = False,
@@ -63,10 +63,11 @@ def export(
 
     `source` is a finished run, or an ONNX classifier that `onnx` describes; its photos score every
     candidate, and what fails the gate is not shipped. `recipes` are TOML files tried as well, `dla`
-    adds a Jetson's accelerator, `qat` integers after training for them, `search` mixed placements,
-    for up to `budget_s` seconds of trials ("auto": when INT8 is not both the fastest and within the
-    gate). `bar` draws the search's progress on a terminal; `report` is called with all candidates,
-    also when the gate then fails. Raises EdgetlErrors of every kind.
+    adds a Jetson's accelerator. `qat` adds integers after training for them ("auto": when an INT8
+    candidate is further from FP32 than the gate allows), `search` mixed placements, for up to
+    `budget_s` seconds of trials ("auto": when INT8 is not both the fastest and within the gate).
+    `bar` draws the search's progress on a terminal; `report` is called with all candidates, also
+    when the gate then fails. Raises EdgetlErrors of every kind.
     """
     destination, start = user_path(out), user_path(source)
     planned = plan(target, engine, precision, dla=dla, extra=[Path(path) for path in recipes])
@@ -110,17 +111,18 @@ def _try_all(
     job: Job,
     trial: Path,
     *,
-    qat: bool,
-    search: SearchWhen,
+    qat: When,
+    search: When,
     budget_s: float,
     report: Callable[[list[Candidate]], None],
 ) -> list[str]:
     """Build, judge and measure every candidate that is asked for; returns what to tell."""
     job.try_recipes(job.plan.recipes)
-    notes = add_trained(job) if qat else []
+    trains = qat == "always" or (qat == "auto" and training_pays(job))
+    notes = add_trained(job) if trains else []
     report(list(job.candidates.values()))
     if search == "never" or not job.plan.measured:
-        _insist(job)
+        _insist(job, qat)
     _insist_on_baseline(job)
     measure_here(job, trial)
     if search == "always" or (search == "auto" and search_pays(job)):
@@ -129,7 +131,7 @@ def _try_all(
         if set(job.built) != before:
             measure_here(job, trial)
     report(list(job.candidates.values()))
-    _insist(job)
+    _insist(job, qat)
     return notes
 
 
@@ -138,8 +140,8 @@ def _check(
     planned: Plan,
     *,
     max_drop: float,
-    qat: bool,
-    search: SearchWhen,
+    qat: When,
+    search: When,
     budget_s: float | None,
 ) -> None:
     """UsageError for what cannot be asked for, before anything is computed."""
@@ -157,9 +159,9 @@ def _check(
             f"--budget {budget_s:g} s leaves no time.", fix="give more, or --search never."
         )
     integers = any(recipe.precision == "int8" for recipe in planned.recipes)
-    if qat and not integers:
+    if qat == "always" and not integers:
         raise UsageError(
-            "--qat trains for INT8, but no INT8 recipe is tried.",
+            "--qat always trains for INT8, but no INT8 recipe is tried.",
             fix="leave --qat or --precision away, or choose a target with INT8 recipes.",
         )
     if search == "always" and not integers:
@@ -187,7 +189,7 @@ def _insist_on_baseline(job: Job) -> None:
         )
 
 
-def _insist(job: Job) -> None:
+def _insist(job: Job, qat: When) -> None:
     """GateError when the baseline was refused, or all that was asked for."""
     _insist_on_baseline(job)
     asked = [
@@ -197,9 +199,8 @@ def _insist(job: Job) -> None:
     ]
     if all(c.rejected for c in asked):
         reasons = "; ".join(f"{c.recipe}: {c.rejected}" for c in asked)
-        more = (
-            ", or train it for INT8 by --qat" if all(c.precision == "int8" for c in asked) else ""
-        )
+        trains = qat == "never" and all(c.precision == "int8" for c in asked)
+        more = ", or train it for INT8 by --qat auto" if trains else ""
         raise GateError(
             f"No candidate that was asked for passed the gate ({reasons}).",
             fix=f"allow more than --max-drop {job.max_drop}, or another engine or precision{more}.",

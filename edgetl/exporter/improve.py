@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import get_args
 
@@ -11,7 +12,8 @@ import msgspec
 
 from edgetl.errors import TraceError, missing_extra
 from edgetl.exporter.build import Built, build, renamed, why
-from edgetl.exporter.job import Job
+from edgetl.exporter.gate import divergence_limit
+from edgetl.exporter.job import Job, Say
 from edgetl.exporter.material import Material
 from edgetl.exporter.ranges import Rounding
 from edgetl.exporter.search import NEVER, Search, Trial, finalists, pareto, with_hint
@@ -29,28 +31,51 @@ def search_pays(job: Job) -> bool:
     return min(timed, key=lambda c: c.p50_ms or 0.0).precision != "int8"
 
 
+def training_pays(job: Job) -> bool:
+    """Whether an INT8 candidate is further from FP32 than the gate allows."""
+    return any(
+        c.precision == "int8"
+        and c.gate_divergence is not None
+        and c.gate_divergence > divergence_limit("int8", job.max_drop)
+        for c in job.candidates.values()
+    )
+
+
 def add_trained(job: Job) -> list[str]:
     """Candidates of every INT8 recipe from quantization-aware training; returns what to tell."""
+    integers = [recipe for recipe in job.plan.recipes if recipe.precision == "int8"]
+    trained, note = trained_material(job.material, integers, job.say)
+    if trained is not None:
+        job.trained = trained
+        for recipe in integers:
+            name = f"{recipe.name}-qat"
+            named = msgspec.structs.replace(recipe, name=name)
+            make = partial(_trained, recipe, name, trained)
+            job.attempt(named, make, trained, form_of=recipe.name)
+    return [note]
+
+
+def trained_material(
+    material: Material, recipes: Sequence[Recipe], say: Say
+) -> tuple[Material | None, str]:
+    """The network after training for the recipes' integers, or None where it gained nothing.
+
+    Also returns one line that says what was gained. EngineMissingError without PyTorch.
+    """
     try:
         from edgetl.exporter.qat import train_integers
     except ModuleNotFoundError as error:
         raise missing_extra("export", "--qat") from error
-    integers = [recipe for recipe in job.plan.recipes if recipe.precision == "int8"]
     # weights that bear the coarsest rounding bear the finer ones too
-    roundings: list[Rounding] = [_rounding(recipe) for recipe in integers] or ["asymmetric"]
+    roundings: list[Rounding] = [_rounding(recipe) for recipe in recipes] or ["asymmetric"]
     rounding = max(roundings, key=get_args(Rounding).index)
     try:
-        trained = train_integers(job.material, rounding=rounding, progress=job.say)
+        trained = train_integers(material, rounding=rounding, progress=say)
     except TraceError as error:  # an operator that it does not know: the others stand
-        return [f"QAT: {why(error)}"]
+        return None, f"QAT: {why(error)}"
     if not trained.ranges:
-        return [trained.note]
-    job.trained = job.material.with_trained(trained.master, trained.ranges)
-    for recipe in integers:
-        name = f"{recipe.name}-qat"
-        named = msgspec.structs.replace(recipe, name=name)
-        job.attempt(named, partial(_trained, recipe, name, job.trained), form_of=recipe.name)
-    return [trained.note]
+        return None, trained.note
+    return material.with_trained(trained.master, trained.ranges), trained.note
 
 
 def _rounding(recipe: Recipe) -> Rounding:
@@ -108,7 +133,7 @@ def _search(job: Job, base: Candidate, deadline: float) -> tuple[str, bool]:
         name = f"{base.recipe}-mixed{number if len(chosen) > 1 else ''}"
         named = msgspec.structs.replace(with_hint(recipe, trial.hint), name=name)
         placed = partial(_placed, named, trial, search, material)
-        job.attempt(named, placed, form_of=recipe.name)
+        job.attempt(named, placed, material, form_of=recipe.name)
     job.front += [
         Placement(
             of=base.recipe,
@@ -137,7 +162,7 @@ def _searched(job: Job) -> list[Candidate]:
     ]
     measured = [(c, c.p50_ms) for c in found if c.p50_ms is not None]
     timed = [fastest(measured)] if measured else []
-    nearest = sorted((c for c in found if c.rejected), key=lambda c: -(c.agreement or 0.0))
+    nearest = sorted((c for c in found if c.rejected), key=lambda c: c.gate_divergence or 0.0)
     engines = {c.engine for c in timed}
     rescued = {c.engine: c for c in reversed(nearest) if c.engine not in engines}
     return [*timed, *rescued.values()]

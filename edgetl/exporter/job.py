@@ -18,7 +18,7 @@ from edgetl.exporter.golden import golden_inputs, golden_members
 from edgetl.exporter.material import Material
 from edgetl.exporter.plan import Plan
 from edgetl.exporter.ranges import activation_ranges, float_tensors
-from edgetl.exporter.source import Source
+from edgetl.exporter.source import UNLABELLED, Source
 from edgetl.exporter.trt_rules import check_fp16_ranges
 from edgetl.files import sha256_bytes
 from edgetl.machine import this_machine
@@ -70,15 +70,17 @@ class Job:
         self.bar = bar
         self.front: list[Placement] = []  # of searches, the fastest first
         self.trained: Material | None = None  # from quantization-aware training
-        self._overflow: tuple[str | None] | None = None
+        self._overflow: dict[Material, str | None] = {}
 
     def try_recipes(self, recipes: Iterable[Recipe]) -> None:
         """Build and judge whole recipes; one that cannot be built is a refused candidate."""
         for recipe in recipes:
-            self.attempt(recipe, partial(build, recipe, self.material))
+            self.attempt(recipe, partial(build, recipe, self.material), self.material)
 
-    def attempt(self, recipe: Recipe, make: Callable[[], Built], *, form_of: str = "") -> None:
-        """Build, score and judge one candidate, named as `recipe` is.
+    def attempt(
+        self, recipe: Recipe, make: Callable[[], Built], material: Material, *, form_of: str = ""
+    ) -> None:
+        """Build, score and judge one candidate of `material`, named as `recipe` is.
 
         It is measured where `form_of` is, when it is a form of that recipe.
         """
@@ -109,15 +111,14 @@ class Job:
         self.expected[recipe.name], self.built[recipe.name] = expected, built
         scored = judge(
             candidate,
-            recipe,
             logits,
             self.reference,
-            self.judges.truth,
+            None if self.judges.split == UNLABELLED else self.judges.truth,
             labels=self.source.labels,
             max_drop=self.max_drop,
         )
         if scored.rejected is None and runs_fp16(recipe):
-            scored = msgspec.structs.replace(scored, rejected=self._overflows())
+            scored = msgspec.structs.replace(scored, rejected=self._overflows(material))
         if scored.rejected is None and not np.isfinite(expected).all():
             bad = "NaN or infinity in the logits of the self-test's drawings"
             scored = msgspec.structs.replace(scored, rejected=bad)
@@ -128,20 +129,20 @@ class Job:
             divergence=finite(divergence(reference, apart)),
         )
 
-    def _overflows(self) -> str | None:
-        """Why FP16 cannot hold the network's inner values, or None.
+    def _overflows(self, material: Material) -> str | None:
+        """Why FP16 cannot hold the inner values of the material's network, or None.
 
         ONNX Runtime computes FP16 files in FP32 in part, so its logits would not show it.
         """
-        if self._overflow is None:
-            master, images = self.material.master, self.material.photos(SCANNED)
+        if material not in self._overflow:
+            master, images = material.master, material.photos(SCANNED)
             inner = float_tensors(master)
             try:
                 found = activation_ranges(master, images, inner, methods=("minmax",))
-                self._overflow = (check_fp16_ranges(found["minmax"]),)
+                self._overflow[material] = check_fp16_ranges(found["minmax"])
             except TraceError as error:  # a value that is not finite on a training photo
-                self._overflow = (why(error),)
-        return self._overflow[0]
+                self._overflow[material] = why(error)
+        return self._overflow[material]
 
     def refuse(self, name: str, error: EdgetlError) -> None:
         """Mark a candidate as refused after all."""

@@ -18,7 +18,7 @@ from edgetl.exporter.adopt_run import Given, GivenNetwork
 from edgetl.exporter.check import UINT8
 from edgetl.exporter.folder import Folder
 from edgetl.exporter.photos import fingerprint
-from edgetl.exporter.source import Judges
+from edgetl.exporter.source import UNLABELLED, Judges
 from edgetl.metrics import Logits
 from edgetl.photos.names import nfc, order_of_numbers
 from edgetl.preprocess import Pixels
@@ -89,7 +89,7 @@ class OnnxSource:
                 self._judges = Judges(images, truth, "validation")
                 self._doubt(float((answers == truth).mean()), Counter(truth.tolist()))
             else:
-                self._judges = Judges(images, answers, "agreement")
+                self._judges = Judges(images, answers, UNLABELLED)
         return self._judges
 
     def calibration(self, count: int) -> tuple[Pixels, Calibration]:

@@ -33,7 +33,7 @@ BATCH = 32
 RATE = 2e-5  # AdamW; falls to 0 as a cosine
 MIXED = 0.5  # share of the batches whose photos are cut together from two
 PASSES = 1.5  # over the photos
-MOST_STEPS = 160
+LEAST_STEPS, MOST_STEPS = 60, 160
 CALIBRATING = 128  # photos that set the ranges of activations
 PHOTOS = 4096  # at most so many are trained with
 
@@ -64,7 +64,7 @@ def train_integers(
             student(block)
     student.observe = False
     before = _divergence(student, held, goal)
-    steps = max(4, min(MOST_STEPS, math.ceil(PASSES * len(photos) / BATCH)))
+    steps = max(LEAST_STEPS, min(MOST_STEPS, math.ceil(PASSES * len(photos) / BATCH)))
     _fit(student, teacher, photos, steps, progress)
     with torch.no_grad():  # the ranges of the weights as they are now
         student.forget()

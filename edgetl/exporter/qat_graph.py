@@ -195,7 +195,7 @@ def _check(node: onnx.NodeProto, attributes: Attributes) -> None:
     if unknown:
         raise TraceError(
             f"{label(node)} is {unknown}, which training for integers does not know.",
-            fix="export without --qat.",
+            fix="export with --qat never.",
         )
 
 

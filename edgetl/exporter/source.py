@@ -12,6 +12,7 @@ from edgetl.preprocess import Pixels
 from edgetl.spec import Calibration, Normalize, Preprocess, Provenance
 
 Truth = npt.NDArray[np.int64]
+UNLABELLED = "agreement"  # in place of a split's name: the photos that judge have no labels
 
 
 class Judges(NamedTuple):
@@ -19,7 +20,7 @@ class Judges(NamedTuple):
 
     images: Pixels
     truth: Truth
-    split: str  # "validation"; "agreement" when the photos have no labels: truth is the reference's
+    split: str  # "validation"; UNLABELLED when the photos have no labels: truth is the reference's
 
 
 class Source(Protocol):

@@ -86,12 +86,13 @@ def test_loose_photos_are_judged_by_agreement(
     with open_bundle(home / "x.edgetl") as opened:
         assert opened.manifest.labels == ("class 0", "class 1", "class 2")
         candidate = opened.manifest.candidates[0]
-        assert (candidate.split, candidate.accuracy) == ("agreement", 1.0)
+        assert (candidate.split, candidate.agreement) == ("agreement", 1.0)
+        assert (candidate.accuracy, candidate.calibrated) == (None, False)
 
 
 def test_everything_at_once(model: Path, photos: Path, home: Path, quick: None) -> None:
     """Trained and mixed candidates are measured here beside the whole recipes."""
-    extra = ("--qat", "--search", "always", "--budget", "3s", "--max-drop", "0.5")
+    extra = ("--qat", "always", "--search", "always", "--budget", "3s", "--max-drop", "0.5")
     done = Typed(
         model, "--calib", photos, *COLOURS, *ORT, *extra, "--out", home / "x.edgetl", "--json"
     )
@@ -200,7 +201,7 @@ def test_options_of_the_other_source(options: tuple[str, ...], message: str, hom
         (("--budget", "0s"), "--budget 0 s leaves no time"),
         (("--budget", "9s", "--search", "never"), "--budget bounds a search, and --search never"),
         (("--budget", "soon"), "--budget soon is not a time"),
-        (("--qat", "--precision", "fp32"), "--qat trains for INT8, but no INT8 recipe is tried"),
+        (("--qat", "always", "--precision", "fp32"), "--qat always trains for INT8, but no INT8"),
         (
             ("--search", "always", "--precision", "fp32"),
             "--search always places INT8, but no INT8 recipe is tried",
@@ -258,7 +259,7 @@ def test_an_error_as_json(model: Path, home: Path) -> None:
         (RECIPE.replace('"mine"', '"mine-qat"'), "is named 'mine-qat'"),
         (RECIPE.replace('"mine"', '"../mine"'), "mine.toml"),
         (RECIPE.replace('"ort-qdq"', '"float"'), "mine.toml"),
-        (RECIPE.replace("0.0", "7.0"), "min_agreement is 7"),
+        (RECIPE + "min_agreement = 0.9", "unknown field `min_agreement`"),
     ],
 )
 def test_bad_recipes(

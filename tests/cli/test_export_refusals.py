@@ -184,9 +184,9 @@ def test_training_that_does_not_know_an_operator(
 
     changed(model, soft)
     given = (model, "--calib", photos, *COLOURS, *ORT, "--out", home / "x.edgetl")
-    done = Typed(*given, "--qat", "--max-drop", "0.5")
+    done = Typed(*given, "--qat", "always", "--max-drop", "0.5")
     assert done.code == 0, done.err
     assert "QAT: Softsign 'Softsign_1' is an operator, which training" in done.err
-    assert "export without --qat" in done.err
+    assert "export with --qat never" in done.err
     with open_bundle(home / "x.edgetl") as opened:
         assert not [c for c in opened.manifest.candidates if "-qat" in c.recipe]

@@ -23,7 +23,6 @@ title = "Mine"
 engine = "onnxruntime"
 precision = "int8"
 form = "ort-qdq"
-min_agreement = 0.0
 activation = "quint8"
 calibration = ["minmax"]
 calibration_images = 16

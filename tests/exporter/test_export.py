@@ -147,11 +147,13 @@ def test_the_table_shows_refused_candidates_too(
     from edgetl.cli.export import export
 
     spoil("int8")
-    export(trained, target="cpu", out=tmp_path / "x.edgetl", max_drop=0.01, search="never")
+    export(
+        trained, target="cpu", out=tmp_path / "x.edgetl", max_drop=0.01, search="never", qat="never"
+    )
     shown = capsys.readouterr()
     assert "ort-fp32" in shown.out
     assert "ort-int8" in shown.out
-    assert "refused: agreement 0." in shown.out
+    assert "refused: divergence " in shown.out
     assert "undecidable by accuracy" in shown.out
     assert "is chosen (measured)" in shown.err
 
@@ -167,6 +169,7 @@ def test_refused_candidates_are_listed_and_not_shipped(
         out=tmp_path / "x.edgetl",
         engine="onnxruntime",
         search="never",
+        qat="never",
         report=lambda rows: seen.append(list(rows)),
     )
     assert done.chosen == BASELINE
@@ -192,9 +195,11 @@ def test_what_was_asked_for_and_is_refused_is_an_error_and_no_file(
         pytest.skip("OpenVINO is not installed")
     spoil("int8")
     with pytest.raises(GateError, match="No candidate that was asked for passed") as got:
-        edgetl.export(trained, target="cpu", out=tmp_path / "x.edgetl", search="never", **options)
-    assert "--qat" in got.value.fix
-    assert "-int8: agreement" in got.value.message
+        edgetl.export(
+            trained, target="cpu", out=tmp_path / "x.edgetl", search="never", qat="never", **options
+        )
+    assert "--qat auto" in got.value.fix
+    assert "-int8: divergence" in got.value.message
     assert "--max-drop" in got.value.fix
     assert not list(tmp_path.iterdir())
 
@@ -206,9 +211,10 @@ def test_a_search_may_find_what_was_refused_as_a_whole(
     """INT8 was asked for and missed the gate; a mixed placement of it may pass."""
     spoil("ort-int8" if rescued else "int8")
     options: dict[str, Any] = {"target": "cpu", "engine": "onnxruntime", "precision": "int8"}
+    options["qat"] = "never"
     out = tmp_path / "x.edgetl"
     if not rescued:
-        with pytest.raises(GateError, match=r"ort-int8: agreement .*ort-int8-mixed.?: agreement"):
+        with pytest.raises(GateError, match=r"ort-int8: divergence .*ort-int8-mixed.?: divergence"):
             edgetl.export(trained, out=out, budget_s=4, **options)
         assert not out.exists()
         return

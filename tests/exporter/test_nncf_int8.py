@@ -25,7 +25,6 @@ NNCF = Recipe(
     engine="openvino",
     precision="int8",
     form="nncf",
-    min_agreement=0.95,
     preset="mixed",
 )
 FOLDED = msgspec.structs.replace(NNCF, fold_normalisation=True)

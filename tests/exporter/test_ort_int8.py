@@ -28,7 +28,6 @@ ORT = Recipe(
     engine="onnxruntime",
     precision="int8",
     form="ort-qdq",
-    min_agreement=0.95,
     activation="quint8",
     per_channel=True,
 )

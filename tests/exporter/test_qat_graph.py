@@ -188,7 +188,7 @@ def test_what_is_not_known_is_refused_by_name(steps: tuple[Step, ...], message: 
     small.run(master, small.noise(1, SIDE))
     with pytest.raises(TraceError, match=message) as got:
         Graph(master)
-    assert got.value.fix == "export without --qat."
+    assert got.value.fix == "export with --qat never."
 
 
 # --- rounding ---------------------------------------------------------------------------------
