@@ -33,7 +33,7 @@ def test_an_onnx_file_end_to_end(
     labels, out = tmp_path / "labels.txt", home / "mine.edgetl"
     labels.write_text("\n".join(small.LABELS) + "\n")
     given = ("export", model, "--calib", photos, "--labels", labels, *COLOURS, *ORT)
-    done = cli(*given, "--search", "never", "--out", out, "--json")
+    done = cli(*given, "--search", "never", "--qat", "never", "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["bundle"], found["provisional"], found["notes"]) == (str(out), False, [])

@@ -387,7 +387,7 @@ def test_a_recipe_of_ones_own(trained: Path, tmp_path: Path, quick: None) -> Non
         ({"target": "cpu", "dla": True}, UsageError, "No deep learning accelerator is known"),
         ({"target": "cpu", "budget_s": 0}, UsageError, "--budget 0 s leaves no time"),
         ({"target": "cpu", "budget_s": float("nan")}, UsageError, "--budget nan s leaves"),
-        ({"target": "cpu", "precision": "fp32", "qat": True}, UsageError, "no INT8 recipe is"),
+        ({"target": "cpu", "precision": "fp32", "qat": "always"}, UsageError, "no INT8 recipe is"),
         ({"target": "cpu", "precision": "fp32", "search": "always"}, UsageError, "no INT8 recipe"),
         ({"target": "jetson", "search": "always"}, UsageError, "which none of the targets is"),
         ({"target": "cpu", "recipes": ["/gone.toml"]}, UsageError, "Cannot read --recipe /gone"),

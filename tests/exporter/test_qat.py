@@ -32,6 +32,7 @@ ORT = msgspec.structs.replace(find_recipe("ort-int8"), calibration=MINMAX)
 @pytest.fixture(autouse=True)
 def _longer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few steps are luck for a network with random weights."""
+    monkeypatch.setattr(qat, "LEAST_STEPS", 4)
     monkeypatch.setattr(qat, "PASSES", 12)
 
 
