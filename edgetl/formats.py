@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import io
 import re
+import struct
+from collections.abc import Iterable
 
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from edgetl.errors import ImageError
 
@@ -98,20 +100,43 @@ def _brand(head: bytes) -> str:
     return "video or sound"
 
 
-def open_image(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> ImageFile.ImageFile:
     """A file's bytes as a Pillow image, not yet decoded.
 
     ImageError says what it is where nothing here reads it, and the way out.
     """
     kind = kind_of(data[:HEAD])
     try:
-        return Image.open(io.BytesIO(data), formats=_readers(kind))
+        return _opened(data, _readers(kind))
     except UnidentifiedImageError as error:
         if kind in PHOTOS:
             what = f"it starts as {kind} does, but is damaged"
         else:
             what = "not an image in a format that edgetl reads" + f", but {kind}" * bool(kind)
         raise ImageError(f"{what}.", fix=f"replace it with a whole {READABLE} file.") from error
+
+
+def _opened(data: bytes, formats: Iterable[str]) -> ImageFile.ImageFile:
+    """Read a file's header with Pillow's reader of it, whatever its size; nothing is decoded yet.
+
+    This is `Image.open` less its judgement of the size, which warns and raises by a process-wide
+    setting and knows nothing of scaled decoding. Raises UnidentifiedImageError, or what a reader
+    raises on a damaged header.
+    """
+    Image.preinit()
+    for name in formats:
+        if name not in Image.OPEN:
+            Image.init()
+        if name not in Image.OPEN:  # Pillow was built without it
+            continue
+        factory, accepts = Image.OPEN[name]
+        try:
+            accepted = accepts is None or accepts(data[:16])  # a string says why not
+            if accepted and not isinstance(accepted, str):
+                return factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue  # another format after all
+    raise UnidentifiedImageError
 
 
 def _readers(kind: str) -> tuple[str, ...]:

@@ -4,13 +4,18 @@ Rule set 1, in order:
 
 1. Decode the first frame. A JPEG file is decoded at the smallest of libjpeg's DCT scales (1, 1/2,
    1/4, 1/8) that keeps at least the wanted size. ICC profiles are ignored. Arrays and Pillow
-   images are taken as they are.
+   images are taken as they are. What would take more than 179 million pixels of memory is refused.
 2. Apply the EXIF orientation.
 3. To 8-bit RGB: 16-bit samples keep their upper byte, transparency is laid over white, and grey,
-   palette and CMYK are converted. Floating-point samples are refused.
+   palette and CMYK are converted. Floating-point samples are refused, and so are wide samples of
+   which nothing but black would be left.
 4. Resize with Pillow's antialiased bilinear filter, to (size, size): `crop` takes the central
    square of 224/256 of the shorter side, `squash` the whole image with its aspect changed, `pad`
    the whole image with its aspect kept, centred on (124, 116, 104).
+
+Rule set 2 differs in step 3: grey samples of 16 bits, 32 bits or floating point are whole numbers
+of `depth` bits (8…15), of which the upper 8 are kept, so that 12-bit samples in 16-bit files use
+the whole range. A sample that does not fit is an error, and so is 16-bit colour.
 
 Nothing else happens outside the graph.
 """
@@ -20,15 +25,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeAlias, Union
+from typing import NamedTuple, TypeAlias, Union
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from edgetl.decode import DEPTHS, FULL_DEPTH, MAX_PIXELS, is_wide_colour, load, to_rgb
 from edgetl.errors import ImageError
 from edgetl.formats import READABLE, open_image
-from edgetl.spec import Preprocess
+from edgetl.spec import Fit, Preprocess
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, Image.Image, Pixels]
@@ -45,6 +51,31 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+REASONS = {
+    FileNotFoundError: "no such file",
+    IsADirectoryError: "it is a folder",
+    # Some of Pillow's readers measure by themselves.
+    Image.DecompressionBombError: f"more than {MAX_PIXELS / 1e6:.0f} million pixels",
+}
+
+
+class Read(NamedTuple):
+    """One image as pixels, and what they do not show any more."""
+
+    pixels: Pixels  # (size, size, 3)
+    bits: int  # that the largest sample of a 16-bit or wider file has; 0 for 8-bit images
+    stored: tuple[int, int]  # (width, height) in the file
+
+
+class _Decoded(NamedTuple):
+    image: Image.Image
+    stored: tuple[int, int]
+    wide_colour: bool = False
+
+
+def rules_for(size: int, fit: Fit, depth: int = FULL_DEPTH) -> Preprocess:
+    """The preprocessing of files whose wide grey samples have `depth` bits, 8…16."""
+    return Preprocess(size=size, fit=fit, rules=1 if depth == FULL_DEPTH else 2, depth=depth)
 
 
 def pixels(source: Source, spec: Preprocess, *, crop: float = CROP) -> Pixels:
@@ -54,14 +85,23 @@ def pixels(source: Source, spec: Preprocess, *, crop: float = CROP) -> Pixels:
     `(H, W)` in grey. `crop` is the share of the shorter side that fit `crop` keeps; only training,
     which crops again by itself, keeps all of it. Raises ImageError when it cannot be read.
     """
-    if spec.rules != 1:
+    return read(source, spec, crop=crop).pixels
+
+
+def read(source: Source, spec: Preprocess, *, crop: float = CROP) -> Read:
+    """`pixels`, and what was found in the file."""
+    depth = spec.depth if spec.rules == 2 else FULL_DEPTH
+    if spec.rules not in (1, 2) or depth not in DEPTHS:
+        what = f"rules {spec.rules}" + (f" with depth {depth}" if spec.rules == 2 else "")
         raise ImageError(
-            f"The model wants preprocessing rules {spec.rules}; this edgetl knows rules 1.",
+            f"The model wants preprocessing {what}; this edgetl knows rules 1 and 2.",
             fix="pip install -U edgetl",
         )
     name = _name(source)
     try:
-        return _fit(_rgb(_upright(_decoded(source, spec, crop))), spec, crop)
+        found = _decoded(source, spec, crop)
+        rgb, bits = to_rgb(_upright(found.image), depth, wide_colour=found.wide_colour)
+        return Read(_fit(rgb, spec, crop), bits, found.stored)
     except ImageError as error:
         raise ImageError(f"Cannot read image {name}: {error.message}", fix=error.fix) from None
     except Exception as error:  # Pillow's plug-ins raise almost anything on damaged files
@@ -84,10 +124,9 @@ def _name(source: Source) -> str:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, IsADirectoryError):
-        return "it is a folder"
+    for kind, reason in REASONS.items():
+        if isinstance(error, kind):
+            return reason
     text = str(error).split("\n")[0].rstrip(". ")
     if "truncated" in text.lower():
         return "image file is truncated: the file is cut off"
@@ -96,11 +135,12 @@ def _reason(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _decoded(source: Source, spec: Preprocess, crop: float) -> Image.Image:
+def _decoded(source: Source, spec: Preprocess, crop: float) -> _Decoded:
     """Decode a file at the smallest sufficient scale; the caller's own image is not scaled."""
     if isinstance(source, Image.Image):
+        wide_colour = is_wide_colour(source)
         source.load()
-        return source
+        return _Decoded(source, source.size, wide_colour)
     if isinstance(source, np.ndarray):
         right = source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)
         if source.dtype != np.uint8 or not right or not source.size:
@@ -109,15 +149,14 @@ def _decoded(source: Source, spec: Preprocess, crop: float) -> Image.Image:
                 f"{source.shape}.",
                 fix="convert it to RGB with values 0…255 first.",
             )
-        return Image.fromarray(source)
+        return _Decoded(Image.fromarray(source), (source.shape[1], source.shape[0]))
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     if not data:
         raise ImageError("the file is empty.", fix="replace the file.")
     image = open_image(data)
-    if image.format in ("JPEG", "MPO"):
-        image.draft(image.mode, _wanted(image.width, image.height, spec, crop))
-    image.load()
-    return image
+    found = _Decoded(image, image.size, is_wide_colour(image))
+    load(image, _wanted(image.width, image.height, spec, crop), data)
+    return found
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -134,25 +173,6 @@ def _wanted(width: int, height: int, spec: Preprocess, crop: float) -> tuple[int
         return spec.size, spec.size
     scale = spec.size / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    mode = image.mode
-    if mode == "RGB" and "transparency" not in image.info:
-        return image
-    if mode.startswith("I"):
-        wide = np.asarray(image)
-        if wide.min() < 0 or wide.max() > 0xFFFF:
-            raise ImageError("32-bit samples have no fixed range.", fix="save it as 8 or 16 bit.")
-        image = Image.fromarray((wide >> 8).astype(np.uint8))
-    elif mode == "F":
-        raise ImageError(
-            "floating-point samples have no fixed range.", fix="save it as 8 or 16 bit."
-        )
-    elif "transparency" in image.info or mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        over = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
-    return image.convert("RGB")
 
 
 def _fit(image: Image.Image, spec: Preprocess, crop: float) -> Pixels:

@@ -43,6 +43,7 @@ class Preprocess(Record, frozen=True, kw_only=True):
     size: int = 224
     fit: Fit = "crop"
     rules: int = 1
+    depth: int = 16  # bits of grey samples in 16-bit and wider files, by rules 2
 
 
 class Normalize(Record, frozen=True, kw_only=True):
@@ -100,6 +101,7 @@ class FinetuneConfig(Strict, frozen=True, kw_only=True):
     seed: int
     device: Literal["cpu", "cuda"]
     labels: str = ""
+    depth: int = 16
 
 
 class SkippedFile(Record, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ FLOORS = (
     {"machine", "telemetry", "progress"},
     {"recipes"},
     {"devices"},
+    {"decode"},
     {"preprocess", "metrics"},
     {"bundle"},
     {"engines"},

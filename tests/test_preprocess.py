@@ -239,9 +239,18 @@ def test_other_arrays_are_refused_with_their_shape(array: Any) -> None:
     assert str(array.shape) in caught.value.message
 
 
-def test_rules_of_a_later_edgetl_are_refused() -> None:
-    with pytest.raises(ImageError, match=r"wants preprocessing rules 2; this edgetl knows rules 1"):
-        pixels(scene(), Preprocess(rules=2))
+@pytest.mark.parametrize(
+    ("spec", "what"),
+    [
+        (Preprocess(rules=3), "rules 3"),
+        (Preprocess(rules=0), "rules 0"),
+        (Preprocess(rules=2, depth=7), "rules 2 with depth 7"),
+        (Preprocess(rules=2, depth=17), "rules 2 with depth 17"),
+    ],
+)
+def test_rules_of_a_later_edgetl_are_refused(spec: Preprocess, what: str) -> None:
+    with pytest.raises(ImageError, match=rf"wants preprocessing {what}; .* knows rules 1 and 2"):
+        pixels(scene(), spec)
 
 
 # --- sources agree ----------------------------------------------------------------------------

@@ -27,6 +27,7 @@ class FileOptions(Strict, frozen=True, kw_only=True):
     seed: int | None = None
     device: TorchDevice | None = None
     labels: str | None = None
+    depth: int | None = None
 
 
 @verb
@@ -65,6 +66,10 @@ def finetune(
     labels: Annotated[
         Path | None, typer.Option(help="CSV: path, label and, if you like, split and group.")
     ] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option(help="Bits of grey samples in 16-bit and wider files, 8…16. [default: 16]"),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is in --out.")
@@ -87,6 +92,7 @@ def finetune(
         "seed": seed,
         "device": device,
         "labels": labels,
+        "depth": depth,
     }
     options = _from_file(config) | {k: v for k, v in given.items() if v is not None}
     record = edgetl.finetune(

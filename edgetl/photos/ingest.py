@@ -15,25 +15,29 @@ from PIL import Image
 
 from edgetl.errors import ImageError, StorageError
 from edgetl.files import sha256_bytes
+from edgetl.formats import open_image
 from edgetl.machine import available_cores
-from edgetl.preprocess import Pixels, pixels
+from edgetl.preprocess import Pixels, read
 from edgetl.spec import Preprocess
 
-STEP_SIDE = 12
+GRID_SIDE = 24
 THUMB_SIDE = 8
-FLAT = 32.0  # keeps noise from looking like structure in a photo without any
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
+EXIF_IFD, TAKEN, CHANGED = 0x8769, 0x9003, 0x0132
 
 
 class Look:
     """One photo as read: `error` is set instead of the rest where it cannot be."""
 
-    __slots__ = ("error", "pixels", "sha256", "steps", "thumb")
+    __slots__ = ("bits", "error", "grid", "pixels", "sha256", "stored", "thumb")
 
     def __init__(self) -> None:
         self.error = ""
         self.sha256 = ""
         self.pixels: Pixels | None = None  # (size, size, 3)
-        self.steps: npt.NDArray[np.float32] | None = None  # (289,)
+        self.bits = 0  # of the largest sample of a 16-bit or wider file; 0 for 8-bit images
+        self.stored = (0, 0)  # width and height in the file
+        self.grid: npt.NDArray[np.float32] | None = None  # (24, 24)
         self.thumb: Pixels | None = None  # (8, 8, 3)
 
 
@@ -50,23 +54,30 @@ def look(path: Path, spec: Preprocess) -> Look:
         return seen
     seen.sha256 = sha256_bytes(data)
     try:
-        seen.pixels = pixels(data, spec)
+        seen.pixels, seen.bits, seen.stored = read(data, spec)
     except ImageError as error:
         seen.error = error.message.removeprefix("Cannot read image <bytes>: ").rstrip(".")
         return seen
-    seen.steps, seen.thumb = signature(seen.pixels)
+    seen.grid, seen.thumb = signature(seen.pixels)
     return seen
 
 
 def signature(image: Pixels) -> tuple[npt.NDArray[np.float32], Pixels]:
-    """Unit vector `(289,)` of a 12x12 grid's brightness steps, and an 8x8 RGB thumbnail."""
-    small = Image.fromarray(image)
-    side = (STEP_SIDE + 1, STEP_SIDE + 1)
-    grey = np.asarray(small.convert("L").resize(side, Image.Resampling.BOX), np.float32)
-    right, down = grey[:-1, 1:] - grey[:-1, :-1], grey[1:, :-1] - grey[:-1, :-1]
-    steps = np.concatenate([right.ravel(), down.ravel(), np.array([FLAT], np.float32)])
-    thumb = small.resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX)
-    return steps / np.linalg.norm(steps), np.asarray(thumb)
+    """Brightness 0…255 on a 24x24 grid, and an 8x8 RGB thumbnail."""
+    grey = Image.fromarray(image.astype(np.float32) @ GREY)
+    grid = grey.resize((GRID_SIDE, GRID_SIDE), Image.Resampling.BOX)
+    thumb = Image.fromarray(image).resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX)
+    return np.asarray(grid), np.asarray(thumb)
+
+
+def time_taken(path: Path) -> str:
+    """When a photo was taken by its EXIF data, as text that sorts; "" where that is not said."""
+    try:
+        exif = open_image(path.read_bytes()).getexif()
+        text = str(exif.get_ifd(EXIF_IFD).get(TAKEN) or exif.get(CHANGED) or "")
+    except Exception:  # damaged EXIF data says no time
+        return ""
+    return text if text.strip("0: \0") else ""
 
 
 def look_all(

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgetl.errors import DataError
 from edgetl.metrics import Logits, evaluate_logits
-from edgetl.photos.dataset import check_bad
+from edgetl.photos.checks import check_bad
 from edgetl.photos.found import Scan, data_folder
 from edgetl.photos.ingest import look_all
 from edgetl.photos.names import nfc

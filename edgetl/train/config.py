@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import torch
 
+from edgetl.decode import DEPTHS, FULL_DEPTH
 from edgetl.errors import UsageError
 from edgetl.files import user_path
 from edgetl.spec import FinetuneConfig, Fit, Strategy, TorchDevice
@@ -24,6 +25,7 @@ def resolve(
     seed: int,
     device: TorchDevice,
     labels: str,
+    depth: int = FULL_DEPTH,
 ) -> FinetuneConfig:
     """Check options and fill in what they leave open; UsageError for contradictions.
 
@@ -42,6 +44,8 @@ def resolve(
         raise UsageError(f"--seed {seed} is not possible.", fix="choose 0…4294967295.")
     if not 32 <= size <= 1024 or size % 8:
         raise UsageError(f"--size {size} is not possible.", fix="choose 32…1024, a multiple of 8.")
+    if depth not in DEPTHS:
+        raise UsageError(f"--depth {depth} is not possible.", fix="choose 8…16 bits.")
     if epochs is not None and epochs < 1:
         raise UsageError(f"--epochs {epochs} is not possible.", fix="choose 1 or more.")
     if weights is None:
@@ -74,6 +78,7 @@ def resolve(
         seed=seed,
         device=chosen,
         labels=_absolute(labels) if labels else "",
+        depth=depth,
     )
 
 

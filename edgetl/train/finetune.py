@@ -23,6 +23,7 @@ from edgetl.metrics import evaluate_logits
 from edgetl.photos.dataset import Dataset, load_dataset, photo_lines
 from edgetl.photos.found import data_folder, skipped_line
 from edgetl.photos.scan import scan
+from edgetl.preprocess import rules_for
 from edgetl.progress import progress_bar
 from edgetl.report import write_run_report
 from edgetl.spec import (
@@ -64,6 +65,7 @@ def finetune(
     seed: int = 0,
     device: TorchDevice = "auto",
     labels: str | os.PathLike[str] | None = None,
+    depth: int = 16,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,
@@ -87,6 +89,7 @@ def finetune(
         seed=seed,
         device=device,
         labels=os.fspath(labels) if labels else "",
+        depth=depth,
     )
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other.", fix="give one of them.")
@@ -107,7 +110,7 @@ def _train(
     progress: bool,
 ) -> RunRecord:
     timings: dict[str, float] = {}
-    spec = Preprocess(size=config.size, fit=config.fit)
+    spec = rules_for(config.size, config.fit, config.depth)
     clock = time.perf_counter()
     dataset = _load_photos(home, config, spec, progress)
     timings["photos"] = time.perf_counter() - clock

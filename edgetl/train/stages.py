@@ -20,9 +20,9 @@ from edgetl.files import read_jsonl, write_bytes
 from edgetl.machine import available_cores
 from edgetl.photos.dataset import Dataset
 from edgetl.photos.ingest import open_cache
-from edgetl.preprocess import CROP, Pixels, pixels
+from edgetl.preprocess import CROP, Pixels, pixels, rules_for
 from edgetl.progress import progress_bar, status_line
-from edgetl.spec import EpochRow, FinetuneConfig, Normalize, Preprocess, Stage
+from edgetl.spec import EpochRow, FinetuneConfig, Normalize, Stage
 from edgetl.train import guidance
 from edgetl.train import run as runs
 from edgetl.train.augment import Batches
@@ -267,7 +267,7 @@ def training_pixels(context: Context, rows: Any) -> Pixels:
     Random crops choose their own part; `crop` here only makes the photo square.
     """
     size = round(context.config.size / CROP / 8) * 8
-    spec = Preprocess(size=size, fit=context.config.fit)
+    spec = rules_for(size, context.config.fit, context.config.depth)
     paths = [context.dataset.root / context.dataset.photos[i].path for i in rows]
     cache = open_cache(context.home / runs.CACHE / runs.CROPS, len(rows), size)
 

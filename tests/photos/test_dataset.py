@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from PIL import Image
 from edgetl.errors import DataError
 from edgetl.files import decode_json, sha256_file
 from edgetl.photos.dataset import Dataset, load_dataset, photo_lines
-from edgetl.preprocess import pixels
+from edgetl.preprocess import pixels, rules_for
 from edgetl.spec import Photo, Preprocess
 
 SPEC = Preprocess(size=64)
@@ -156,24 +157,27 @@ def test_one_class_is_refused(drawn: Drawn, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "name"), [("train", r"missing from training"), ("val", r"missing from validation")]
+    ("split", "other", "name"),
+    [("train", "validation", "training"), ("val", "training", "validation")],
 )
-def test_a_class_missing_from_training_or_validation_is_refused_before_reading(
-    drawn: Drawn, tmp_path: Path, split: str, name: str
+def test_a_class_missing_from_a_split_is_refused_before_reading(
+    drawn: Drawn, tmp_path: Path, split: str, other: str, name: str
 ) -> None:
     root = splits(drawn, tmp_path / "data", ("train", "val"))
     shutil.rmtree(root / split / "square")
-    with pytest.raises(DataError, match=rf"Class square is {name}"):
+    match = rf"Class square has no {name} photo: it is only in {other} \(8 photos, .*square/00\.png"
+    with pytest.raises(DataError, match=match):
         load(root)
     assert not (tmp_path / "data-cache").exists()
 
 
-def test_a_class_of_one_photo_or_one_picture_is_refused(drawn: Drawn, tmp_path: Path) -> None:
+def test_a_class_of_one_photo_or_one_file_is_refused(drawn: Drawn, tmp_path: Path) -> None:
     root = drawn(tmp_path / "data", {"disc": 8, "square": 1})
-    with pytest.raises(DataError, match=r"Class square is missing from validation.*at least 2"):
+    with pytest.raises(DataError, match=r"Class square has 1 photo .*square/00\.png; .*at least 2"):
         load(root)
     shutil.copy(root / "square/00.png", root / "square/copy.png")
-    with pytest.raises(DataError, match=r"Class square is missing from validation.*different pict"):
+    match = r"All 2 photos of class square are the same file, square/00\.png = square/copy\.png"
+    with pytest.raises(DataError, match=match):
         load(root)
 
 
@@ -304,6 +308,145 @@ def test_one_picture_under_two_labels_is_reported(drawn: Drawn, tmp_path: Path) 
         "1 pair shows the same picture under two labels: disc/04.png = square/wrong.png.",
     )
     assert sides(found)["disc/04.png"] == sides(found)["square/wrong.png"]
+
+
+# --- fixed cameras ----------------------------------------------------------------------------
+
+
+def camera(root: Path, counts: dict[str, int], *, seed: int = 0, exif: bool = False) -> Path:
+    """Photos of one part by a fixed camera, numbered in order of time; classes by a small mark."""
+    rng = np.random.default_rng(seed)
+    scene = np.random.default_rng(99).uniform(60, 190, (12, 12)).astype(np.uint8)
+    part = np.asarray(Image.fromarray(scene).resize((96, 96), Image.Resampling.BICUBIC), float)
+    for label, count in counts.items():
+        (root / label).mkdir(parents=True)
+        for index in range(count):
+            values = np.roll(part, rng.integers(-1, 2, 2), (0, 1)) * rng.uniform(0.98, 1.02)
+            values = (values + rng.normal(0, 2, values.shape)).clip(0, 255).astype(np.uint8)
+            photo = Image.fromarray(values)
+            if label != "fine":
+                x, y = (int(v) for v in rng.integers(20, 70, 2))
+                photo.paste(255, (x, y, x + 4, y + 4))
+            taken = Image.Exif()
+            if exif:  # the names run backwards in time
+                taken[0x0132] = f"2024:01:01 10:{59 - index:02d}:00"
+            photo.save(root / label / f"shot{index + 1}.png", exif=taken)
+    return root
+
+
+def runs_of(found: Dataset, label: str, order: Callable[[str], int]) -> int:
+    """How often the side changes along a class's photos in order of time, plus 1."""
+    photos = sorted((p for p in found.photos if p.label == label), key=lambda p: order(p.path))
+    return 1 + sum(a.split != b.split for a, b in itertools.pairwise(photos))
+
+
+def shot(path: str) -> int:
+    return int(path.rpartition("shot")[2].removesuffix(".png"))
+
+
+@pytest.mark.parametrize("count", [5, 9, 60])
+def test_a_fixed_camera_is_split_in_blocks_and_said(tmp_path: Path, count: int) -> None:
+    found = load(camera(tmp_path / "data", {"fine": count, "marked": count}))
+    assert found.summary.duplicates == 0
+    for split in ("train", "validation", "test"):
+        assert set(found.summary.counts[split].values()) <= set(range(1, count))
+    (warning,) = found.summary.warnings
+    assert f"({count} of {count} fine, {count} of {count} marked)" in warning
+    assert "split in blocks by their file names" in warning
+    assert "make folders train, validation and test" in warning
+    if count == 60:  # 20 blocks of 3, where single photos would change sides some 28 times
+        for label in ("fine", "marked"):
+            assert runs_of(found, label, shot) <= 20
+        for photo in found.photos:
+            block = {p.split for p in found.photos if p.label == photo.label
+                     and (shot(p.path) - 1) // 3 == (shot(photo.path) - 1) // 3}  # fmt: skip
+            assert len(block) == 1
+
+
+def test_blocks_follow_the_cameras_clock_where_all_photos_tell_it(tmp_path: Path) -> None:
+    root = camera(tmp_path / "data", {"fine": 40, "marked": 40}, exif=True)
+    rng = np.random.default_rng(1)
+    for label in ("fine", "marked"):  # names that say nothing
+        for path in sorted((root / label).iterdir()):
+            path.rename(path.with_name(f"{rng.integers(2**40)}-{path.name}"))
+    found = load(root)
+    assert "by the time of their EXIF data" in found.summary.warnings[0]
+    assert runs_of(found, "fine", lambda path: -shot(path)) <= 20
+
+
+def test_with_own_splits_a_fixed_camera_raises_no_alarm(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for seed, split in enumerate(("train", "val", "test")):
+        camera(root / split, {"fine": 20, "marked": 20}, seed=seed)
+    found = load(root)
+    (warning,) = found.summary.warnings
+    assert "(60 of 60 fine, 60 of 60 marked)" in warning
+    assert "only byte-identical files are taken for the same picture" in warning
+    shutil.copy(root / "train/fine/shot7.png", root / "test/marked/other.png")
+    texts = " ".join(load(root).summary.warnings)
+    assert "1 pair shows the same picture under two labels: test/marked/other.png = train" in texts
+
+
+def test_copies_of_one_file_are_no_crowd(drawn: Drawn, tmp_path: Path) -> None:
+    root = drawn(tmp_path / "data", {"disc": 20, "square": 20})
+    for index in range(12):
+        shutil.copy(root / "disc/00.png", root / f"disc/copy{index}.png")
+    found = load(root)
+    assert found.summary.warnings == ()
+    assert found.summary.duplicates == 12
+    assert len({side for path, side in sides(found).items() if "copy" in path}) == 1
+
+
+# --- samples of more than 8 bits --------------------------------------------------------------
+
+
+def deep(root: Path, counts: dict[str, int], bits: int, kind: str = "tif") -> Path:
+    """Grey photos whose samples have `bits` bits, in files of 16 bits."""
+    rng = np.random.default_rng(0)
+    for label, count in counts.items():
+        (root / label).mkdir(parents=True)
+        for index in range(count):
+            small = rng.integers(2 ** (bits - 2), 2**bits, (6, 6)).repeat(12, 0).repeat(12, 1)
+            small[0, 0] = 2**bits - 1
+            Image.fromarray(small.astype(np.uint16)).save(root / label / f"{index}.{kind}")
+    return root
+
+
+@pytest.mark.parametrize("kind", ["tif", "png"])
+def test_12_bits_in_16_are_said_once_with_counts_and_can_be_stretched(
+    tmp_path: Path, kind: str
+) -> None:
+    root = deep(tmp_path / "data", {"a": 12, "b": 12}, 12, kind)
+    dark = load(root)
+    assert dark.summary.warnings == (
+        "24 of 24 photos of more than 8 bits have samples of at most 12 bits (below 4096): taken "
+        "as 16 bits they are nearly black, 0…15 of 255. --depth 12 stretches them (preprocessing "
+        "rules 2).",
+    )
+    assert dark.pixels.max() <= 15
+    right = load(root, spec=rules_for(64, "crop", 12))
+    assert right.summary.warnings == ()
+    assert right.pixels.max() > 240
+
+
+def test_8_bits_in_16_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    root = deep(tmp_path / "data", {"a": 12, "b": 12}, 8)
+    match = (
+        r"24 of 24 photos .* \(nothing but black would be left: .* 255 of 65535; --depth 8 reads"
+    )
+    with pytest.raises(DataError, match=match):
+        load(root)
+    assert load(root, spec=rules_for(64, "crop", 8)).pixels.max() > 240
+
+
+def test_some_dark_files_among_others_are_counted(tmp_path: Path) -> None:
+    root = deep(tmp_path / "data", {"a": 12, "b": 12}, 16)
+    deep(tmp_path / "low", {"a": 3}, 10)
+    for path in (tmp_path / "low/a").iterdir():
+        path.rename(root / "a" / f"low{path.name}")
+    (warning,) = load(root).summary.warnings
+    assert warning.startswith("3 of 27 photos of more than 8 bits have samples of at most 10 bits")
+    assert warning.endswith("unlike the others. Save all photos at one depth.")
 
 
 # --- tables -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from edgetl.errors import StorageError
-from edgetl.photos.ingest import look, look_all, open_cache, signature
+from edgetl.photos.ingest import look, look_all, open_cache, signature, time_taken
 from edgetl.preprocess import pixels
 from edgetl.spec import Preprocess
 
@@ -26,12 +26,13 @@ def test_a_photo_is_hashed_decoded_and_signed(shapes: Path) -> None:
     assert seen.error == ""
     assert seen.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert seen.pixels is not None
-    assert seen.steps is not None
+    assert seen.grid is not None
     assert seen.thumb is not None
     assert np.array_equal(seen.pixels, pixels(path, SPEC))
-    assert seen.steps.shape == (2 * 12 * 12 + 1,)
-    assert seen.steps.dtype == np.float32
-    assert np.linalg.norm(seen.steps) == pytest.approx(1, abs=1e-5)
+    assert seen.grid.shape == (24, 24)
+    assert seen.grid.dtype == np.float32
+    assert seen.stored == (64, 64)
+    assert seen.bits == 0
     assert seen.thumb.shape == (8, 8, 3)
 
 
@@ -62,7 +63,7 @@ def test_what_is_wrong_with_a_file_is_said_without_raising(
     assert seen.error.startswith(error)
     assert not seen.error.endswith(".")
     assert seen.pixels is None
-    assert seen.steps is None
+    assert seen.grid is None
 
 
 def test_files_come_back_in_order(shapes: Path) -> None:
@@ -76,10 +77,30 @@ def test_files_come_back_in_order(shapes: Path) -> None:
     assert sum(ticks) == len(paths) + 1
 
 
-def test_the_signature_of_a_flat_picture_is_steady() -> None:
-    flat = np.full((64, 64, 3), 90, np.uint8)
-    noisy = flat + np.random.default_rng(0).integers(0, 4, flat.shape, np.uint8)
-    assert signature(flat)[0] @ signature(noisy)[0] > 0.9
+def test_the_signature_is_brightness_and_colour() -> None:
+    image = np.zeros((48, 48, 3), np.uint8)
+    image[:24] = (200, 100, 50)
+    grid, thumb = signature(image)
+    assert grid[:12] == pytest.approx(0.299 * 200 + 0.587 * 100 + 0.114 * 50, abs=1e-3)
+    assert (grid[12:] == 0).all()
+    assert thumb[0, 0].tolist() == [200, 100, 50]
+
+
+def test_the_time_is_when_a_photo_was_taken(tmp_path: Path) -> None:
+    image, exif = Image.new("RGB", (8, 8)), Image.Exif()
+    image.save(tmp_path / "none.jpg")
+    exif[0x0132] = "2024:05:01 10:00:00"
+    image.save(tmp_path / "changed.jpg", exif=exif)
+    exif.get_ifd(0x8769)[0x9003] = "2023:02:03 04:05:06"
+    image.save(tmp_path / "taken.jpg", exif=exif)
+    exif.get_ifd(0x8769)[0x9003] = "0000:00:00 00:00:00"
+    image.save(tmp_path / "unset.jpg", exif=exif)
+    (tmp_path / "text.jpg").write_text("no photo")
+    found = [
+        time_taken(tmp_path / f"{n}.jpg") for n in ("none", "changed", "taken", "unset", "text")
+    ]
+    assert found == ["", "2024:05:01 10:00:00", "2023:02:03 04:05:06", "", ""]
+    assert time_taken(tmp_path / "missing.jpg") == ""
 
 
 def test_the_cache_is_a_map_on_disk(tmp_path: Path) -> None:

@@ -78,6 +78,14 @@ def test_refusals(changes: dict[str, Any], message: str) -> None:
     assert got.value.fix
 
 
+@pytest.mark.parametrize("depth", [0, 7, 17, 32])
+def test_a_depth_that_no_file_has_is_refused(depth: int) -> None:
+    with pytest.raises(UsageError, match=rf"--depth {depth} is not possible"):
+        resolved(depth=depth)
+    assert resolved().depth == 16
+    assert resolved(depth=12).depth == 12
+
+
 def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="torch sees no CUDA device"):

@@ -79,6 +79,25 @@ def test_a_run_from_scratch(trained: Path, shapes: Path) -> None:
     assert b"<html" in (trained / "report.html").read_bytes()
 
 
+@pytest.mark.usefixtures("single")
+def test_a_stated_depth_is_how_all_of_the_run_reads_photos(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    for label, level in (("dim", 900), ("lit", 3000)):
+        (data / label).mkdir(parents=True)
+        for index in range(12):
+            values = rng.integers(level - 300, level + 300, (6, 6)).repeat(12, 0).repeat(12, 1)
+            Image.fromarray(values.astype(np.uint16)).save(data / label / f"{index}.png")
+    record = finetune(data, tmp_path / "run", depth=12, epochs=1)
+    assert (record.preprocess.rules, record.preprocess.depth) == (2, 12)
+    assert record.data.warnings == ()
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    text = (tmp_path / "again/run.json").read_text().replace('"finished"', '"running"')
+    (tmp_path / "again/run.json").write_text(text)
+    with pytest.raises(RunError, match="depth"):  # another depth is another run
+        finetune(data, tmp_path / "again", epochs=1, resume=True)
+
+
 def test_a_probe_on_weights_from_a_file(
     shapes: Path, weights_file: MakeWeights, tmp_path: Path, single: None
 ) -> None:
