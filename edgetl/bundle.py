@@ -24,6 +24,7 @@ from edgetl.files import atomic_file, printable, sha256_bytes, write_bytes
 from edgetl.spec import BUNDLE_VERSION, FinetuneConfig, Manifest
 
 MANIFEST = "manifest.json"
+MEASUREMENTS = "measurements.jsonl"
 MAX_FILE = 2 << 30
 MAX_MEMBERS = 256
 MAX_MANIFEST = 4 << 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 import platform
 import subprocess
@@ -142,3 +143,11 @@ def peak_rss_mib() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def available_memory_mib(root: Path = Path("/")) -> float:
+    """Memory that more processes may take, in MiB; infinite where nothing says."""
+    for line in _read(str(root / "proc/meminfo")).splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) / 2**10
+    return math.inf

@@ -47,6 +47,8 @@ def bench(
         )
     for item in done.skipped:
         say(f"not measured: {item.recipe}: {item.reason} Fix: {item.fix}")
+    for note in done.notes:
+        say(note)
     if json:
         emit(done)
         return
@@ -63,6 +65,7 @@ def bench(
             number(row.throughput, 1),
             number(row.peak_rss_mib, 0),
             str(len(row.samples_ns)),
+            f"unstable: {row.unstable}" if row.unstable else "",
         ]
         for row in done.rows
     ]
@@ -81,4 +84,5 @@ COLUMNS = [
     "images/s#",
     "peak MiB#",
     "samples#",
+    "",
 ]

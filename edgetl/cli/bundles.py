@@ -11,7 +11,7 @@ import typer
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.bundle import unpack as unpack_bundle
 from edgetl.cli.common import Debug, Json, emit, number, say, show, table, verb
-from edgetl.runtime.selftest import Check, self_test, verdict
+from edgetl.runtime.selftest import Check, mending, self_test, verdict
 
 
 @verb
@@ -38,7 +38,8 @@ def inspect(
         if verified is None:
             say("error: no candidate can run here. Fix: see `edgetl doctor`, or use its device.")
         else:
-            say("error: the self-test failed. Fix: see `edgetl doctor`; export the bundle again.")
+            failed = ", ".join(check.name for check in checks if check.passed is False)
+            say(f"error: the self-test failed: {failed}. Fix: {mending(checks)}")
         raise typer.Exit(1)
 
 

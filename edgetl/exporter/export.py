@@ -218,11 +218,13 @@ def measure_here(job: Job, trial: Path) -> None:
         names = {c.recipe for c in wanted}
         wanted = [c for c in opened.manifest.candidates if c.recipe in names]
         rows, skipped = measure(opened, wanted, threads=0, batch=1, duration=MEASURE_SECONDS)
-    job.rows = rows
+    job.rows = [msgspec.structs.replace(row, bundle_sha256=None) for row in rows]  # of the trial
     for row in rows:
         changes: dict[str, Any] = {"p50_ms": row.p50_ms, "p90_ms": row.p90_ms}
         job.candidates[row.recipe] = msgspec.structs.replace(
             job.candidates[row.recipe], measured_on=row.machine, **changes
         )
+    if unstable := [f"{row.recipe}: {row.unstable}" for row in rows if row.unstable]:
+        job.say(f"unstable, as something else kept the processor busy: {', '.join(unstable)}")
     for item in skipped:  # what cannot run after all
         job.refuse(item.recipe, EngineError(item.reason, fix=item.fix))

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgetl.bundle import write_bundle
+from edgetl.bundle import MEASUREMENTS, write_bundle
 from edgetl.errors import EdgetlError, EngineError, TraceError
 from edgetl.exporter.build import Built, build, candidate_logits, why
 from edgetl.exporter.gate import judge
@@ -34,7 +34,6 @@ from edgetl.spec import (
     Recipe,
 )
 
-MEASUREMENTS = "measurements.jsonl"
 SCANNED = 64  # training photos whose inner values are compared with FP16's range
 Say = Callable[[str], None]
 

@@ -8,7 +8,7 @@ from edgetl.bundle import Bundle
 from edgetl.engines import find_engine
 from edgetl.errors import EngineError, EngineMissingError, UnknownNameError
 from edgetl.machine import this_machine
-from edgetl.runtime.local import local_p50_ms
+from edgetl.runtime.local import local_timings
 from edgetl.spec import Candidate
 
 AUTO = "auto"
@@ -75,11 +75,11 @@ def matching(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) -> list[
     )
 
 
-def best_candidate(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) -> Candidate:
-    """The fastest matching candidate whose engine is here.
+def ranked(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) -> list[Candidate]:
+    """The matching candidates that can run here, best first.
 
     By this machine's own measurements if there are any, else those of the export when it ran on
-    this machine, else the profile's order.
+    this machine, else the profile's order. EngineMissingError when there is none.
     """
     found = matching(bundle, engine, precision)
     reasons = {c.recipe: unfit(c) for c in found}
@@ -87,21 +87,26 @@ def best_candidate(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) ->
     if not here:
         reason, _, fix = str(next(iter(reasons.values()))).partition(" Fix: ")
         raise EngineMissingError(reason, fix=fix)
-    known = local_p50_ms(bundle.sha256)
     fingerprint = this_machine().fingerprint
-    timed: list[tuple[Candidate, float]] = []
-    for candidate in here:
-        measured = known.get(candidate.recipe)
-        if measured is None and candidate.measured_on == fingerprint:
-            measured = candidate.p50_ms
-        if measured is not None:
-            timed.append((candidate, measured))
+    p50_ms = {
+        c.recipe: c.p50_ms for c in here if c.measured_on == fingerprint and c.p50_ms is not None
+    }
+    p50_ms |= {name: t.p50_ms for name, t in local_timings(bundle.sha256, here).items()}
+    order: list[Candidate] = []
+    while here:
+        best = _best(bundle, here, p50_ms)
+        here.remove(best)
+        order.append(best)
+    return order
+
+
+def _best(bundle: Bundle, here: list[Candidate], p50_ms: dict[str, float]) -> Candidate:
     manifest = bundle.manifest
     order = manifest.orders.get(this_machine().arch, manifest.order)
     first = min(here, key=lambda c: order.index(c.recipe) if c.recipe in order else len(order))
     # What was not measured, but should be better by the profile, is not passed over for what was.
-    if first.recipe in {c.recipe for c, _ in timed}:
-        return fastest(timed)
+    if first.recipe in p50_ms:
+        return fastest([(c, p50_ms[c.recipe]) for c in here if c.recipe in p50_ms])
     return first
 
 

@@ -18,9 +18,9 @@ from edgetl.metrics import Logits
 from edgetl.photos.names import nfc
 from edgetl.photos.walk import images_in
 from edgetl.preprocess import Pixels, pixels
-from edgetl.runtime.choose import best_candidate
 from edgetl.runtime.comparison import Comparison, Scores, Side, Unread
-from edgetl.runtime.model import open_session
+from edgetl.runtime.session import open_session
+from edgetl.runtime.trust import best_candidate
 from edgetl.spec import Candidate, Preprocess
 
 log = logging.getLogger("edgetl")

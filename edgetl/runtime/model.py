@@ -11,22 +11,22 @@ import numpy as np
 from PIL import Image
 
 from edgetl.bundle import Bundle, open_bundle
-from edgetl.engines import Description, Images, Logits, Options, Session, ready_engine
+from edgetl.engines import Description, Images, Logits, Session
 from edgetl.errors import ImageError, UsageError
-from edgetl.machine import available_cores
 from edgetl.metrics import softmax
 from edgetl.preprocess import Source, pixels
-from edgetl.runtime.choose import AUTO, best_candidate, named
+from edgetl.runtime.choose import AUTO, named
+from edgetl.runtime.trust import open_best, open_named
 from edgetl.spec import Candidate, Prediction, Result
 
 
 class Model(contextlib.AbstractContextManager["Model"]):
     """One candidate of a bundle in one engine; use it from one thread at a time."""
 
-    def __init__(self, bundle: Bundle, candidate: Candidate, *, threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, candidate: Candidate, session: Session) -> None:
         self.bundle, self.manifest, self.candidate = bundle, bundle.manifest, candidate
         self.labels = bundle.manifest.labels
-        self._session: Session = open_session(bundle, candidate, threads=threads)
+        self._session = session
 
     def logits(self, images: Images) -> Logits:
         """Raw logits float32 `(N, classes)` of preprocessed images uint8 `(N, size, size, 3)`."""
@@ -83,25 +83,6 @@ class Model(contextlib.AbstractContextManager["Model"]):
         self.close()
 
 
-def open_session(bundle: Bundle, candidate: Candidate, *, threads: int = 0) -> Session:
-    """Open one candidate in its engine; EngineMissingError or EngineError when that cannot be."""
-    check_threads(threads)
-    engine = ready_engine(candidate.engine, candidate.session)
-    files = tuple(bundle.read(path) for path in candidate.artifacts)
-    options = Options(precision=candidate.precision, threads=threads, session=candidate.session)
-    return engine.open(files, options)
-
-
-def check_threads(threads: int) -> None:
-    """UsageError for a number of threads that this machine should not be asked for."""
-    most = 4 * available_cores()
-    if not 0 <= threads <= most:
-        raise UsageError(
-            f"--threads {threads} is not possible.",
-            fix=f"give 0, which means every core ({available_cores()} here), or 1…{most}.",
-        )
-
-
 def load(
     bundle: str | os.PathLike[str],
     *,
@@ -113,7 +94,9 @@ def load(
     """Open a bundle with its fastest candidate here; an explicit engine or precision is kept to.
 
     `candidate` names one, as `edgetl inspect` lists them, in place of engine and precision.
-    `threads` 0 means every core. Raises BundleError, EngineMissingError or EngineError.
+    One whose self-test fails on this machine is passed by, or runs if nothing else was asked for;
+    either is logged as a warning. `threads` 0 means every core. Raises BundleError,
+    EngineMissingError or EngineError.
     """
     opened = open_bundle(bundle)
     try:
@@ -123,8 +106,9 @@ def load(
                     f"Candidate {candidate} has an engine and a precision of its own.",
                     fix="leave --engine and --precision away, or --candidate.",
                 )
-            return Model(opened, named(opened, candidate), threads=threads)
-        return Model(opened, best_candidate(opened, engine, precision), threads=threads)
+            asked = named(opened, candidate)
+            return Model(opened, asked, open_named(opened, asked, threads=threads))
+        return Model(opened, *open_best(opened, engine, precision, threads=threads))
     except BaseException:
         opened.close()
         raise

@@ -107,8 +107,8 @@ def builds(candidate: Candidate) -> bool:
     return hasattr(find_engine(candidate.engine), "prepare")
 
 
-def announce(bundle: Bundle, candidate: Candidate, batch: int) -> None:
-    """Log one warning line when opening this candidate will build an engine first.
+def announce(bundle: Bundle, candidate: Candidate, batch: int) -> bool:
+    """Log one warning line, and return True, when opening this candidate builds an engine first.
 
     For callers that open it where the engine's own line is not seen, such as in a worker process.
     Raises EngineMissingError or EngineError.
@@ -120,6 +120,8 @@ def announce(bundle: Bundle, candidate: Candidate, batch: int) -> None:
             line = engine.pending(files, options, batch)
             if line is not None:
                 LOG.warning("%s", line)
+                return True
+    return False
 
 
 def _prepared(bundle: Bundle, candidate: Candidate, batch: int) -> PreparedEngine:

@@ -1,6 +1,6 @@
 """One candidate in a process of its own, timed on request.
 
-Started by measure.py. Speaks JSON lines: the first line in is a Job, the first line out a Ready;
+Started by process.py. Speaks JSON lines: the first line in is a Job, the first line out a Ready;
 then each line in is a number of nanoseconds to run for, and each line out the samples of that
 slice. A process of its own gives an honest peak memory, and pausing it between slices lets
 candidates be measured in turns.
@@ -19,29 +19,31 @@ import numpy as np
 
 from edgetl.bundle import open_bundle
 from edgetl.engines import Description
-from edgetl.errors import EdgetlError
+from edgetl.errors import BundleError, EdgetlError
 from edgetl.files import decode_json, encode_json
 from edgetl.machine import peak_rss_mib
-from edgetl.runtime.model import open_session
+from edgetl.runtime.selftest import Check, check_session
+from edgetl.runtime.session import open_session
 from edgetl.spec import Record
-
-WARMUP = 10
 
 
 class Job(Record, frozen=True, kw_only=True):
     """What to measure."""
 
     bundle: str
+    sha256: str  # of the bundle, which might be replaced meanwhile
     recipe: str
     threads: int
     batch: int
 
 
 class Ready(Record, frozen=True, kw_only=True):
-    """The candidate is loaded and warm, or why not."""
+    """The candidate is loaded and has run once, or why not."""
 
     description: Description | None = None
     load_ms: float = 0.0
+    peak_rss_mib: float = 0.0
+    check: Check | None = None  # its self-test; None for batches, which would need other shapes
     error: str = ""
     fix: str = ""
 
@@ -61,6 +63,8 @@ def main() -> None:
     try:
         start = time.perf_counter_ns()
         bundle = open_bundle(job.bundle)
+        if bundle.sha256 != job.sha256:
+            raise BundleError(f"{job.bundle} was replaced meanwhile.", fix="measure it again.")
         candidate = next(c for c in bundle.manifest.candidates if c.recipe == job.recipe)
         session = open_session(bundle, candidate, threads=job.threads)
         size = bundle.manifest.preprocess.size
@@ -68,12 +72,12 @@ def main() -> None:
         images = np.random.default_rng(0).integers(0, 256, (job.batch, size, size, 3), np.uint8)
         session.run(images)
         load_ms = (time.perf_counter_ns() - start) / 1e6
-        for _ in range(WARMUP - 1):
-            session.run(images)
+        check = check_session(bundle, candidate, session) if job.batch == 1 else None
     except EdgetlError as error:
         _say(out, Ready(error=error.message, fix=error.fix))
         return
-    _say(out, Ready(description=session.describe(), load_ms=load_ms))
+    found = session.describe()
+    _say(out, Ready(description=found, load_ms=load_ms, peak_rss_mib=peak_rss_mib(), check=check))
     for line in sys.stdin:
         samples: list[int] = []
         end = time.perf_counter_ns() + int(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from edgetl.machine import available_cores
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 KEYS = {
@@ -25,6 +29,8 @@ KEYS = {
     "throughput",
     "peak_rss_mib",
     "samples_ns",
+    "bundle_sha256",
+    "unstable",
 }
 
 
@@ -46,6 +52,55 @@ def test_the_table_names_the_machine(cli: Cli, tiny_bundle: Path) -> None:
     assert done.stdout.startswith("on ")
     assert "ort-int8" in done.stdout
     assert "ort-fp32" not in done.stdout
+
+
+def test_what_disturbs_a_measurement_is_named(cli: Cli, tiny_bundle: Path) -> None:
+    """Processes on every core, which take turns with what is measured."""
+    busy = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(3 * available_cores())
+    ]
+    try:
+        done = cli("bench", tiny_bundle, "--engine", "onnxruntime", "--duration", "0.4")
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert done.returncode == 0
+    assert re.search(r"unstable: p9[09] is [0-9.]+ × p50", done.stdout)
+
+
+HOMELESS = """
+import os, pwd, sys, tempfile
+def nobody(_): raise KeyError("no entry in passwd")
+pwd.getpwuid = nobody
+os.environ.clear()
+tempfile._candidate_tempdir_list = lambda: ["/nonexistent"]
+from edgetl.cli import main
+sys.exit(main())
+"""
+
+
+def test_without_home_cache_or_temporary_folder(tiny_bundle: Path, tmp_path: Path) -> None:
+    """It is measured and predicted all the same, and what cannot be kept is said."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", HOMELESS, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    done = run("predict", tiny_bundle, "a.png")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    done = run("bench", tiny_bundle, "--duration", "0.05", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["rows"]) >= 2
+    assert done.stderr == (
+        "edgetl: what was found is not remembered, and will not decide what runs: This user has no "
+        "home folder for a cache. Fix: set EDGETL_CACHE to a folder you may write to.\n"
+    )
+    done = run("doctor")
+    assert "set EDGETL_CACHE" in done.stdout
 
 
 def test_a_target_without_an_engine_here(cli: Cli, jetson_bundle: Path) -> None:

@@ -13,8 +13,8 @@ from edgetl.bundle import open_bundle
 from edgetl.engines import onnxruntime, openvino
 from edgetl.errors import EngineError, EngineMissingError, UnknownNameError
 from edgetl.machine import this_machine
-from edgetl.runtime.choose import TIE, best_candidate, matching, named, shipped, unfit
-from edgetl.runtime.local import remember_p50_ms
+from edgetl.runtime.choose import TIE, matching, named, ranked, shipped, unfit
+from edgetl.runtime.local import Timing, engine_version, remember
 
 RECIPES = ("ov-fp32", "ort-fp32", "ort-int8")
 
@@ -36,7 +36,23 @@ def opened(write_tiny: Callable[..., Path], tmp_path: Path) -> Iterator[Any]:
 
 
 def best(bundle: Any, **options: str) -> str:
-    return best_candidate(bundle, **options).recipe
+    return ranked(bundle, **options)[0].recipe
+
+
+def measured(bundle: Any, p50_ms: dict[str, float], **changes: Any) -> None:
+    """Keep medians as `bench` does."""
+    remember(
+        bundle.sha256,
+        timings={
+            c.recipe: Timing(
+                **{"engine_version": engine_version(c.engine), "p50_ms": p50_ms[c.recipe]}
+                | {"seconds": 3.0, "noise": 1.2, "unstable": False}
+                | changes
+            )
+            for c in bundle.manifest.candidates
+            if c.recipe in p50_ms
+        },
+    )
 
 
 def test_the_profile_order_decides_where_nothing_was_measured(opened: Any) -> None:
@@ -57,10 +73,24 @@ def test_the_export_decides_where_it_ran_on_this_machine(opened: Any) -> None:
 
 def test_measurements_of_this_machine_decide(opened: Any) -> None:
     bundle = opened()
-    remember_p50_ms(bundle.sha256, {"ov-fp32": 3.0, "ort-fp32": 2.0, "ort-int8": 1.0})
+    measured(bundle, {"ov-fp32": 3.0, "ort-fp32": 2.0, "ort-int8": 1.0})
     assert best(bundle) == "ort-int8"
     assert best(bundle, precision="fp32") == "ort-fp32"
     assert best(bundle, engine="openvino") == "ov-fp32"  # never substituted
+
+
+def test_measurements_with_another_version_of_an_engine_do_not(opened: Any) -> None:
+    bundle = opened()
+    times = {"ov-fp32": 3.0, "ort-fp32": 2.0, "ort-int8": 1.0}
+    measured(bundle, times, engine_version="0.0.1")
+    assert best(bundle) == "ov-fp32"
+
+
+def test_candidates_are_ranked_to_the_last(opened: Any) -> None:
+    bundle = opened()
+    assert [c.recipe for c in ranked(bundle)] == list(RECIPES)
+    measured(bundle, {"ov-fp32": 3.0, "ort-int8": 1.0})
+    assert [c.recipe for c in ranked(bundle)] == ["ort-int8", "ov-fp32", "ort-fp32"]
 
 
 def test_an_engine_that_is_not_here_is_passed_over(
@@ -115,16 +145,16 @@ def test_a_candidate_for_several_processors_fits(opened: Any) -> None:
 
 def test_measurements_of_others_do_not_make_a_processor_fit(opened: Any) -> None:
     bundle = opened({"ov-fp32": {"arch": (OTHER,)}})
-    remember_p50_ms(bundle.sha256, {"ov-fp32": 1.0, "ort-fp32": 2.0})
+    measured(bundle, {"ov-fp32": 1.0, "ort-fp32": 2.0})
     assert best(bundle) == "ort-fp32"
 
 
 def test_of_equal_medians_the_nearest_to_fp32_runs(opened: Any) -> None:
     near = {"ort-int8": {"divergence": 0.2}, "ov-fp32": {"divergence": 1e-6}}
     bundle = opened(near)
-    remember_p50_ms(bundle.sha256, {"ort-int8": 1.0, "ov-fp32": 0.999 * TIE, "ort-fp32": 3.0})
+    measured(bundle, {"ort-int8": 1.0, "ov-fp32": 0.999 * TIE, "ort-fp32": 3.0})
     assert best(bundle) == "ov-fp32"
-    remember_p50_ms(bundle.sha256, {"ort-int8": 1.0, "ov-fp32": 1.001 * TIE, "ort-fp32": 3.0})
+    measured(bundle, {"ort-int8": 1.0, "ov-fp32": 1.001 * TIE, "ort-fp32": 3.0})
     assert best(bundle) == "ort-int8"
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 import edgetl
 from edgetl.bundle import open_bundle
-from edgetl.errors import BundleError, EngineError, EngineMissingError, UsageError
+from edgetl.errors import BundleError, EngineMissingError, UsageError
 from edgetl.machine import available_cores, this_machine
-from edgetl.runtime.local import local_p50_ms
-from edgetl.runtime.measure import TURNS, Worker, measure
-from edgetl.runtime.worker import Job
+from edgetl.runtime.local import known
+from edgetl.runtime.measure import measure
+from edgetl.runtime.turns import TURNS
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,7 @@ def test_rows_say_what_ran(tiny_bundle: Path) -> None:
         candidates = {c.recipe: c for c in opened.manifest.candidates}
         bundle = opened.sha256
     assert done.skipped == ()
+    assert done.notes == ()
     assert {row.recipe for row in done.rows} == set(candidates)
     assert [row.p50_ms for row in done.rows] == sorted(row.p50_ms for row in done.rows)
     for row in done.rows:
@@ -56,7 +58,12 @@ def test_rows_say_what_ran(tiny_bundle: Path) -> None:
         assert row.bundle_sha256 == bundle
         assert row.utc.endswith("+00:00")
     assert any("turn 1 of" in line for line in said)
-    assert local_p50_ms(bundle) == {row.recipe: row.p50_ms for row in done.rows}
+    kept = known(bundle)
+    assert {name: t.p50_ms for name, t in kept.timings.items()} == {
+        row.recipe: row.p50_ms for row in done.rows
+    }
+    assert kept.verdicts.keys() == set(candidates)
+    assert all(verdict.passed for verdict in kept.verdicts.values())
     with edgetl.load(tiny_bundle) as opened_model:
         assert opened_model.candidate.recipe == done.rows[0].recipe
 
@@ -75,7 +82,7 @@ def test_only_whole_comparable_benches_decide(tiny_bundle: Path, options: Any) -
         assert row.precision == options.get("precision", row.precision)
         each = row.batch * len(row.samples_ns) / (sum(row.samples_ns) / 1e9)
         assert row.throughput == pytest.approx(each, abs=0.01)
-    assert local_p50_ms(sha256(tiny_bundle)) == {}
+    assert known(sha256(tiny_bundle)).timings == {}
 
 
 @pytest.mark.parametrize(
@@ -128,36 +135,6 @@ def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:
         edgetl.bench(tmp_path / "no.edgetl")
 
 
-# --- workers --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def start(tiny_bundle: Path) -> Callable[..., Worker]:
-    def make(**changes: Any) -> Worker:
-        with open_bundle(tiny_bundle) as opened:
-            candidate = next(c for c in opened.manifest.candidates if c.recipe == "ort-fp32")
-        job = {"bundle": str(tiny_bundle), "recipe": "ort-fp32", "threads": 1, "batch": 1}
-        return Worker(candidate, Job(**job | changes))
-
-    return make
-
-
-def test_a_worker_that_dies_is_an_error(start: Callable[..., Worker]) -> None:
-    with start() as worker:
-        worker.take_turn(10_000_000)
-        os.kill(worker._process.pid, 9)
-        with pytest.raises(EngineError, match="measured ort-fp32 died: SIGKILL") as error:
-            worker.take_turn(10_000_000)
-        assert error.value.fix
-
-
-def test_a_worker_that_fails_says_why(start: Callable[..., Worker], tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="does not exist"):
-        start(bundle=str(tmp_path / "no.edgetl"))
-    with pytest.raises(EngineError, match=r"died: exit code 1, StopIteration"):
-        start(recipe="other")
-
-
 def test_one_candidate_that_fails_does_not_stop_the_others(
     write_tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -173,20 +150,69 @@ def test_one_candidate_that_fails_does_not_stop_the_others(
     assert "HINT is bf16" in skipped[0].reason or "BF16" in skipped[0].reason
 
 
-def test_peak_memory_is_the_workers_own(start: Callable[..., Worker]) -> None:
-    """Linux hands a parent's peak down to the processes that it starts."""
-    ballast = np.ones(60_000_000)  # 458 MiB
-    with start() as worker:
-        worker.take_turn(10_000_000)
-        assert 20 < worker.peak_rss_mib < ballast.nbytes / 2**20 * 0.75
+# --- what is remembered -----------------------------------------------------------------------
+
+ONE = ("ort-fp32", "ort-int8")
 
 
-def test_modules_of_the_working_folder_are_not_imported(
-    start: Callable[..., Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_shorter_measurement_does_not_replace_a_longer_one(
+    write_tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong numpy')")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
-    with start() as worker:
-        worker.take_turn(10_000_000)
-        assert worker.samples
+    path = write_tiny(tmp_path / "b.edgetl", ONE)
+    first = edgetl.bench(path, duration=0.4)
+    kept = known(sha256(path)).timings
+    second = edgetl.bench(path, duration=0.05)
+    assert first.notes == ()
+    assert known(sha256(path)).timings == kept
+    (note,) = second.notes
+    assert re.search(r"earlier measurement still decides .* took 0\.0\d+ s .* one 0\.4", note)
+
+
+def test_what_the_export_measured_here_is_not_replaced_by_less(
+    write_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    with open_bundle(write_tiny(tmp_path / "a.edgetl", ONE)) as opened:
+        rows, _ = measure(
+            opened, list(opened.manifest.candidates), threads=0, batch=1, duration=0.4
+        )
+    here = {r.recipe: {"p50_ms": r.p50_ms, "measured_on": r.machine} for r in rows}
+    held = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+    path = write_tiny(tmp_path / "b.edgetl", ONE, here, {"measurements.jsonl": held})
+    done = edgetl.bench(path, duration=0.05)
+    assert any("earlier measurement still decides" in note for note in done.notes)
+    assert {name: t.p50_ms for name, t in known(sha256(path)).timings.items()} == {
+        row.recipe: row.p50_ms for row in rows
+    }
+
+
+def test_rows_that_are_none_count_as_no_measurement(
+    write_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_tiny(tmp_path / "b.edgetl", ("ort-fp32",), None, {"measurements.jsonl": b"{}\n"})
+    assert edgetl.bench(path, duration=0.05).notes == ()
+    assert known(sha256(path)).timings.keys() == {"ort-fp32"}
+
+
+def test_a_cache_that_cannot_be_written_is_said(
+    write_tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EDGETL_CACHE", str(tmp_path / "file" / "cache"))
+    done = edgetl.bench(write_tiny(tmp_path / "b.edgetl", ("ort-fp32",)), duration=0.05)
+    assert [row.recipe for row in done.rows] == ["ort-fp32"]
+    (note,) = done.notes
+    assert "not remembered" in note
+    assert f"Cannot write {tmp_path}/file/cache" in note
+
+
+def test_a_candidate_that_fails_its_self_test_is_measured_and_said(
+    write_tiny: Callable[..., Path], tiny_logits: Callable[[str], Any], tmp_path: Path
+) -> None:
+    stream = io.BytesIO()
+    np.save(stream, tiny_logits("ort-int8") + np.float32(5))
+    path = write_tiny(tmp_path / "b.edgetl", ONE, None, {"golden/ort-int8.npy": stream.getvalue()})
+    done = edgetl.bench(path, duration=0.05)
+    assert {row.recipe for row in done.rows} == set(ONE)
+    (note,) = done.notes
+    assert note.startswith("ort-int8 is not chosen here, as its self-test fails: logits are off")
+    assert not known(sha256(path)).verdicts["ort-int8"].passed

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgetl.bundle import open_bundle
-from edgetl.runtime.selftest import Check, difference, self_test, verdict
+from edgetl.runtime.selftest import Check, difference, mending, self_test, verdict
 
 
 def npy(array: Any) -> bytes:
@@ -58,6 +58,35 @@ def test_a_fault_in_any_output_fails(
     other[-1, output] += 0.01 * np.ptp(other[:, output])
     found = tampered({"golden/ort-fp32.npy": npy(other)})
     assert found["ort-fp32"].passed is False
+
+
+def test_int8_may_not_move_further_than_int8_itself_did(
+    write_tiny: Callable[..., Path], tiny_logits: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """Where another engine gave the logits in its place, nothing is known of its rounding."""
+    off = 0.1 * np.ptp(tiny_logits("ort-int8"), axis=0)
+    members = {
+        f"golden/{name}.npy": npy((tiny_logits(name) + off).astype(np.float32))
+        for name in ("ort-int8", "ort-fp32")
+    }
+    for scored_by, passes in (("", False), ("onnxruntime 1.2", False), ("tensorrt 10.3", True)):
+        stated = {"ort-int8": {"checked_with": scored_by}}
+        path = write_tiny(tmp_path / "t.edgetl", ("ort-fp32", "ort-int8"), stated, members)
+        with open_bundle(path) as opened:
+            found = {check.name: check for check in self_test(opened)}["ort-int8"]
+        assert found.difference == pytest.approx(0.1, abs=1e-3)
+        assert found.passed is passes
+        assert ("× as far from the expected ones" in found.detail) is not passes
+
+
+def test_advice_is_what_can_help() -> None:
+    good, bad = Check(name="ort-fp32", passed=True), Check(name="ov-int8", passed=False)
+    read = Check(name="preprocessing", passed=True)
+    assert "use what passed, as `edgetl predict` does by itself: ort-fp32" in mending(
+        [read, good, bad]
+    )
+    assert "another version of the engine" in mending([read, bad])
+    assert "Pillow" in mending([Check(name="preprocessing", passed=False), good])
 
 
 def test_a_large_output_hides_nothing(tiny_logits: Callable[[str], Any]) -> None:
