@@ -159,13 +159,13 @@ def test_a_shorter_measurement_does_not_replace_a_longer_one(
     write_tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = write_tiny(tmp_path / "b.edgetl", ONE)
-    first = edgetl.bench(path, duration=0.4)
+    first = edgetl.bench(path, duration=0.8)
     kept = known(sha256(path)).timings
     second = edgetl.bench(path, duration=0.05)
     assert first.notes == ()
     assert known(sha256(path)).timings == kept
     (note,) = second.notes
-    assert re.search(r"earlier measurement still decides .* took 0\.0\d+ s .* one 0\.4", note)
+    assert re.search(r"earlier measurement still decides .* it took \S+ s .* one \S+ s;", note)
 
 
 def test_what_the_export_measured_here_is_not_replaced_by_less(
