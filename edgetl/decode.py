@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from edgetl.errors import ImageError
 MAX_PIXELS = 178_956_970
 FULL_DEPTH = 16
 DEPTHS = range(8, FULL_DEPTH + 1)
+_LARGE = threading.Lock()
 
 
 def load(image: ImageFile.ImageFile, wanted: tuple[int, int], data: bytes) -> None:
@@ -35,7 +38,13 @@ def load(image: ImageFile.ImageFile, wanted: tuple[int, int], data: bytes) -> No
             "decoded.",
             fix=advice,
         )
-    image.load()
+    if width * height <= (Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
+        image.load()
+        return
+    # The reader of TIFF judges the size by itself. One at a time: filters are the whole process's.
+    with _LARGE, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image.load()
 
 
 def _one_pass(data: bytes) -> bool:

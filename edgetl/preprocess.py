@@ -54,8 +54,6 @@ UPRIGHT = {
 REASONS = {
     FileNotFoundError: "no such file",
     IsADirectoryError: "it is a folder",
-    # Some of Pillow's readers measure by themselves.
-    Image.DecompressionBombError: f"more than {MAX_PIXELS / 1e6:.0f} million pixels",
 }
 
 
@@ -104,6 +102,9 @@ def read(source: Source, spec: Preprocess, *, crop: float = CROP) -> Read:
         return Read(_fit(rgb, spec, crop), bits, found.stored)
     except ImageError as error:
         raise ImageError(f"Cannot read image {name}: {error.message}", fix=error.fix) from None
+    except Image.DecompressionBombError as error:  # of Pillow's readers that measure by themselves
+        what = f"it has more than {MAX_PIXELS / 1e6:.0f} million pixels"
+        raise ImageError(f"Cannot read image {name}: {what}.", fix="save it smaller.") from error
     except Exception as error:  # Pillow's plug-ins raise almost anything on damaged files
         raise ImageError(
             f"Cannot read image {name}: {_reason(error)}.",

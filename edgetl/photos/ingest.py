@@ -74,10 +74,10 @@ def time_taken(path: Path) -> str:
     """When a photo was taken by its EXIF data, as text that sorts; "" where that is not said."""
     try:
         exif = open_image(path.read_bytes()).getexif()
-        text = str(exif.get_ifd(EXIF_IFD).get(TAKEN) or exif.get(CHANGED) or "")
+        texts = [str(exif.get_ifd(EXIF_IFD).get(TAKEN, "")), str(exif.get(CHANGED, ""))]
     except Exception:  # damaged EXIF data says no time
         return ""
-    return text if text.strip("0: \0") else ""
+    return next((text for text in texts if text.strip("0: \0")), "")
 
 
 def look_all(

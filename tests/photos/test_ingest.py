@@ -91,9 +91,9 @@ def test_the_time_is_when_a_photo_was_taken(tmp_path: Path) -> None:
     image.save(tmp_path / "none.jpg")
     exif[0x0132] = "2024:05:01 10:00:00"
     image.save(tmp_path / "changed.jpg", exif=exif)
-    exif.get_ifd(0x8769)[0x9003] = "2023:02:03 04:05:06"
+    exif[0x8769] = {0x9003: "2023:02:03 04:05:06"}
     image.save(tmp_path / "taken.jpg", exif=exif)
-    exif.get_ifd(0x8769)[0x9003] = "0000:00:00 00:00:00"
+    exif[0x8769], exif[0x0132] = {0x9003: "0000:00:00 00:00:00"}, "    :  :     :  :  "
     image.save(tmp_path / "unset.jpg", exif=exif)
     (tmp_path / "text.jpg").write_text("no photo")
     found = [
