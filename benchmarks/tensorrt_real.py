@@ -99,9 +99,10 @@ def networks(
     backbone: str, calibration: Any, weights: Path
 ) -> tuple[dict[str, tuple[bytes, dict[str, str]]], str]:
     """The file of each precision with the options that ONNX Runtime scores it with, and whence."""
+    from edgetl.engines.onnxruntime import UNFUSED
     from edgetl.exporter.ranges import activation_ranges, float_tensors
     from edgetl.exporter.trace import trace
-    from edgetl.exporter.trt_qdq import EXACT_SESSION, trt_qdq
+    from edgetl.exporter.trt_qdq import trt_qdq
     from edgetl.spec import Normalize, Preprocess
     from edgetl.train.backbones import build_classifier
     from edgetl.train.weights import load_weights
@@ -116,7 +117,7 @@ def networks(
     ranges = activation_ranges(master, calibration, tensors, methods=("percentile",))
     quantized = trt_qdq(master, ranges["percentile"], strong=False)
     whence = origin.source if trained else f"{origin.source}, batch norm fitted to photos"
-    return {"fp16": (master, {}), "int8": (quantized, EXACT_SESSION)}, whence
+    return {"fp16": (master, {}), "int8": (quantized, UNFUSED)}, whence
 
 
 def fit_batch_norm(model: Any, images: Any) -> None:

@@ -7,8 +7,10 @@ import hashlib
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgetl.spec import Record
@@ -80,16 +82,60 @@ def this_machine() -> Machine:
     )
 
 
-def available_cores() -> int:
-    """Cores that this process may use: affinity and the container's CPU quota count."""
+def available_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use, which every session and thread pool goes by.
+
+    Affinity counts, and the CPU quotas of its control groups, rounded to whole cores. `root` is
+    where /proc and the control groups are looked up.
+    """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    quota = _read("/sys/fs/cgroup/cpu.max").split()
-    if len(quota) == 2 and quota[0].isdigit():
-        cores = min(cores, max(1, round(int(quota[0]) / int(quota[1]))))
-    return cores
+    return min([cores, *(max(1, round(quota)) for quota in _quotas(root))])
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Cores that each control group of this process is limited to, where it is limited.
+
+    A group's limit holds for the groups within it, so all from the process's own up count.
+    """
+    for top, own in _control_groups(root):
+        folder = top / own
+        for group in [folder, *folder.parents][: len(Path(own).parts) + 1]:
+            both = _read(group / "cpu.max").split()  # version 2: "QUOTA PERIOD", in µs
+            if len(both) != 2:
+                both = [_read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
+            quota, period = both
+            if quota.isdecimal() and period.isdecimal() and int(period):  # not "max", "-1" or ""
+                yield int(quota) / int(period)
+
+
+def _control_groups(root: Path) -> Iterator[tuple[Path, str]]:
+    """Mounted hierarchies that limit processors, and this process's group relative to each."""
+    paths = {}  # by version
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if "cpu" in controllers.split(","):
+            paths[1] = path
+        elif (number, controllers) == ("0", ""):
+            paths[2] = path
+    for line in _read(root / "proc/self/mountinfo").splitlines():
+        mount, _, system = line.partition(" - ")
+        fields, kind = mount.split(), system.split(" ")  # type, source, options
+        limits = kind[0] == "cgroup" and "cpu" in kind[-1].split(",")
+        if len(fields) < 5 or not (limits or kind[0] == "cgroup2"):
+            continue
+        shown, folder = (_unescaped(field) for field in fields[3:5])
+        own = Path(paths.get(1 if limits else 2, shown))
+        # A container's mount may show one group of the host's alone, which then is the nearest.
+        near = own.is_relative_to(shown) and ".." not in own.parts
+        yield root / folder.lstrip("/"), str(own.relative_to(shown)) if near else "."
+
+
+def _unescaped(field: str) -> str:
+    """A path of mountinfo, where blanks and backslashes are octal escapes."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
 
 
 def power_mode() -> str | None:
@@ -107,7 +153,7 @@ def power_mode() -> str | None:
     return _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None
 
 
-def _read(path: str) -> str:
+def _read(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:

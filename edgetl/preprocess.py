@@ -25,7 +25,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, Union
+from typing import IO, Any, NamedTuple, TypeAlias, TypeGuard, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,9 @@ from edgetl.formats import READABLE, open_image
 from edgetl.spec import Fit, Preprocess
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, Image.Image, Pixels]
+Source: TypeAlias = Union[
+    str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], Image.Image, Pixels
+]
 
 CROP = 224 / 256
 PADDING = (124, 116, 104)
@@ -79,9 +81,10 @@ def rules_for(size: int, fit: Fit, depth: int = FULL_DEPTH) -> Preprocess:
 def pixels(source: Source, spec: Preprocess, *, crop: float = CROP) -> Pixels:
     """Turn one image into uint8 RGB `(size, size, 3)`.
 
-    `source` is a file's path, its bytes, a Pillow image, or a uint8 array `(H, W, 3)` in RGB or
-    `(H, W)` in grey. `crop` is the share of the shorter side that fit `crop` keeps; only training,
-    which crops again by itself, keeps all of it. Raises ImageError when it cannot be read.
+    `source` is a file's path, its bytes, a file opened for reading bytes, a Pillow image, or a
+    uint8 array `(H, W, 3)` in RGB or `(H, W)` in grey. `crop` is the share of the shorter side that
+    fit `crop` keeps; only training, which crops again by itself, keeps all of it. Raises ImageError
+    when it cannot be read.
     """
     return read(source, spec, crop=crop).pixels
 
@@ -118,10 +121,17 @@ def batch(sources: Iterable[Source], spec: Preprocess) -> Pixels:
     return np.stack(rows) if rows else np.zeros((0, spec.size, spec.size, 3), np.uint8)
 
 
+def is_source(value: object) -> TypeGuard[Source]:
+    """Whether a value is of a kind that one image is given as."""
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
+    return isinstance(value, kinds) or hasattr(value, "read")
+
+
 def _name(source: Source) -> str:
     if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    return f"<{type(source).__name__}>"
+        return os.fsdecode(source)
+    name = getattr(source, "name", "")  # of an open file
+    return name if name and isinstance(name, str) else f"<{type(source).__name__}>"
 
 
 def _reason(error: Exception) -> str:
@@ -151,13 +161,38 @@ def _decoded(source: Source, spec: Preprocess, crop: float) -> _Decoded:
                 fix="convert it to RGB with values 0…255 first.",
             )
         return _Decoded(Image.fromarray(source), (source.shape[1], source.shape[0]))
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    if not data:
-        raise ImageError("the file is empty.", fix="replace the file.")
+    data = _bytes(source)
     image = open_image(data)
     found = _Decoded(image, image.size, is_wide_colour(image))
     load(image, _wanted(image.width, image.height, spec, crop), data)
     return found
+
+
+def _bytes(source: Source) -> bytes:
+    """All bytes of a file; of one that is open, those from where it stands."""
+    if not is_source(source):
+        raise ImageError(
+            f"a {type(source).__name__} is no image.",
+            fix="give a path, bytes, an open file, a Pillow image or a uint8 array.",
+        )
+    data: Any
+    if isinstance(source, (str, os.PathLike)):
+        data = Path(os.fsdecode(source)).read_bytes()
+        fix = "replace the file."
+    else:
+        data = source.read() if hasattr(source, "read") else source
+        fix = "go back to its start by seek(0) if it was read before, or give other bytes."
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        kind = type(data).__name__
+        if kind == "coroutine":
+            data.close()  # else Python would warn that nobody awaited it
+        raise ImageError(
+            f"its read() gives a {kind}, not bytes.",
+            fix="open the file with mode 'rb', or await its read() and give the bytes.",
+        )
+    if not len(data):
+        raise ImageError("the file is empty.", fix=fix)
+    return bytes(data)
 
 
 def _upright(image: Image.Image) -> Image.Image:

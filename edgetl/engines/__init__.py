@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import cast, get_args
 
+from edgetl.engines import base
 from edgetl.engines.base import Description, Engine, Images, Logits, Options, Session
 from edgetl.errors import EngineMissingError
 from edgetl.spec import EngineName
@@ -17,6 +18,7 @@ __all__ = [
     "Logits",
     "Options",
     "Session",
+    "check_session",
     "find_engine",
     "ready_engine",
 ]
@@ -29,9 +31,18 @@ def find_engine(name: EngineName) -> Engine:
     return cast(Engine, importlib.import_module(f"edgetl.engines.{name}"))
 
 
+def check_session(name: EngineName, session: dict[str, str]) -> None:
+    """EngineError for a session option that a candidate of this engine may not set."""
+    base.check_session(name, find_engine(name).SETTABLE, session)
+
+
 def ready_engine(name: EngineName, session: dict[str, str] | None = None) -> Engine:
-    """The engine, ready for these session options; EngineMissingError says why it is not."""
+    """The engine, ready for these session options; EngineMissingError says why it is not.
+
+    Raises EngineError for options that a candidate may not set, whether the engine is here or not.
+    """
     engine = find_engine(name)
+    base.check_session(name, engine.SETTABLE, session or {})
     reason = engine.missing(session)
     if reason is not None:
         what, _, fix = reason.partition(" Fix: ")

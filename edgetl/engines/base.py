@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import re
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from edgetl.spec import EngineName, Record
 
 Images = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
+T = TypeVar("T")
+
+SIZES = 4  # batch sizes that a session keeps compiled
 
 
 class Description(Record, frozen=True, kw_only=True):
@@ -32,8 +36,15 @@ class Options(Record, frozen=True, kw_only=True):
     session: dict[str, str] = {}
 
 
+class Setting(NamedTuple):
+    """A session option that a candidate may set."""
+
+    values: str  # regular expression that the whole value matches
+    words: str  # the same in words
+
+
 class Session(Protocol):
-    """A loaded model."""
+    """A loaded model; `run` may be called from any number of threads at once."""
 
     def run(self, images: Images, out: Logits | None = None) -> Logits:
         """Logits float32 `(N, classes)` of images uint8 `(N, H, W, 3)`, into `out` if given."""
@@ -44,7 +55,7 @@ class Session(Protocol):
         ...
 
     def close(self) -> None:
-        """Free the model; further runs raise EngineError."""
+        """Free the model, after runs that have begun; further runs raise EngineError."""
         ...
 
 
@@ -52,6 +63,7 @@ class Engine(Protocol):
     """A module of this package."""
 
     name: EngineName
+    SETTABLE: dict[str, Setting]  # what a candidate may set; everything else is refused
 
     def missing(self, session: dict[str, str] | None = None) -> str | None:
         """Why the engine, or a candidate with these session options, cannot run here, and the fix.
@@ -67,6 +79,59 @@ class Engine(Protocol):
     def open(self, files: tuple[bytes, ...], options: Options) -> Session:
         """Load a model from its artifacts; EngineError when a request cannot be honoured."""
         ...
+
+
+def check_session(
+    engine: EngineName, settable: dict[str, Setting], session: dict[str, str]
+) -> None:
+    """EngineError for an option, or a value of one, that a candidate may not set.
+
+    A bundle may be a stranger's, and engines have options that write files, read weights from
+    elsewhere or load libraries. So only what is known to be harmless is passed on.
+    """
+    if unknown := sorted(session.keys() - settable):
+        named = ", ".join(repr(key[:80]) for key in unknown[:3])
+        raise EngineError(
+            f"A candidate of {engine} may not set the session option {named}"
+            + (f" and {len(unknown) - 3} more." if len(unknown) > 3 else "."),
+            fix=f"it may set {', '.join(settable) or 'none'}; correct the recipe and export again.",
+        )
+    for key, value in session.items():
+        if not re.fullmatch(settable[key].values, value):
+            raise EngineError(
+                f"A candidate of {engine} cannot have {key} = {value[:80]!r}.",
+                fix=f"choose {settable[key].words}; correct the recipe and export again.",
+            )
+
+
+class Recent(Generic[T]):
+    """Values by batch size: that of 1, and of the `SIZES - 1` others that were used last.
+
+    Guard it by a lock.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, T] = {}  # the longest unused first
+
+    def get(self, batch: int) -> T | None:
+        """The value, which counts as used now, or None."""
+        value = self._kept.pop(batch, None)
+        if value is not None:
+            self._kept[batch] = value
+        return value
+
+    def put(self, batch: int, value: T) -> T | None:
+        """Keep a value; returns the one that had to make room, if any."""
+        self._kept[batch] = value
+        if len(self._kept) <= SIZES:
+            return None
+        return self._kept.pop(next(size for size in self._kept if size != 1))
+
+    def clear(self) -> list[T]:
+        """Forget all values, and return them."""
+        values = list(self._kept.values())
+        self._kept.clear()
+        return values
 
 
 def accepted(images: Images, wanted: tuple[int, ...]) -> Images:

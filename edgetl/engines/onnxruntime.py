@@ -10,18 +10,30 @@ from edgetl.engines.base import (
     Images,
     Logits,
     Options,
+    Setting,
     accepted,
+    check_session,
     closed,
     delivered,
     first_line,
     unloadable,
 )
+from edgetl.engines.onnx_wire import check_sealed
 from edgetl.errors import EngineError
-from edgetl.machine import available_cores
+from edgetl.machine import available_cores, this_machine
 from edgetl.spec import EngineName
 
 name: EngineName = "onnxruntime"
 PROVIDER = "CPUExecutionProvider"
+# Its entries can name files to write and to read weights from, and no recipe needs any.
+SETTABLE: dict[str, Setting] = {}
+OWN = {"session.load_model_format": "ONNX"}  # never guessed: its other format is not checked here
+# Q and DQ are executed as they stand. Without this entry, float16 pairs are computed in integers
+# and overflow (1.31: a MobileNetV2 agrees on no photo), and a Concat between them is refused.
+UNFUSED = {"session.disable_quant_qdq": "1"}
+# Without VNNI, products of unsigned and signed 8-bit numbers are added in pairs, in 16 bits that
+# overflow. With this entry both are unsigned, which does not overflow and takes longer.
+NO_OVERFLOW = {"session.x64quantprecision": "1"}
 
 
 def missing(session: dict[str, str] | None = None) -> str | None:
@@ -46,22 +58,33 @@ def _onnxruntime() -> Any:
 
 def open(files: tuple[bytes, ...], options: Options) -> OrtSession:  # noqa: A001
     """Load an ONNX file given as bytes."""
-    return OrtSession(files[0], options)
+    return OrtSession(files[0], options, {})
+
+
+def open_unfused(files: tuple[bytes, ...], options: Options) -> OrtSession:
+    """As `open`, but QuantizeLinear and DequantizeLinear are computed as they stand.
+
+    That is how ONNX Runtime scores TensorRT's files in its place.
+    """
+    return OrtSession(files[0], options, UNFUSED)
 
 
 class OrtSession:
-    """One loaded ONNX model."""
+    """One loaded ONNX model; ONNX Runtime itself lets threads run it at once."""
 
-    def __init__(self, model: bytes, options: Options) -> None:
+    def __init__(self, model: bytes, options: Options, entries: dict[str, str]) -> None:
+        check_session(name, SETTABLE, options.session)
         onnxruntime = _onnxruntime()
+        check_sealed(model)
         _check_precision(model, options.precision)
         config = onnxruntime.SessionOptions()
         self._threads = options.threads or available_cores()
         config.intra_op_num_threads = self._threads
         config.inter_op_num_threads = 1
         config.log_severity_level = 3
+        careful = NO_OVERFLOW if options.precision == "int8" and _overflows() else {}
         try:
-            for key, value in options.session.items():
+            for key, value in (OWN | careful | entries).items():
                 config.add_session_config_entry(key, value)
             self._session: Any = onnxruntime.InferenceSession(model, config, providers=[PROVIDER])
         except Exception as error:  # its exceptions share no public base class
@@ -69,6 +92,9 @@ class OrtSession:
                 f"ONNX Runtime {version()} cannot load the model: {first_line(error)}",
                 fix="export the bundle again, or install a newer onnxruntime.",
             ) from error
+        self._provider = self._session.get_providers()[0]
+        if careful:
+            self._provider += ", INT8 for a CPU without VNNI"
         self._precision = options.precision
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self._input, self._output = inputs[0].name, outputs[0].name
@@ -76,11 +102,12 @@ class OrtSession:
 
     def run(self, images: Images, out: Logits | None = None) -> Logits:
         """Logits float32 `(N, classes)`."""
-        if self._session is None:
+        session = self._session  # another thread may close it meanwhile
+        if session is None:
             raise closed()
         block = accepted(images, self._wanted)
         try:
-            logits: Logits = self._session.run([self._output], {self._input: block})[0]
+            logits: Logits = session.run([self._output], {self._input: block})[0]
         except Exception as error:
             raise EngineError(
                 f"ONNX Runtime failed on images of shape {images.shape}: {first_line(error)}",
@@ -95,7 +122,7 @@ class OrtSession:
         return Description(
             engine=name,
             version=version(),
-            provider=self._session.get_providers()[0],
+            provider=self._provider,
             precision=self._precision,
             threads=self._threads,
         )
@@ -103,6 +130,11 @@ class OrtSession:
     def close(self) -> None:
         """Free the model."""
         self._session = None
+
+
+def _overflows() -> bool:
+    """Whether this processor has no exact instruction for sums of 8-bit products."""
+    return this_machine().arch == "x86_64" and not this_machine().vnni
 
 
 def _check_precision(model: bytes, precision: str) -> None:

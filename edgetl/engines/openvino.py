@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import re
-from typing import Any, NamedTuple
+import threading
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +20,16 @@ from edgetl.engines.base import (
     Images,
     Logits,
     Options,
+    Recent,
+    Setting,
     accepted,
+    check_session,
     closed,
     delivered,
     unloadable,
 )
+from edgetl.engines.onnx_wire import check_sealed
+from edgetl.engines.ov_run import Compiled
 from edgetl.errors import EngineError, EngineMissingError, StorageError
 from edgetl.files import cache_folder
 from edgetl.machine import available_cores, this_machine
@@ -34,17 +39,12 @@ name: EngineName = "openvino"
 DEVICE = "DEVICE"  # session option of edgetl's own: where the model runs
 HINT = "INFERENCE_PRECISION_HINT"
 THREADS = "INFERENCE_NUM_THREADS"
-SPELLINGS = {
-    "f32": "f32",
-    "float32": "f32",
-    "bf16": "bf16",
-    "bfloat16": "bf16",
-    "f16": "f16",
-    "float16": "f16",
+PINNING = "ENABLE_CPU_PINNING"
+SETTABLE = {
+    DEVICE: Setting(r"CPU|GPU(\.[0-9]{1,2})?|NPU", "CPU, GPU, GPU.1 or NPU"),
+    HINT: Setting("f32|bf16|f16", "f32, bf16 or f16"),
 }
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}  # int8 is in the file; its hint is free
-# Options that name a file, or a device in another way: none of a bundle's business.
-KEPT = {"CACHE_DIR", "CONFIG_FILE", "DEVICE_ID", "WEIGHTS_PATH"}
 DRIVERS = {
     "GPU": "Intel's compute driver for its GPUs (apt packages intel-opencl-icd and "
     "ocl-icd-libopencl1) and join group render, which may open /dev/dri",
@@ -62,15 +62,13 @@ def missing(session: dict[str, str] | None = None) -> str | None:
     if device != "CPU":
         return _absent(device)
     here = this_machine()  # its features are unknown outside Linux
-    if _spelled((session or {}).get(HINT, "")) == "bf16" and here.features and not here.bf16:
+    if (session or {}).get(HINT) == "bf16" and here.features and not here.bf16:
         return "This processor has no BF16 arithmetic. Fix: choose another precision"
     return None
 
 
 def _absent(device: str) -> str | None:
     """Why a device other than the CPU is not to be had here, or None."""
-    if not re.fullmatch(r"GPU(\.[0-9]{1,2})?|NPU", device):  # AUTO and HETERO choose by themselves
-        return f"edgetl runs OpenVINO on no device '{device}'. Fix: choose CPU, GPU, GPU.1 or NPU"
     try:
         seen = devices()
     except EngineMissingError as error:
@@ -113,13 +111,21 @@ def _openvino() -> Any:
     return openvino
 
 
-@functools.lru_cache(maxsize=1)
 def _core() -> Any:
     """The one Core of this process.
 
     Each Core moves the signal stack of the thread, and a stack that went with an earlier Core lets
     Python's handler of Ctrl-C crash (seen with OpenVINO 2026.4).
     """
+    with _STARTING:  # lru_cache alone would let two threads make one each
+        return _started()
+
+
+_STARTING = threading.RLock()
+
+
+@functools.lru_cache(maxsize=1)
+def _started() -> Any:
     return _openvino().Core()
 
 
@@ -129,9 +135,14 @@ def open(files: tuple[bytes, ...], options: Options) -> OvSession:  # noqa: A001
 
 
 class OvSession:
-    """One model, compiled for each batch size on first use (static shapes are faster)."""
+    """One model, compiled for a batch size on first use (static shapes are faster).
+
+    Threads that run it at once each have a request of their own; OpenVINO lets them take turns on
+    the cores.
+    """
 
     def __init__(self, files: tuple[bytes, ...], options: Options) -> None:
+        check_session(name, SETTABLE, options.session)
         self._ov = _openvino()
         self._device = options.session.get(DEVICE, "CPU")
         if self._device != "CPU" and (reason := _absent(self._device)):
@@ -139,6 +150,8 @@ class OvSession:
             raise EngineMissingError(what, fix=fix)
         self._hint = _checked_hint(options)
         self._options = options
+        if files[0][:1] != b"<":  # XML is an IR, which can name no file
+            check_sealed(files[0])
         try:
             self._core = _core()
             blobs = [self._ov.Tensor(np.frombuffer(data, np.uint8)) for data in files[1:]]
@@ -157,19 +170,29 @@ class OvSession:
                 f"{'quantized' if quantized else 'not quantized'}.",
                 fix="choose another precision, or export the bundle again.",
             )
-        self._requests: dict[int, _Request] = {}
-        self._compiled = self._compile(1)
+        self._lock = threading.RLock()  # of what follows; not held while a model runs
+        self._sizes: Recent[Compiled] = Recent()
+        self._first: Compiled | None = None
+        self._first = self._compiled(1)
+
+    def _compiled(self, batch: int) -> Compiled:
+        """The model for a batch size, compiled now if it is not kept."""
+        with self._lock:
+            kept = self._sizes.get(batch)
+            if kept is None:
+                kept = Compiled(self._compile(batch))
+                self._sizes.put(batch, kept)
+            return kept
 
     def _compile(self, batch: int) -> Any:
         try:
             config = properties(self._core, self._device, self._options)
-            self._model.reshape([batch, *self._wanted])
-            compiled = self._core.compile_model(self._model, self._device, config)
+            model = self._model.clone()
+            model.reshape([batch, *self._wanted])
+            compiled = self._core.compile_model(model, self._device, config)
             used = compiled.get_property("EXECUTION_DEVICES")
             offered = HINT in compiled.get_property("SUPPORTED_PROPERTIES")
             value = compiled.get_property(HINT) if offered else self._hint
-            request = compiled.create_infer_request()
-            ready = _Request(request, request.get_input_tensor(0).data)
         except RuntimeError as error:
             raise EngineError(
                 f"OpenVINO {version()} cannot compile the model: {_line(error)}",
@@ -181,84 +204,79 @@ class OvSession:
                 "asked for.",
                 fix="choose a candidate for another device.",
             )
-        real = _spelled(value.get_type_name() if hasattr(value, "get_type_name") else str(value))
+        real = value.get_type_name() if hasattr(value, "get_type_name") else str(value)
         if real != self._hint:
             raise EngineError(
                 f"OpenVINO runs in {real} although {self._hint} was asked for.",
                 fix="choose another precision; this processor does not offer that one.",
             )
-        self._requests[batch] = ready
         return compiled
 
     def run(self, images: Images, out: Logits | None = None) -> Logits:
         """Logits float32 `(N, classes)`."""
-        if self._compiled is None:
+        if self._first is None:
             raise closed()
         block = accepted(images, self._wanted)
-        if len(block) not in self._requests:
-            self._compile(len(block))
-        request, own = self._requests[len(block)]
+        compiled = self._compiled(len(block))
         try:
+            request = compiled.request()
             # Copying 150 KiB takes 4 µs; handing over the caller's memory takes OpenVINO 35 to 65.
-            np.copyto(own, block)
-            request.infer(share_outputs=True)
-            logits: Logits = request.get_output_tensor(0).data
+            np.copyto(request.images, block)
+            request.infer()
+            # The tensor is the request's own, and the next run overwrites it.
+            logits = request.logits.copy() if out is None else delivered(request.logits, out)
         except RuntimeError as error:
             raise EngineError(
                 f"OpenVINO failed on images of shape {images.shape}: {_line(error)}",
                 fix="free memory, or pass fewer images at once.",
             ) from error
-        # The tensor is the engine's own, and the next run overwrites it.
-        return logits.copy() if out is None else delivered(logits, out)
+        compiled.idle.append(request)
+        return logits
 
     def describe(self) -> Description:
         """What the compiled model reports of itself; 1 thread where no CPU computes."""
-        if self._compiled is None:
+        first = self._first
+        if first is None:
             raise closed()
         on_cpu = self._device == "CPU"
         return Description(
             engine=name,
             version=version(),
-            provider=",".join(self._compiled.get_property("EXECUTION_DEVICES")),
+            provider=",".join(first.model.get_property("EXECUTION_DEVICES")),
             precision=self._options.precision,
-            threads=int(self._compiled.get_property(THREADS)) if on_cpu else 1,
+            threads=int(first.model.get_property(THREADS)) if on_cpu else 1,
         )
 
     def close(self) -> None:
         """Free the model."""
-        self._requests.clear()
-        self._compiled = None
+        with self._lock:
+            self._sizes.clear()
+            self._first = None
 
 
 def properties(core: Any, device: str, options: Options) -> dict[str, Any]:
     """What a model is compiled with on a device: only what the device itself says it has.
 
-    EngineError names session options that it does not have, or that are not a candidate's to set.
+    EngineError when it has no precision hint, unless it always computes as the hint says.
     """
     offered = core.get_property(device, "SUPPORTED_PROPERTIES")
-    settable = {key for key, kind in offered.items() if kind == "RW"} - KEPT
-    session = {key: value for key, value in options.session.items() if key != DEVICE}
-    if device == "NPU" and HINT not in settable and _spelled(session.get(HINT, "")) == "f16":
-        del session[HINT]  # an NPU always computes in FP16, and only some compilers take the hint
-    if unknown := sorted(session.keys() - settable):
-        raise EngineError(
-            f"OpenVINO {version()} cannot compile the model: its {device} has no option "
-            f"{', '.join(unknown)} that a candidate may set.",
-            fix="remove it from the session options of the recipe, and export again.",
-        )
+    settable = {key for key, kind in offered.items() if kind == "RW"}
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if device == "CPU":
         config[THREADS] = options.threads or available_cores()
+        if PINNING in settable:  # threads of two processes would be pinned to the same cores
+            config[PINNING] = False
     elif folder := _blobs():
         config["CACHE_DIR"] = folder  # compiling for a GPU or NPU takes seconds to minutes
-    return config | session
-
-
-class _Request(NamedTuple):
-    """An inference request of one batch size, and its own input uint8 `(N, H, W, 3)`."""
-
-    request: Any
-    own: Images
+    hint = options.session[HINT]
+    if HINT in settable:
+        config[HINT] = hint
+    elif (device, hint) != ("NPU", "f16"):  # only some NPU compilers take what is always so
+        raise EngineError(
+            f"OpenVINO {version()} cannot compile the model: its {device} has no option {HINT}.",
+            fix="choose another candidate, or install a newer openvino.",
+        )
+    return config
 
 
 def _blobs() -> str:
@@ -273,7 +291,7 @@ def _blobs() -> str:
 
 def _checked_hint(options: Options) -> str:
     """The precision hint asked for; EngineError when there is none or it contradicts itself."""
-    hint = _spelled(options.session.get(HINT, ""))
+    hint = options.session.get(HINT, "")
     if not hint:
         raise EngineError(
             f"The OpenVINO candidate does not state its {HINT}.", fix="export the bundle again."
@@ -284,10 +302,6 @@ def _checked_hint(options: Options) -> str:
             fix="export the bundle again.",
         )
     return hint
-
-
-def _spelled(value: str) -> str:
-    return SPELLINGS.get(value, value)
 
 
 def _line(error: Exception) -> str:

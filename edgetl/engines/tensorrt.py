@@ -11,6 +11,7 @@ import contextlib
 import functools
 import importlib.util
 import logging
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -22,11 +23,14 @@ from edgetl.engines.base import (
     Images,
     Logits,
     Options,
+    Recent,
     accepted,
+    check_session,
     closed,
     delivered,
     unloadable,
 )
+from edgetl.engines.onnx_wire import check_sealed
 from edgetl.engines.trt_build import STRONG_FROM, numbers, settings
 from edgetl.engines.trt_cache import Held, Parts, PlanCache, l4t_release
 from edgetl.engines.trt_dla import dla_refusal
@@ -37,6 +41,7 @@ from edgetl.files import sha256_bytes
 from edgetl.spec import EngineName, Record
 
 name: EngineName = "tensorrt"
+SETTABLE = trt_build.SETTABLE
 LOG = logging.getLogger("edgetl")
 
 
@@ -141,6 +146,8 @@ class _Maker:
     """Engines of one ONNX file on this machine, from the cache or built."""
 
     def __init__(self, model: bytes, options: Options) -> None:
+        check_session(name, SETTABLE, options.session)
+        check_sealed(model)  # both before TensorRT is touched
         self.trt, self._model = _tensorrt(), model
         self.settings = settings(options, version())
         self.cache = PlanCache()
@@ -223,40 +230,43 @@ class _Maker:
 
 
 class TrtSession:
-    """One model; an engine a batch size, built on first use."""
+    """One model; an engine a batch size, built on first use. Threads take turns."""
 
     def __init__(self, model: bytes, options: Options) -> None:
         self._precision = options.precision
+        self._lock = threading.Lock()  # an engine's buffers and stream serve one run at a time
         self._maker: _Maker | None = _Maker(model, options)
-        self._loaded: dict[int, Loaded] = {}
-        self._first = self._load(1)
+        self._sizes: Recent[Loaded] = Recent()
+        self._first = self._load(self._maker, 1)
 
-    def _load(self, batch: int) -> Loaded:
-        if self._maker is None:
-            raise closed()
+    def _load(self, maker: _Maker, batch: int) -> Loaded:
         with contextlib.ExitStack() as stack:
-            made = self._maker.engine(batch)
+            made = maker.engine(batch)
             if made.held is not None:
                 stack.callback(made.held.close)
             loaded = Loaded(
-                self._maker.trt,
+                maker.trt,
                 made.engine,
                 batch=batch,
-                graph=self._maker.settings.graph,
+                graph=maker.settings.graph,
                 placement=made.placement,
             )
             loaded.on_close(stack.pop_all().close)
-        self._loaded[batch] = loaded
+        dropped = self._sizes.put(batch, loaded)
+        if dropped is not None:
+            dropped.close()
         return loaded
 
     def run(self, images: Images, out: Logits | None = None) -> Logits:
         """Logits float32 `(N, classes)`."""
-        if self._maker is None:
-            raise closed()
-        block = accepted(images, self._first.input_shape[1:])
-        logits = (self._loaded.get(len(block)) or self._load(len(block))).run(block)
-        # They lie in the engine's own buffer, which the next run overwrites.
-        return delivered(logits, np.empty_like(logits) if out is None else out)
+        with self._lock:
+            if self._maker is None:
+                raise closed()
+            block = accepted(images, self._first.input_shape[1:])
+            loaded = self._sizes.get(len(block)) or self._load(self._maker, len(block))
+            logits = loaded.run(block)
+            # They lie in the engine's own buffer, which the next run overwrites.
+            return delivered(logits, np.empty_like(logits) if out is None else out)
 
     def describe(self) -> Description:
         """The GPU in use, what runs on a DLA, and whether a CUDA graph is launched."""
@@ -271,8 +281,8 @@ class TrtSession:
         )
 
     def close(self) -> None:
-        """Free engines and buffers."""
-        for loaded in self._loaded.values():
-            loaded.close()
-        self._loaded.clear()
-        self._maker = None
+        """Free engines and buffers, when no run is under way."""
+        with self._lock:
+            for loaded in self._sizes.clear():
+                loaded.close()
+            self._maker = None

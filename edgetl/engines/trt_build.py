@@ -7,10 +7,10 @@ against the written API of 10 and 11. Nothing here was executed on a GPU so far.
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 from edgetl.engines import cuda
-from edgetl.engines.base import Options
+from edgetl.engines.base import Options, Setting, check_session
 from edgetl.engines.trt_dla import place_on_dla
 from edgetl.engines.trt_log import log_of
 from edgetl.errors import EngineError
@@ -19,6 +19,12 @@ from edgetl.spec import Record
 Typing = Literal["weak", "strong"]
 Switch = Literal["on", "off"]
 GraphUse = Literal["auto", "on", "off"]
+SETTABLE = {
+    "typing": Setting("weak|strong", "weak or strong"),
+    "dla": Setting("[0-9]{1,2}", "the number of a DLA core, such as 0"),
+    "external_tactics": Setting("on|off", "on or off"),
+    "graph": Setting("auto|on|off", "auto, on or off"),
+}
 STRONG_FROM = (10, 12)
 FLAGS = {"fp32": (), "fp16": ("FP16",), "bf16": ("BF16",), "int8": ("INT8", "FP16")}
 DLA_PRECISIONS = ("fp16", "int8")
@@ -58,48 +64,26 @@ def numbers(version: str) -> tuple[int, ...]:
 
 def settings(options: Options, version: str) -> Settings:
     """Check session options for a version of TensorRT; EngineError names what is not known."""
-    given = dict(options.session)
-    strong = numbers(version) >= STRONG_FROM
-    made = Settings(
-        precision=_one_of("precision", options.precision, tuple(FLAGS)),
-        typing=cast(
-            Typing, _one_of("typing", given.pop("typing", "") or _typed(strong), get_args(Typing))
-        ),
-        dla=_core(given.pop("dla", "")),
-        external_tactics=cast(
-            Switch,
-            _one_of("external_tactics", given.pop("external_tactics", "on"), get_args(Switch)),
-        ),
-        graph=cast(GraphUse, _one_of("graph", given.pop("graph", "auto"), get_args(GraphUse))),
-    )
-    if given:
+    given = options.session
+    check_session("tensorrt", SETTABLE, given)
+    if options.precision not in FLAGS:
         raise EngineError(
-            f"TensorRT's candidates have no session option {', '.join(sorted(given))}.",
-            fix="they have typing, dla, external_tactics and graph.",
+            f"TensorRT's precision cannot be '{options.precision}'.",
+            fix=f"choose {', '.join(FLAGS)}.",
         )
+    usual = "strong" if numbers(version) >= STRONG_FROM else "weak"
+    made = Settings(
+        precision=options.precision,
+        typing=cast(Typing, given.get("typing", usual)),
+        dla=int(given["dla"]) if "dla" in given else None,
+        external_tactics=cast(Switch, given.get("external_tactics", "on")),
+        graph=cast(GraphUse, given.get("graph", "auto")),
+    )
     if made.dla is not None and made.precision not in DLA_PRECISIONS:
         raise EngineError(
             f"A DLA does not run {made.precision}.", fix="choose fp16 or int8, or leave dla away."
         )
     return made
-
-
-def _typed(strong: bool) -> str:
-    return "strong" if strong else "weak"
-
-
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise EngineError(
-            f"TensorRT's {option} cannot be '{value}'.", fix=f"choose {', '.join(known)}."
-        )
-    return value
-
-
-def _core(value: str) -> int | None:
-    if value and not (value.isascii() and value.isdigit()):
-        raise EngineError(f"dla is '{value}'.", fix="give the number of a DLA core, such as 0.")
-    return int(value) if value else None
 
 
 def build(trt: Any, model: bytes, wanted: Settings, batch: int, timings: bytes = b"") -> Plan:

@@ -205,9 +205,9 @@ class PlanCache:
             unlink(stale)
         unlink(path.with_suffix(".json"))  # never an old one beside a new plan
         write_bytes(path, plan)
-        path.chmod(0o600)
+        _owners_alone(path)
         write_json(path.with_suffix(".json"), sidecar)
-        path.with_suffix(".json").chmod(0o600)
+        _owners_alone(path.with_suffix(".json"))
         try:
             held = self._checked(path, parts)
         except RefusedError as why:
@@ -235,11 +235,16 @@ class PlanCache:
     def keep_timings(self, path: Path, data: bytes) -> None:
         """Replace the timings; call it inside `building`."""
         write_bytes(path, data)
-        path.chmod(0o600)
+        _owners_alone(path)
 
     def make_room(self) -> None:
         """Remove engines unused for longest until the cache is within its limit."""
-        files = [(path, path.stat()) for path in self.folder.iterdir() if path.is_file()]
+        files = []
+        for path in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                found = path.stat()
+                if stat.S_ISREG(found.st_mode):
+                    files.append((path, found))
         total = sum(found.st_size for _, found in files)
         plans = [(path, found) for path, found in files if path.suffix == ".plan"]
         for path, found in sorted(plans, key=lambda item: item[1].st_mtime_ns):
@@ -254,6 +259,12 @@ def _unusable(folder: Path, error: OSError) -> StorageError:
         f"Cannot use {folder}: {error.strerror or error}.",
         fix="set EDGETL_CACHE to a folder you may write to.",
     )
+
+
+def _owners_alone(path: Path) -> None:
+    """Let only its owner read and write a file; nothing where another process has removed it."""
+    with contextlib.suppress(FileNotFoundError):
+        path.chmod(0o600)
 
 
 def _removed_unless_in_use(path: Path) -> bool:

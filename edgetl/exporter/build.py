@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from edgetl.engines import Options, find_engine, ready_engine
+from edgetl.engines import Options, find_engine, onnxruntime, ready_engine
 from edgetl.errors import EdgetlError, EngineError, UsageError
 from edgetl.exporter.check import check_onnx
 from edgetl.exporter.dla import dla_friendly
@@ -15,7 +15,7 @@ from edgetl.exporter.fp16 import strong_fp16
 from edgetl.exporter.material import Material
 from edgetl.exporter.nncf_int8 import nncf_int8
 from edgetl.exporter.ort_int8 import ort_int8
-from edgetl.exporter.trt_qdq import EXACT_SESSION, trt_qdq
+from edgetl.exporter.trt_qdq import trt_qdq
 from edgetl.metrics import Logits, divergence
 from edgetl.preprocess import Pixels
 from edgetl.spec import Calibrator, EngineName, Quantization, Recipe
@@ -131,7 +131,7 @@ def stand_in(recipe: Recipe) -> EngineName:
 def stand_in_session(recipe: Recipe) -> dict[str, str]:
     """Its session options: OpenVINO's CPU in FP32 stands in for its GPU and NPU."""
     if recipe.engine == "tensorrt":
-        return dict(EXACT_SESSION) if recipe.form.startswith("trt-qdq") else {}
+        return {}
     if recipe.session.get("DEVICE", "CPU") == "CPU":
         return recipe.session
     return {"INFERENCE_PRECISION_HINT": "f32"}
@@ -148,7 +148,9 @@ def candidate_logits(built: Built, images: Pixels) -> tuple[Logits, str]:
     precision = "fp32" if proxy and recipe.precision != "int8" else recipe.precision
     options = Options(precision=precision, session=session)
     files = (built.rehearsal,) if built.rehearsal is not None else tuple(built.files.values())
-    opened = ready_engine(name, session).open(files, options)
+    engine = ready_engine(name, session)
+    unfused = recipe.form.startswith("trt-qdq")
+    opened = (onnxruntime.open_unfused if unfused else engine.open)(files, options)
     try:
         rows = [opened.run(images[i : i + 1]) for i in range(len(images))]
     finally:

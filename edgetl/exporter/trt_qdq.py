@@ -21,10 +21,6 @@ Ranges = Mapping[str, Range]
 Array = npt.NDArray[np.float32]
 
 LARGEST = 127  # of int8; -128 is not used, so that both signs reach equally far
-# ONNX Runtime executes Q and DQ as they stand with this session option. Without it, it computes
-# float16 pairs in integers and overflows float16 (1.31: a MobileNetV2 agrees on no photo), and
-# refuses a Concat between them.
-EXACT_SESSION = {"session.disable_quant_qdq": "1"}
 
 _SMALLEST = 2.0**-24  # above 0 in FP16
 _AGAIN = "calibrate every tensor that `float_tensors` names."
@@ -52,7 +48,7 @@ def trt_qdq(
     them: TensorRT 8 refuses INT8 initializers ("invalid weights type of Int8",
     microsoft/onnxruntime#11535), and from 10 on it reads both forms (NVIDIA's guide, "Quantized
     Weights"). Each pair has a scale and zero-point of its own, as ONNX Runtime's quantizer writes.
-    `EXACT_SESSION` is how ONNX Runtime is opened to score a file in TensorRT's place. Raises
+    `engines.onnxruntime.open_unfused` opens a file to score it in TensorRT's place. Raises
     TraceError naming a tensor without a range, or when nothing is left to quantize.
     """
     model = parse_onnx(master)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from edgetl.bundle import Bundle
-from edgetl.engines import find_engine
+from edgetl.engines import check_session, find_engine
 from edgetl.errors import EngineError, EngineMissingError, UnknownNameError
 from edgetl.machine import this_machine
 from edgetl.runtime.local import local_timings
@@ -16,8 +16,14 @@ TIE = 1.02  # medians this near are taken as equal: another run would order them
 
 
 def shipped(bundle: Bundle) -> list[Candidate]:
-    """The candidates that passed and are in the file."""
-    return [c for c in bundle.manifest.candidates if c.rejected is None and c.artifacts]
+    """The candidates that passed and are in the file.
+
+    EngineError when any of them sets an option that it may not: such a bundle is not to be trusted.
+    """
+    found = [c for c in bundle.manifest.candidates if c.rejected is None and c.artifacts]
+    for candidate in found:
+        check_session(candidate.engine, candidate.session)
+    return found
 
 
 def named(bundle: Bundle, name: str) -> Candidate:
@@ -30,7 +36,7 @@ def named(bundle: Bundle, name: str) -> Candidate:
             f"Candidate {name} of {bundle.path} was refused: {known[name].rejected}.",
             fix="choose another one: `edgetl inspect` lists them.",
         )
-    return known[name]
+    return next(c for c in shipped(bundle) if c.recipe == name)
 
 
 def unfit(candidate: Candidate) -> str | None:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from typing import Any
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import cast
 
 import numpy as np
-from PIL import Image
 
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.engines import Description, Images, Logits, Session
-from edgetl.errors import ImageError, UsageError
+from edgetl.errors import EdgetlError, EngineError, ImageError, UsageError
 from edgetl.metrics import softmax
-from edgetl.preprocess import Source, pixels
+from edgetl.preprocess import Source, is_source, pixels
 from edgetl.runtime.choose import AUTO, named
 from edgetl.runtime.trust import open_best, open_named
 from edgetl.spec import Candidate, Prediction, Result
 
 
 class Model(contextlib.AbstractContextManager["Model"]):
-    """One candidate of a bundle in one engine; use it from one thread at a time."""
+    """One candidate of a bundle in one engine; any number of threads may use it at once."""
 
     def __init__(self, bundle: Bundle, candidate: Candidate, session: Session) -> None:
         self.bundle, self.manifest, self.candidate = bundle, bundle.manifest, candidate
@@ -29,45 +29,75 @@ class Model(contextlib.AbstractContextManager["Model"]):
         self._session = session
 
     def logits(self, images: Images) -> Logits:
-        """Raw logits float32 `(N, classes)` of preprocessed images uint8 `(N, size, size, 3)`."""
-        return self._session.run(images)
+        """Raw logits float32 `(N, classes)` of preprocessed images uint8 `(N, size, size, 3)`.
+
+        Raises EngineError when the engine answers NaN or infinity to any of them.
+        """
+        logits = self._session.run(images)
+        if error := self._unusable(logits):
+            raise error
+        return logits
 
     def probabilities(self, images: Images) -> Logits:
         """Calibrated probabilities float32 `(N, classes)` of preprocessed images."""
-        return softmax(self._session.run(images), self.candidate.temperature)
+        return softmax(self.logits(images), self.candidate.temperature)
+
+    def _unusable(self, logits: Logits, image: str = "") -> EngineError | None:
+        """The error for logits that are no numbers, or None; `image` names the only one."""
+        bad = int((~np.isfinite(logits)).any(axis=1).sum())
+        if not bad:
+            return None
+        described = self._session.describe()
+        return EngineError(
+            f"{self.candidate.recipe} answers NaN or infinity to "
+            f"{image or f'{bad} of {len(logits)} images'}, on {described.engine} "
+            f"{described.version}.",
+            fix=f"take another candidate: `edgetl inspect {shlex.quote(str(self.bundle.path))} "
+            "--verify` says which are right on this machine.",
+        )
 
     def predict(
-        self, images: Source | Sequence[Source], *, top: int = 3, keep_going: bool = False
+        self, images: Source | Iterable[Source], *, top: int = 3, keep_going: bool = False
     ) -> list[Result]:
-        """The `top` classes of each image: paths, bytes, Pillow images or arrays `(H, W, 3)` RGB.
+        """The `top` classes of each image.
 
-        Raises ImageError for an image that cannot be read; with `keep_going` its row says so
-        instead.
+        An image is a path, the bytes of a file, a file opened for reading bytes, a Pillow image or
+        an array `(H, W, 3)` of RGB. Raises ImageError for one that cannot be read, EngineError for
+        one to which the engine answers NaN; with `keep_going` its row says so instead.
         """
         if top < 1:
             raise UsageError(f"top is {top}.", fix="ask for 1 or more classes.")
-        single = isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray))
-        sources: Sequence[Any] = [images] if single else images  # type: ignore[assignment]
-        return [self._predict(source, top, keep_going) for source in sources]
+        if is_source(images):
+            return [self._predict(images, top, keep_going)]
+        if isinstance(images, Mapping) or not isinstance(images, Iterable):
+            raise UsageError(
+                f"images is a {type(images).__name__}.",
+                fix="give a path, bytes, an open file, a Pillow image or an array, or a list of "
+                "these.",
+            )
+        return [self._predict(each, top, keep_going) for each in cast(Iterable[Source], images)]
 
     def _predict(self, source: Source, top: int, keep_going: bool) -> Result:
-        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else ""
+        name = os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else ""
+        error: EdgetlError | None = None
         try:
-            image = pixels(source, self.manifest.preprocess)
-        except ImageError as error:
-            if not keep_going:
-                raise
-            return Result(
-                image=name, predictions=(), candidate=self.candidate.recipe, error=str(error)
-            )
-        chance = self.probabilities(image[np.newaxis])[0]
-        best = np.argsort(-chance, kind="stable")[:top]
+            logits = self._session.run(pixels(source, self.manifest.preprocess)[np.newaxis])
+            error = self._unusable(logits, name)
+        except ImageError as unreadable:
+            error = unreadable
+        if error is None:
+            chance = softmax(logits, self.candidate.temperature)[0]
+            best = np.argsort(-chance, kind="stable")[:top]
+            found = [Prediction(label=self.labels[i], probability=float(chance[i])) for i in best]
+        elif keep_going:
+            found = []
+        else:
+            raise error
         return Result(
             image=name,
-            predictions=tuple(
-                Prediction(label=self.labels[i], probability=float(chance[i])) for i in best
-            ),
+            predictions=tuple(found),
             candidate=self.candidate.recipe,
+            error=None if error is None else str(error),
         )
 
     def describe(self) -> Description:

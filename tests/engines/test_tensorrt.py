@@ -24,6 +24,7 @@ from edgetl.errors import EngineError, EngineMissingError, StorageError
 from edgetl.exporter.build import Built
 
 SHAPE, CLASSES = (1, 2, 2, 3), 5
+ONNX, OTHER = b"\x08\x08", b"\x08\x09"  # IR versions, and nothing else
 WEAK = Options(precision="fp16", session={"typing": "weak", "graph": "off"})
 
 
@@ -168,7 +169,7 @@ def expected(count: int) -> Any:
 def test_an_engine_a_batch_is_built_on_first_use(
     board: Board, caplog: pytest.LogCaptureFixture
 ) -> None:
-    session = tensorrt.open((b"onnx",), WEAK)
+    session = tensorrt.open((ONNX,), WEAK)
     assert board.built == 1
     line = "building trt-fp16-weak for Orin sm_87, TensorRT 8.5, minutes on a small board"
     assert caplog.messages == [line]
@@ -188,39 +189,39 @@ def test_an_engine_a_batch_is_built_on_first_use(
 def test_the_next_process_takes_it_from_the_cache(
     board: Board, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tensorrt.open((b"onnx",), WEAK).close()
+    tensorrt.open((ONNX,), WEAK).close()
     caplog.clear()
-    session = tensorrt.open((b"onnx",), WEAK)
+    session = tensorrt.open((ONNX,), WEAK)
     np.testing.assert_array_equal(session.run(images(1)), expected(1))
     session.close()
     assert (board.built, caplog.messages) == (1, [])
-    tensorrt.open((b"other",), WEAK).close()
+    tensorrt.open((OTHER,), WEAK).close()
     assert board.built == 2
 
 
 def test_an_engine_that_does_not_load_is_built_once_more(
     board: Board, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tensorrt.open((b"onnx",), WEAK).close()
+    tensorrt.open((ONNX,), WEAK).close()
     caplog.clear()
     load, answers = board.load, [False, True, True]
     board.trt.Runtime = lambda _: SimpleNamespace(
         deserialize_cuda_engine=lambda plan: load(plan) if answers.pop(0) else None
     )
-    tensorrt.open((b"onnx",), WEAK).close()
+    tensorrt.open((ONNX,), WEAK).close()
     assert board.built == 2
     assert "does not load its cached engine" in caplog.messages[0]
     board.loads = False
     board.trt.Runtime = lambda _: SimpleNamespace(deserialize_cuda_engine=board.load)
     with pytest.raises(EngineError, match="cannot load the engine that it built"):
-        tensorrt.open((b"onnx",), WEAK)
+        tensorrt.open((ONNX,), WEAK)
     assert board.built == 3
 
 
 def test_two_at_once_build_once(board: Board) -> None:
     made: list[Any] = []
     both = [
-        threading.Thread(target=lambda: made.append(tensorrt.open((b"onnx",), WEAK)))
+        threading.Thread(target=lambda: made.append(tensorrt.open((ONNX,), WEAK)))
         for _ in range(2)
     ]
     for thread in both:
@@ -239,24 +240,24 @@ def test_an_engine_that_cannot_be_kept_still_runs(
         raise StorageError("Cannot write it: no space left.", fix="free disk space.")
 
     monkeypatch.setattr(tensorrt.PlanCache, "keep", full)
-    session = tensorrt.open((b"onnx",), WEAK)
+    session = tensorrt.open((ONNX,), WEAK)
     np.testing.assert_array_equal(session.run(images(1)), expected(1))
     session.close()
     assert "no space left" in caplog.messages[-1]
     with pytest.raises(StorageError, match="no space left"):
-        tensorrt.prepare((b"onnx",), WEAK, 1)
+        tensorrt.prepare((ONNX,), WEAK, 1)
     assert board.built == 2
 
 
 def test_ahead_of_time(board: Board) -> None:
     line = "building trt-fp16-weak for Orin sm_87, TensorRT 8.5, minutes on a small board"
-    assert tensorrt.pending((b"onnx",), WEAK, 2) == line
-    ahead = tensorrt.prepare((b"onnx",), WEAK, 2)
+    assert tensorrt.pending((ONNX,), WEAK, 2) == line
+    ahead = tensorrt.prepare((ONNX,), WEAK, 2)
     assert (ahead.cached, ahead.placement) == (False, "")
     assert ahead.build_s > 0
-    assert tensorrt.prepare((b"onnx",), WEAK, 2).cached
-    assert tensorrt.pending((b"onnx",), WEAK, 2) is None
-    assert tensorrt.pending((b"onnx",), WEAK, 1) == line
+    assert tensorrt.prepare((ONNX,), WEAK, 2).cached
+    assert tensorrt.pending((ONNX,), WEAK, 2) is None
+    assert tensorrt.pending((ONNX,), WEAK, 1) == line
     assert board.built == 1
 
 
@@ -270,7 +271,7 @@ def test_buffers_go_when_loading_fails_half_way(board: Board) -> None:
 
     board.context = refusing  # type: ignore[method-assign]
     with pytest.raises(EngineError, match="TensorRT refused the memory of logits"):
-        tensorrt.open((b"onnx",), WEAK)
+        tensorrt.open((ONNX,), WEAK)
     assert len(board.buffers) == 2
     assert not any(buffer.open for buffer in board.buffers)
 
@@ -286,7 +287,7 @@ def test_buffers_go_when_loading_fails_half_way(board: Board) -> None:
 def test_engines_of_other_tensors_are_refused(board: Board, types: dict[str, str]) -> None:
     board.types = types
     with pytest.raises(EngineError, match="one uint8 input and one float32 output"):
-        tensorrt.open((b"onnx",), WEAK)
+        tensorrt.open((ONNX,), WEAK)
 
 
 @pytest.mark.parametrize(("graph_ns", "used"), [(0.0, True), (0.02, False)])
@@ -320,7 +321,7 @@ def test_the_faster_way_to_launch_is_measured(
     monkeypatch.setattr(cuda, "Buffer", slow)
     monkeypatch.setattr(cuda, "Graph", graph)
     session = tensorrt.open(
-        (b"onnx",), Options(precision="fp16", session={"typing": "weak", "graph": "auto"})
+        (ONNX,), Options(precision="fp16", session={"typing": "weak", "graph": "auto"})
     )
     assert ("CUDA graph" in session.describe().provider) == used
     np.testing.assert_array_equal(session.run(images(1)), expected(1))
@@ -335,9 +336,9 @@ def test_a_graph_that_cannot_be_captured(board: Board, monkeypatch: pytest.Monke
     monkeypatch.setattr(cuda, "Graph", refused)
     given = {"typing": "weak", "graph": "on"}
     with pytest.raises(EngineError, match="cannot be captured as a CUDA graph: cudaStreamEnd"):
-        tensorrt.open((b"onnx",), Options(precision="fp16", session=given))
+        tensorrt.open((ONNX,), Options(precision="fp16", session=given))
     assert not any(buffer.open for buffer in board.buffers)
-    session = tensorrt.open((b"onnx",), Options(precision="fp16", session={"typing": "weak"}))
+    session = tensorrt.open((ONNX,), Options(precision="fp16", session={"typing": "weak"}))
     assert session.describe().provider == "CUDA sm_87"
     session.close()
 

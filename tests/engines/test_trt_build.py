@@ -299,13 +299,13 @@ def test_settings_and_their_label(version: str, session: dict[str, str], label: 
 @pytest.mark.parametrize(
     ("precision", "session", "said"),
     [
-        ("int8", {"typing": "loose"}, "typing cannot be 'loose'"),
-        ("int8", {"dla": "first"}, "dla is 'first'"),
-        ("int8", {"dla": "-1"}, "dla is '-1'"),
+        ("int8", {"typing": "loose"}, "cannot have typing = 'loose'"),
+        ("int8", {"dla": "first"}, "cannot have dla = 'first'"),
+        ("int8", {"dla": "-1"}, "cannot have dla = '-1'"),
         ("fp32", {"dla": "0"}, "A DLA does not run fp32"),
-        ("int8", {"graph": "yes"}, "graph cannot be 'yes'"),
-        ("int8", {"external_tactics": ""}, "external_tactics cannot be ''"),
-        ("int8", {"tactics": "0", "x": "y"}, "no session option tactics, x"),
+        ("int8", {"graph": "yes"}, "cannot have graph = 'yes'"),
+        ("int8", {"external_tactics": ""}, "cannot have external_tactics = ''"),
+        ("int8", {"tactics": "0", "x": "y"}, "may not set the session option 'tactics', 'x'"),
         ("int4", {}, "precision cannot be 'int4'"),
     ],
 )

@@ -18,6 +18,7 @@ from torch import nn
 from torchvision.models.efficientnet import EfficientNet, MBConvConfig
 from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 
+from edgetl.engines.onnxruntime import UNFUSED
 from edgetl.errors import TraceError
 from edgetl.exporter.build import MASTER
 from edgetl.exporter.check import check_fp16
@@ -25,7 +26,7 @@ from edgetl.exporter.dla import dla_friendly
 from edgetl.exporter.fp16 import raise_opset, strong_fp16
 from edgetl.exporter.ranges import activation_ranges, float_tensors
 from edgetl.exporter.trace import trace
-from edgetl.exporter.trt_qdq import EXACT_SESSION, trt_qdq
+from edgetl.exporter.trt_qdq import trt_qdq
 from edgetl.exporter.trt_rules import check_trt_qdq
 from edgetl.spec import Normalize, Preprocess
 
@@ -86,7 +87,7 @@ class Case:
     def run(self, data: bytes) -> np.ndarray:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        for key, value in EXACT_SESSION.items():
+        for key, value in UNFUSED.items():
             options.add_session_config_entry(key, value)
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         return session.run(["logits"], {"images": self.images})[0]
