@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +255,81 @@ def test_another_precision_is_refused(name: str, precision: str, tiny: Tiny) -> 
     need(name)
     with pytest.raises(EngineError, match=rf"{precision}[,:]"):
         open_tiny(tiny, name, precision=precision)
+
+
+# --- threads ------------------------------------------------------------------------------------
+
+
+def test_every_thread_gets_the_answer_to_its_own_images(
+    recipe: str, tiny: Tiny, tiny_images: Any
+) -> None:
+    """Batches of two sizes that were not run before, so that threads also compile at once."""
+    opened = open_tiny(tiny, recipe)
+    expected = [opened.run(tiny_images[i : i + 1]) for i in range(16)]
+    assert apart(recipe, expected[0], expected[1])  # else another's answer would go unnoticed
+    start = threading.Barrier(4)
+
+    def work(seed: int) -> int:
+        wrong, rng = 0, np.random.default_rng(seed)
+        start.wait()
+        for first, count in zip(rng.integers(0, 14, 60), rng.integers(1, 4, 60), strict=True):
+            found = opened.run(tiny_images[first : first + count])
+            wrong += apart(recipe, found, np.concatenate(expected[first : first + count]))
+        return wrong
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [0] * 4
+    opened.close()
+
+
+def test_closing_while_threads_run_is_an_answer_or_an_error(
+    recipe: str, tiny: Tiny, tiny_images: Any
+) -> None:
+    opened = open_tiny(tiny, recipe)
+    expected, begun = opened.run(tiny_images[:1]), threading.Barrier(4)
+
+    def work(_: int) -> str:
+        begun.wait()
+        for _ in range(10_000):
+            try:
+                found = opened.run(tiny_images[:1])
+            except EngineError as error:
+                return error.message
+            assert not apart(recipe, found, expected)
+        return "never closed"
+
+    with ThreadPoolExecutor(3) as pool:
+        said = [pool.submit(work, i) for i in range(3)]
+        begun.wait()
+        opened.close()
+        assert [one.result(timeout=60) for one in said] == ["The session is closed."] * 3
+
+
+def test_a_model_may_be_opened_in_several_threads_at_once(
+    recipe: str, tiny: Tiny, tiny_images: Any
+) -> None:
+    tiny(recipe)
+    start = threading.Barrier(3)
+
+    def work(_: int) -> Any:
+        start.wait()
+        opened = open_tiny(tiny, recipe)
+        logits = opened.run(tiny_images[:1])
+        opened.close()
+        return logits
+
+    with ThreadPoolExecutor(3) as pool:
+        one, *others = pool.map(work, range(3))
+    assert all(not apart(recipe, other, one) for other in others)
+
+
+# --- batch sizes --------------------------------------------------------------------------------
+
+
+def test_any_number_of_batch_sizes_is_run(session: Any, recipe: str, tiny_images: Any) -> None:
+    expected = np.concatenate([session.run(tiny_images[i : i + 1]) for i in range(9)])
+    for count in (*range(1, 10), 2, 1, 9):
+        assert not apart(recipe, session.run(tiny_images[:count]), expected[:count])
 
 
 # --- OpenVINO's hint ----------------------------------------------------------------------------

@@ -108,9 +108,12 @@ def test_the_fields_are_those_of_onnx() -> None:
             messages[message.name] = inner(message)
             waiting += messages[message.name].values()
     holders = {"TensorProto"}
-    while more := {
-        name for name, fields in messages.items() if holders & {m.name for m in fields.values()}
-    } - holders:
+    while (
+        more := {
+            name for name, fields in messages.items() if holders & {m.name for m in fields.values()}
+        }
+        - holders
+    ):
         holders |= more
     assert set(HOLDERS) == holders
     for name in holders - {"TensorProto"}:
@@ -199,9 +202,7 @@ def test_no_engine_reads_another_file(
             for key, value in (("location", location), ("offset", position), ("length", len(raw))):
                 tensor.external_data.add(key=key, value=str(value))
             position += stream.write(raw)
-    options = Options(
-        precision="fp16" if engine == "tensorrt" else "fp32", session=OPTIONS[engine]
-    )
+    options = Options(precision="fp16" if engine == "tensorrt" else "fp32", session=OPTIONS[engine])
     with pytest.raises(EngineError, match=OUTSIDE):
         find_engine(engine).open((model.SerializeToString(),), options)
     weights = kept.read_bytes()  # a second file does not make it an IR

@@ -212,6 +212,35 @@ def test_batches_of_several_sizes_take_turns(tiny: Tiny, tiny_images: Any) -> No
         np.testing.assert_allclose(found, expected[start:stop], atol=1e-5)
 
 
+def test_few_batch_sizes_stay_compiled(
+    tiny: Tiny, tiny_images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, compiled, compile_ = opened(tiny, HINT), [], openvino.OvSession._compile
+
+    def noted(self: Any, batch: int) -> Any:
+        compiled.append(batch)
+        return compile_(self, batch)
+
+    monkeypatch.setattr(openvino.OvSession, "_compile", noted)
+    for count in (2, 3, 4, 1, 5, 2, 5, 4):  # 4 are kept: 2 went for 5, and 3 for 2
+        session.run(tiny_images[:count])
+    assert compiled == [2, 3, 4, 5, 2]
+    for count in range(1, 17):
+        session.run(tiny_images[:count])
+    assert len(session._sizes.clear()) == 4
+
+
+def test_threads_do_not_wait_for_a_lock_while_they_run(tiny: Tiny, tiny_images: Any) -> None:
+    """Each has a request of its own, and requests are used again."""
+    session = opened(tiny, HINT)
+    first = session._first.request()
+    session.run(tiny_images[:1])
+    session._first.idle.append(first)
+    for _ in range(10):
+        session.run(tiny_images[:1])
+    assert len(session._first.idle) == 2
+
+
 # --- the cache of compiled models ---------------------------------------------------------------
 
 

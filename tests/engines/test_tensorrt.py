@@ -186,6 +186,67 @@ def test_an_engine_a_batch_is_built_on_first_use(
             use()
 
 
+def test_threads_take_turns(board: Board) -> None:
+    """An engine has one pair of buffers: what one thread left there is not another's answer."""
+    session, wrong = tensorrt.open((ONNX,), WEAK), []
+
+    def work(seed: int) -> None:
+        for index in range(50):
+            count = 1 + (seed + index) % 3
+            block = np.full((count, *SHAPE[1:]), 10 * seed + index, np.uint8)
+            right = float(block[0].sum()) + np.arange(CLASSES, dtype=np.float32)
+            wrong.append(int(np.abs(session.run(block) - right).max() > 0))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(wrong), sum(wrong), board.built) == (200, 0, 3)
+    session.close()
+
+
+def test_closing_waits_for_a_run(board: Board) -> None:
+    """Else it would free memory that the run is reading."""
+    session = tensorrt.open((ONNX,), WEAK)
+    running, go_on, answers = threading.Event(), threading.Event(), []
+
+    def wait(*_: Any) -> None:
+        running.set()
+        assert go_on.wait(10)
+
+    board.buffers[-1].copy = wait
+    runner = threading.Thread(target=lambda: answers.append(session.run(images(1))))
+    runner.start()
+    assert running.wait(10)
+    closer = threading.Thread(target=session.close)
+    closer.start()
+    closer.join(0.1)
+    assert closer.is_alive()
+    assert all(buffer.open for buffer in board.buffers)
+    go_on.set()
+    closer.join(10)
+    runner.join(10)
+    np.testing.assert_array_equal(answers[0], expected(1))
+    assert not any(buffer.open for buffer in board.buffers)
+    with pytest.raises(EngineError, match="session is closed"):
+        session.run(images(1))
+
+
+def test_few_batch_sizes_stay_loaded(board: Board) -> None:
+    session = tensorrt.open((ONNX,), WEAK)
+    for count in range(1, 9):
+        np.testing.assert_array_equal(session.run(images(count)), expected(count))
+    assert sum(buffer.open for buffer in board.buffers) == 2 * 4
+    np.testing.assert_array_equal(session.run(images(1)), expected(1))
+    assert board.built == 8
+    session.run(images(2))
+    assert board.built == 8  # it was taken from the cache again
+    assert sum(buffer.open for buffer in board.buffers) == 2 * 4
+    session.close()
+    assert not any(buffer.open for buffer in board.buffers)
+
+
 def test_the_next_process_takes_it_from_the_cache(
     board: Board, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -221,8 +282,7 @@ def test_an_engine_that_does_not_load_is_built_once_more(
 def test_two_at_once_build_once(board: Board) -> None:
     made: list[Any] = []
     both = [
-        threading.Thread(target=lambda: made.append(tensorrt.open((ONNX,), WEAK)))
-        for _ in range(2)
+        threading.Thread(target=lambda: made.append(tensorrt.open((ONNX,), WEAK))) for _ in range(2)
     ]
     for thread in both:
         thread.start()

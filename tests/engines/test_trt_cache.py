@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,27 @@ def test_engines_in_use_stay(cache: PlanCache, monkeypatch: pytest.MonkeyPatch) 
     another.close()
     full.make_room()
     assert not list(full.folder.glob("*.plan"))
+
+
+def test_files_that_others_remove_meanwhile_do_not_matter(cache: PlanCache) -> None:
+    keep(cache)
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        path = cache.folder / "a.plan"
+        while not stop.is_set():
+            path.write_bytes(b"x")
+            path.unlink()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(2000):
+            cache.make_room()
+    finally:
+        stop.set()
+        other.join()
+    assert taken(cache) == b"plan"
 
 
 @pytest.mark.parametrize("value", ["", "-1", "2 GiB", "1.5"])
