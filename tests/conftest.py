@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from edgetl.bundle import write_bundle
+from edgetl.bundle import open_bundle, write_bundle
 from edgetl.engines import Options, find_engine
 from edgetl.exporter.build import Built, build
 from edgetl.exporter.check import NORMALIZED
@@ -375,6 +375,42 @@ def tiny_bundle(write_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPa
     """A bundle with every CPU candidate that can run here; do not write to it."""
     here = [r for r in CPU_RECIPES if _runs(r)]
     return write_tiny(tmp_path_factory.mktemp("bundles") / "tiny.edgetl", tuple(here))
+
+
+@pytest.fixture(scope="session")
+def nan_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose one network answers NaN to dark images; do not write to it."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    with open_bundle(tiny_bundle) as opened:
+        manifest = opened.manifest
+        members = {name: opened.read(name) for name in manifest.members}
+    kept = manifest.candidates[0]
+    model = onnx.load_model_from_string(members[kept.artifacts[0]])
+    model.graph.node[-1].output[0] = "right"
+    model.graph.initializer.append(numpy_helper.from_array(np.float32([20.0]), "dark"))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32([0.0]), "zero"))
+    for kind, given, made in (
+        ("ReduceMean", ["x0"], "mean"),  # of all images, 0…255
+        ("Sub", ["mean", "dark"], "light"),
+        ("Sqrt", ["light"], "root"),
+        ("Mul", ["root", "zero"], "nothing"),
+    ):
+        more = {"keepdims": 0} if kind == "ReduceMean" else {}
+        model.graph.node.append(helper.make_node(kind, given, [made], **more))
+    model.graph.node.append(helper.make_node("Add", ["right", "nothing"], ["logits"]))
+    data = bytes(model.SerializeToString())
+    artifact = Artifact(
+        path=kept.artifacts[0], size=len(data), sha256=sha256_bytes(data), engine=kept.engine
+    )
+    gone = {a.path for a in manifest.artifacts}
+    members = {k: v for k, v in members.items() if k not in gone} | {artifact.path: data}
+    path = tmp_path_factory.mktemp("bundles") / "nan.edgetl"
+    changes: dict[str, Any] = {"candidates": (kept,), "artifacts": (artifact,)}
+    changes |= {"chosen": kept.recipe, "order": (kept.recipe,)}
+    write_bundle(path, msgspec.structs.replace(manifest, **changes), members)
+    return path
 
 
 @pytest.fixture(scope="session")

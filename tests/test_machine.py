@@ -57,6 +57,95 @@ def test_another_process_sees_the_same_fingerprint() -> None:
     assert other_process() == this_machine()
 
 
+def limited(root: Path, cgroup: str, mounts: str, **quotas: str) -> int:
+    """Cores within files as the kernel shows them; `quotas` are texts by path, "__" for "/"."""
+    files = {"proc/self/cgroup": cgroup, "proc/self/mountinfo": mounts}
+    files |= {f"sys/fs/cgroup/{k.replace('__', '/')}": v for k, v in quotas.items()}
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return available_cores(root)
+
+
+V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
+V1 = "33 31 0:30 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
+SET = "34 31 0:31 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n"
+HALF, ONE, MANY, FREE = "50000 100000\n", "100000 100000\n", "6400000 100000\n", "max 100000\n"
+
+
+@pytest.fixture
+def four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four processors, whatever the machine has."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("quotas", "cores"),
+    [
+        ({}, 4),
+        ({"cpu.max": FREE, "a__b__cpu.max": FREE}, 4),
+        ({"a__b__cpu.max": "200000 100000"}, 2),
+        ({"a__b__cpu.max": "20000 10000"}, 2),
+        ({"a__b__cpu.max": HALF}, 1),  # never none
+        ({"a__b__cpu.max": MANY}, 4),  # no more than there are
+        ({"a__cpu.max": ONE, "a__b__cpu.max": FREE}, 1),  # the group around it
+        ({"cpu.max": ONE, "a__b__cpu.max": "300000 100000"}, 1),  # the container
+        ({"a__b__cpu.max": "300000 100000", "a__cpu.max": MANY}, 3),
+        ({"a__c__cpu.max": ONE}, 4),  # another's
+        ({"a__b__cpu.max": "garbage"}, 4),
+    ],
+)
+@pytest.mark.usefixtures("four")
+def test_quotas_of_version_2(quotas: dict[str, str], cores: int, tmp_path: Path) -> None:
+    assert limited(tmp_path, "0::/a/b\n", V2, **quotas) == cores
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "mounts", "group", "cores"),
+    [
+        ("4:cpu,cpuacct:/a\n3:cpuset:/b\n0::/c\n", V1 + SET, "a__", 2),
+        ("4:cpu,cpuacct:/a/b\n", V1, "a__", 2),  # the group around it
+        ("4:cpu,cpuacct:/a\n", V1, "b__", 4),  # another's
+        ("4:cpu,cpuacct:/\n", V1, "", 2),
+        # A container on a host of version 1 sees the host's path and its own group mounted.
+        ("4:cpu,cpuacct:/docker/1f\n", V1.replace(" / ", " /docker/1f "), "", 2),
+        ("4:cpu,cpuacct:/docker/1f/x\n", V1.replace(" / ", " /docker/1f "), "x__", 2),
+        ("4:cpu,cpuacct:/../..\n", V1, "", 2),  # of a group outside of what is seen
+        ("", V1, "", 2),
+        ("4:cpu,cpuacct:/a\n0::/b\n", V2.replace("up rw", "up/unified rw") + V1, "a__", 2),
+    ],
+)
+@pytest.mark.usefixtures("four")
+def test_quotas_of_version_1(
+    cgroup: str, mounts: str, group: str, cores: int, tmp_path: Path
+) -> None:
+    files = {f"cpu,cpuacct__{group}cpu.cfs_quota_us": "200000\n"}
+    files |= {f"cpu,cpuacct__{group}cpu.cfs_period_us": "100000\n"}
+    assert limited(tmp_path, cgroup, mounts, **files) == cores
+
+
+@pytest.mark.usefixtures("four")
+@pytest.mark.parametrize(("quota", "cores"), [("-1", 4), ("", 4), ("1000", 1), ("900000", 4)])
+def test_quotas_of_version_1_by_value(quota: str, cores: int, tmp_path: Path) -> None:
+    files = {"cpu,cpuacct__a__cpu.cfs_quota_us": quota}
+    files |= {"cpu,cpuacct__a__cpu.cfs_period_us": "100000"}
+    assert limited(tmp_path, "4:cpu,cpuacct:/a\n", V1, **files) == cores
+
+
+@pytest.mark.usefixtures("four")
+def test_a_mount_may_have_blanks_in_its_path(tmp_path: Path) -> None:
+    mounts = V2.replace("/sys/fs/cgroup ", "/sys/fs/cgroup/my\\040groups ")
+    assert limited(tmp_path, "0::/a\n", mounts, **{"my groups__a__cpu.max": ONE}) == 1
+
+
+@pytest.mark.usefixtures("four")
+@pytest.mark.parametrize("text", ["", "\n", "x", "x - y", "1 2 3 - cgroup2", " - cgroup"])
+def test_odd_tables_limit_nothing(text: str, tmp_path: Path) -> None:
+    assert limited(tmp_path, text, text) == 4
+    assert available_cores(tmp_path / "nowhere") == 4
+
+
 @linux
 def test_fewer_cores_are_another_machine() -> None:
     if available_cores() < 2:

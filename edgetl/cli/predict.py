@@ -43,7 +43,7 @@ def predict(
         emit(results)
     failed = sum(result.error is not None for result in results)
     if failed:
-        say(f"error: {failed} of {len(results)} images could not be read.")
+        say(f"error: {failed} of {len(results)} images have no prediction.")
         raise typer.Exit(1)
 
 

@@ -48,7 +48,30 @@ def test_one_bad_image_among_many(
     assert "not an image in a format that edgetl reads" in rows[1]["error"]
     assert "no such file" in rows[3]["error"]
     assert f"Cannot read image {cut}: " in rows[4]["error"]
-    assert done.stderr == "edgetl: error: 3 of 6 images could not be read.\n"
+    assert done.stderr == "edgetl: error: 3 of 6 images have no prediction.\n"
+
+
+def test_an_answer_that_is_no_number_is_an_error_row(
+    cli: Cli, nan_bundle: Path, shapes: Path, tmp_path: Path
+) -> None:
+    photo, dark = shapes / "disc" / "00.png", tmp_path / "dark.png"
+    Image.new("RGB", (40, 40)).save(dark)
+    done = cli("predict", nan_bundle, photo, dark, "--json")
+    assert done.returncode == 1
+    good, bad = json.loads(done.stdout)
+    assert (good["error"], len(good["predictions"])) == (None, 3)
+    assert bad["predictions"] == []
+    assert f"ort-fp32 answers NaN or infinity to {dark}, on onnxruntime" in bad["error"]
+    assert done.stderr == "edgetl: error: 1 of 2 images have no prediction.\n"
+    shown = cli("predict", nan_bundle, photo, dark)
+    assert (shown.returncode, len(shown.stdout.splitlines())) == (1, 1)
+    assert "answers NaN" in shown.stderr
+    data = tmp_path / "data" / "disc"
+    data.mkdir(parents=True)
+    dark.rename(data / "dark.png")
+    scored = cli("evaluate", nan_bundle, tmp_path / "data")
+    assert scored.returncode == 1
+    assert "answers NaN or infinity" in scored.stderr
 
 
 def test_a_candidate_is_chosen_by_name(cli: Cli, tiny_bundle: Path, shapes: Path) -> None:

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
+import edgetl
 from edgetl.engines import NAMES, Options, check_session, find_engine, openvino, ready_engine
 from edgetl.engines.base import SIZES, Recent
 from edgetl.errors import EngineError, EngineMissingError
-from edgetl.exporter.build import Built
 from edgetl.recipes import all_recipes
-
-Tiny = Callable[[str], Built]
 
 HOSTILE = {
     "onnxruntime": {
@@ -69,22 +67,29 @@ NEEDED: dict[str, dict[str, str]] = {
 
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name in NAMES for key in HOSTILE[name]])
 def test_options_that_no_recipe_uses_are_refused(
-    name: Any, key: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: Any,
+    key: str,
+    write_tiny: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whether the engine is here or not, and before it is touched."""
-    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
     session = NEEDED[name] | {key: HOSTILE[name][key]}
-    precision = "fp16" if name == "tensorrt" else "fp32"
-    files = tuple(tiny("ort-fp32").files.values())
+    changes = {"engine": name, "session": session, "arch": ()}
+    bundle = write_tiny(tmp_path / "x.edgetl", ("ort-fp32",), {"ort-fp32": changes})
     for refuse in (
         lambda: ready_engine(name, session),
-        lambda: find_engine(name).open(files, Options(precision=precision, session=session)),
+        lambda: find_engine(name).open((b"\x08\x08",), Options(precision="fp16", session=session)),
+        lambda: edgetl.load(bundle),
     ):
         with pytest.raises(EngineError, match=f"candidate of {name} may not set .*{key!r}") as got:
             refuse()
         assert not isinstance(got.value, EngineMissingError)
         assert "it may set" in got.value.fix
-    assert list(tmp_path.iterdir()) == []
+    assert list(home.iterdir()) == []
 
 
 @pytest.mark.parametrize(

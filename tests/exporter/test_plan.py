@@ -262,6 +262,28 @@ def test_a_contradictory_recipe_file_is_refused(write: Callable[..., Path]) -> N
         plan("cpu", extra=[path])
 
 
+@pytest.mark.parametrize(
+    ("base", "session", "said"),
+    [
+        ("ort-fp32", "'session.use_env_allocators' = '1'", "onnxruntime may not set"),
+        ("ov-fp32", "INFERENCE_PRECISION_HINT = 'f32', CACHE_DIR = '/tmp'", "may not set .*CACHE"),
+        ("ov-fp32", "INFERENCE_PRECISION_HINT = 'f8'", "cannot have INFERENCE_PRECISION_HINT"),
+        ("trt-fp16-weak", "typing = 'weak', plugin = 'x.so'", "tensorrt may not set .*'plugin'"),
+        ("trt-fp16-weak", "typing = 'weak', dla = 'first'", "cannot have dla = 'first'"),
+    ],
+)
+def test_a_recipe_file_sets_only_what_a_candidate_may(
+    base: str, session: str, said: str, write: Callable[..., Path]
+) -> None:
+    path = write(base, name="mine")
+    lines = [line for line in path.read_text("utf-8").splitlines() if "session" not in line]
+    path.write_text("\n".join([f"session = {{ {session} }}", *lines]), "utf-8")
+    with pytest.raises(UsageError, match=said) as error:
+        plan("cpu", extra=[path])
+    assert error.value.message.startswith(f"{path}: ")
+    assert error.value.fix
+
+
 def test_two_recipe_files_of_one_name_are_refused(write: Callable[..., Path]) -> None:
     with pytest.raises(UsageError, match="Two --recipe files have one name"):
         plan("cpu", extra=[write("ort-fp32", name="mine"), write("ov-fp32", name="mine")])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 import edgetl
+from edgetl.bundle import open_bundle
 from edgetl.errors import (
     BundleError,
     EngineError,
@@ -23,7 +26,9 @@ from edgetl.errors import (
 )
 from edgetl.machine import available_cores
 from edgetl.preprocess import pixels
+from edgetl.recipes import find_recipe
 from edgetl.runtime.model import Model
+from edgetl.runtime.selftest import self_test
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,140 @@ def test_temperature_is_applied(
         np.testing.assert_array_equal(warm.logits(image), logits)
         expected = np.exp(logits / 4) / np.exp(logits / 4).sum()
         np.testing.assert_allclose(warm.probabilities(image), expected, rtol=1e-5)
+
+
+def test_files_and_buffers_in_memory_are_images(model: Model, photos: list[Path]) -> None:
+    (right,) = model.predict(photos[0])
+    data = photos[0].read_bytes()
+    with photos[0].open("rb") as opened, photos[0].open("rb") as listed:
+        for source in (opened, io.BytesIO(data), bytearray(data), memoryview(data), [listed]):
+            (found,) = model.predict(source)
+            assert found.predictions == right.predictions
+            assert (found.image, found.error) == ("", None)
+
+
+class Awaited:
+    """Like an upload of an asynchronous web framework."""
+
+    async def read(self) -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("source", "said", "fix"),
+    [
+        (lambda path: path.open(), "its read() gives a str, not bytes", "mode 'rb'"),
+        (lambda _: Awaited(), "its read() gives a coroutine, not bytes", "await its read()"),
+        (lambda _: io.BytesIO(), "<BytesIO>: the file is empty", "seek(0)"),
+        (lambda _: bytearray(), "<bytearray>: the file is empty", "other bytes"),
+        (lambda _: memoryview(b"no image"), "<memoryview>: not an image in a format", "JPEG"),
+        (lambda _: [None], "<NoneType>: a NoneType is no image", "give a path"),
+        (lambda _: [3, 4], "<int>: a int is no image", "give a path"),
+        (lambda _: [{"a": 1}], "<dict>: a dict is no image", "give a path"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_for_its_own_reason(
+    model: Model, tmp_path: Path, source: Callable[[Path], Any], said: str, fix: str
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("text")
+    given = source(path)
+    with pytest.raises(ImageError, match=re.escape(said)) as error:
+        model.predict(given)
+    assert fix in error.value.fix
+    if hasattr(given, "close"):
+        given.close()
+
+
+def test_a_file_that_was_read_before_says_so(model: Model, photos: list[Path]) -> None:
+    with photos[0].open("rb") as opened:
+        model.predict(opened)
+        with pytest.raises(ImageError, match=re.escape(f"{photos[0]}: the file is empty")) as error:
+            model.predict(opened)
+        assert "seek(0)" in error.value.fix
+        opened.seek(0)
+        assert model.predict(opened) == model.predict(photos[0].read_bytes())
+
+
+@pytest.mark.parametrize("images", [None, 3, 1.5, {"a.jpg": 1}], ids=str)
+def test_what_is_no_image_and_no_list_is_refused(model: Model, images: Any) -> None:
+    with pytest.raises(UsageError, match=f"images is a {type(images).__name__}") as error:
+        model.predict(images)
+    assert "list" in error.value.fix
+
+
+def test_any_iterable_of_images_will_do(model: Model, photos: list[Path]) -> None:
+    expected = model.predict(photos)
+    assert model.predict(iter(photos)) == model.predict(tuple(photos)) == expected
+    assert model.predict(path for path in photos) == expected
+
+
+def test_an_answer_that_is_no_number_is_an_error_or_a_row(
+    nan_bundle: Path, photos: list[Path]
+) -> None:
+    """The network answers NaN to dark images."""
+    dark = Image.new("RGB", (40, 40))
+    with edgetl.load(nan_bundle) as opened:
+        good, bad = opened.predict([photos[0], dark], keep_going=True)
+        assert good.error is None
+        assert all(0 <= p.probability <= 1 for p in good.predictions)
+        assert bad.predictions == ()
+        assert "ort-fp32 answers NaN or infinity to 1 of 1 images" in str(bad.error)
+        assert "Fix: take another candidate" in str(bad.error)
+        with pytest.raises(EngineError, match="answers NaN"):
+            opened.predict([photos[0], dark])
+        block = pixels(dark, opened.manifest.preprocess)[np.newaxis]
+        for ask in (opened.logits, opened.probabilities):
+            with pytest.raises(EngineError, match="answers NaN or infinity to 1 of 1"):
+                ask(block)
+
+
+def test_threads_share_a_model(tiny_bundle: Path, photos: list[Path]) -> None:
+    with edgetl.load(tiny_bundle) as opened:
+        names = [c.recipe for c in opened.manifest.candidates]
+    for name in names:
+        with edgetl.load(tiny_bundle, candidate=name) as opened, ThreadPoolExecutor(4) as pool:
+            expected = [opened.predict(photo) for photo in photos]
+            assert list(pool.map(opened.predict, photos * 20)) == expected * 20, name
+
+
+@pytest.mark.parametrize(
+    ("recipe", "option"),
+    [
+        ("ort-fp32", {"session.collect_node_memory_stats_to_file": "stats.csv"}),
+        ("ort-fp32", {"session.model_external_initializers_file_folder_path": "."}),
+        ("ov-fp32", {"CACHE_DIR": "blobs"}),
+        ("ov-fp32", {"DEVICE": "AUTO"}),
+        ("trt-fp16-weak", {"plugin": "evil.so"}),
+        ("trt-fp16-weak", {"typing": "both"}),
+    ],
+)
+def test_a_hostile_manifest_is_refused(
+    recipe: str,
+    option: dict[str, str],
+    write_tiny: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whichever candidate was asked for, and by every way to use the bundle."""
+    stated, home = find_recipe(recipe), tmp_path / "home"
+    home.mkdir()
+    names, session = tuple(dict.fromkeys(("ort-fp32", recipe))), stated.session | option
+    (key,) = option
+    monkeypatch.chdir(home)
+    path = write_tiny(tmp_path / "hostile.edgetl", names, {recipe: {"session": session}})
+    with open_bundle(path) as opened:
+        for use in (
+            lambda: edgetl.load(path),
+            lambda: edgetl.load(path, engine=stated.engine),
+            lambda: edgetl.load(path, candidate=recipe),
+            lambda: edgetl.bench(path, duration=0.05),
+            lambda: self_test(opened),
+            lambda: Model(opened, opened.manifest.candidates[-1]),
+        ):
+            with pytest.raises(EngineError, match=rf"{stated.engine} (may not|cannot).*{key}"):
+                use()
+    assert list(home.iterdir()) == []
 
 
 def test_a_bad_image_is_an_error_or_a_row(model: Model, photos: list[Path], tmp_path: Path) -> None:
