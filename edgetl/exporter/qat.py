@@ -28,6 +28,7 @@ from edgetl.exporter.qat_graph import Graph
 from edgetl.exporter.ranges import Ranges, Rounding
 from edgetl.machine import this_machine
 from edgetl.preprocess import Pixels
+from edgetl.train.infer import keep_to_cores
 
 BATCH = 32
 RATE = 2e-5  # AdamW; falls to 0 as a cosine
@@ -53,6 +54,7 @@ def train_integers(
 
     `rounding` is that of activations. Raises TraceError for an operator that is not known here.
     """
+    keep_to_cores()
     photos = material.photos(PHOTOS)
     teacher = Graph(material.master)
     student = Graph(material.master, rounding)

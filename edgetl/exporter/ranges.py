@@ -19,6 +19,7 @@ from edgetl.exporter.check import (
     parse_onnx,
     tensor_types,
 )
+from edgetl.machine import available_cores
 from edgetl.preprocess import Pixels
 from edgetl.spec import Calibrator
 
@@ -151,6 +152,7 @@ def _session(proto: onnx.ModelProto, names: tuple[str, ...]) -> Any:
         if name not in stored:
             proto.graph.output.append(onnx.ValueInfoProto(name=name))
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = available_cores()
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(

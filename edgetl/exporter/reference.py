@@ -10,13 +10,14 @@ from edgetl.metrics import Logits
 from edgetl.preprocess import Pixels
 from edgetl.spec import RunRecord
 from edgetl.train.backbones import Classifier, build_classifier
-from edgetl.train.infer import forward_rows
+from edgetl.train.infer import forward_rows, keep_to_cores
 from edgetl.train.run import MODEL
 from edgetl.train.weights import restore_classifier
 
 
 def load_classifier(run: Path, record: RunRecord) -> Classifier:
     """The run's network in evaluation mode."""
+    keep_to_cores()
     model = build_classifier(record.config.backbone, len(record.labels), seed=0)
     restore_classifier(model, run / MODEL)
     return model.eval()

@@ -43,7 +43,7 @@ from edgetl.train import guidance
 from edgetl.train import run as runs
 from edgetl.train.backbones import BackboneInfo, Classifier, build_classifier, find_backbone
 from edgetl.train.config import resolve
-from edgetl.train.infer import forward_rows
+from edgetl.train.infer import forward_rows, keep_to_cores
 from edgetl.train.mistakes import worst_mistakes
 from edgetl.train.stages import Context, check_mirroring, fit_network, fit_probe_stage, named_photos
 from edgetl.train.weights import load_weights, save_classifier
@@ -109,6 +109,7 @@ def _train(
     start: float,
     progress: bool,
 ) -> RunRecord:
+    keep_to_cores()
     timings: dict[str, float] = {}
     spec = rules_for(config.size, config.fit, config.depth)
     clock = time.perf_counter()

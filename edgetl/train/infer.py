@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from edgetl.errors import TrainingError
-from edgetl.machine import this_machine
+from edgetl.machine import available_cores, this_machine
 from edgetl.preprocess import Pixels
 from edgetl.spec import Normalize, Split
 
@@ -32,6 +32,12 @@ class NotFiniteError(TrainingError):
 
 
 Floats = npt.NDArray[np.float32]
+
+
+def keep_to_cores() -> None:
+    """Let torch use no more threads than this process may: it does not know of CPU quotas."""
+    if (cores := available_cores()) < torch.get_num_threads():
+        torch.set_num_threads(cores)
 
 
 def bf16_pays(device: Literal["cpu", "cuda"]) -> bool:

@@ -125,7 +125,7 @@ def test_a_folder_is_searched_as_for_training(
     assert done.returncode == 1
     assert done.stderr == (
         "edgetl: skipped 2 files, a/x.mp4 for one: .mp4 (video), no photo\n"
-        "edgetl: error: 1 of 3 images could not be read.\n"
+        "edgetl: error: 1 of 3 images have no prediction.\n"
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from edgetl.spec import Normalize
 from edgetl.train import infer
 from edgetl.train.backbones import Classifier, build_classifier
-from edgetl.train.infer import folded, forward_rows, normalise
+from edgetl.train.infer import folded, forward_rows, keep_to_cores, normalise
 
 NORMALIZE = Normalize()
 
@@ -93,3 +93,14 @@ def test_emulated_bf16_on_a_gpu_does_not_count(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert not infer.bf16_pays("cuda")
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (64, 2)])
+def test_torch_keeps_to_the_cores_of_this_process(
+    cores: int, threads: int, monkeypatch: pytest.MonkeyPatch, single: None
+) -> None:
+    """Fewer threads than that, which a user may have set, stay as they are."""
+    torch.set_num_threads(2)
+    monkeypatch.setattr(infer, "available_cores", lambda: cores)
+    keep_to_cores()
+    assert torch.get_num_threads() == threads
