@@ -18,7 +18,7 @@ __all__ = [
     "Logits",
     "Options",
     "Session",
-    "check_session",
+    "check_settings",
     "find_engine",
     "ready_engine",
 ]
@@ -31,9 +31,9 @@ def find_engine(name: EngineName) -> Engine:
     return cast(Engine, importlib.import_module(f"edgetl.engines.{name}"))
 
 
-def check_session(name: EngineName, session: dict[str, str]) -> None:
+def check_settings(name: EngineName, session: dict[str, str]) -> None:
     """EngineError for a session option that a candidate of this engine may not set."""
-    base.check_session(name, find_engine(name).SETTABLE, session)
+    base.check_settings(name, find_engine(name).SETTABLE, session)
 
 
 def ready_engine(name: EngineName, session: dict[str, str] | None = None) -> Engine:
@@ -42,7 +42,7 @@ def ready_engine(name: EngineName, session: dict[str, str] | None = None) -> Eng
     Raises EngineError for options that a candidate may not set, whether the engine is here or not.
     """
     engine = find_engine(name)
-    base.check_session(name, engine.SETTABLE, session or {})
+    base.check_settings(name, engine.SETTABLE, session or {})
     reason = engine.missing(session)
     if reason is not None:
         what, _, fix = reason.partition(" Fix: ")

@@ -81,7 +81,7 @@ class Engine(Protocol):
         ...
 
 
-def check_session(
+def check_settings(
     engine: EngineName, settable: dict[str, Setting], session: dict[str, str]
 ) -> None:
     """EngineError for an option, or a value of one, that a candidate may not set.

@@ -12,7 +12,7 @@ from edgetl.engines.base import (
     Options,
     Setting,
     accepted,
-    check_session,
+    check_settings,
     closed,
     delivered,
     first_line,
@@ -73,7 +73,7 @@ class OrtSession:
     """One loaded ONNX model; ONNX Runtime itself lets threads run it at once."""
 
     def __init__(self, model: bytes, options: Options, entries: dict[str, str]) -> None:
-        check_session(name, SETTABLE, options.session)
+        check_settings(name, SETTABLE, options.session)
         onnxruntime = _onnxruntime()
         check_sealed(model)
         _check_precision(model, options.precision)

@@ -23,7 +23,7 @@ from edgetl.engines.base import (
     Recent,
     Setting,
     accepted,
-    check_session,
+    check_settings,
     closed,
     delivered,
     unloadable,
@@ -142,7 +142,7 @@ class OvSession:
     """
 
     def __init__(self, files: tuple[bytes, ...], options: Options) -> None:
-        check_session(name, SETTABLE, options.session)
+        check_settings(name, SETTABLE, options.session)
         self._ov = _openvino()
         self._device = options.session.get(DEVICE, "CPU")
         if self._device != "CPU" and (reason := _absent(self._device)):

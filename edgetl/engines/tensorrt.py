@@ -25,7 +25,7 @@ from edgetl.engines.base import (
     Options,
     Recent,
     accepted,
-    check_session,
+    check_settings,
     closed,
     delivered,
     unloadable,
@@ -146,7 +146,7 @@ class _Maker:
     """Engines of one ONNX file on this machine, from the cache or built."""
 
     def __init__(self, model: bytes, options: Options) -> None:
-        check_session(name, SETTABLE, options.session)
+        check_settings(name, SETTABLE, options.session)
         check_sealed(model)  # both before TensorRT is touched
         self.trt, self._model = _tensorrt(), model
         self.settings = settings(options, version())

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal, cast
 
 from edgetl.engines import cuda
-from edgetl.engines.base import Options, Setting, check_session
+from edgetl.engines.base import Options, Setting, check_settings
 from edgetl.engines.trt_dla import place_on_dla
 from edgetl.engines.trt_log import log_of
 from edgetl.errors import EngineError
@@ -65,7 +65,7 @@ def numbers(version: str) -> tuple[int, ...]:
 def settings(options: Options, version: str) -> Settings:
     """Check session options for a version of TensorRT; EngineError names what is not known."""
     given = options.session
-    check_session("tensorrt", SETTABLE, given)
+    check_settings("tensorrt", SETTABLE, given)
     if options.precision not in FLAGS:
         raise EngineError(
             f"TensorRT's precision cannot be '{options.precision}'.",

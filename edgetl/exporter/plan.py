@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgetl.devices import find_device
-from edgetl.engines import check_session, find_engine
+from edgetl.engines import check_settings, find_engine
 from edgetl.errors import EngineError, UsageError
 from edgetl.machine import this_machine
 from edgetl.recipes import all_recipes, check_recipe, find_recipe, parse_toml
@@ -121,7 +121,7 @@ def _read(path: Path) -> Recipe:
     recipe = parse_toml(data, Recipe, where=str(path))
     check_recipe(recipe, where=str(path))
     try:
-        check_session(recipe.engine, recipe.session)
+        check_settings(recipe.engine, recipe.session)
     except EngineError as error:
         raise UsageError(f"{path}: {error.message}", fix=error.fix) from error
     if re.fullmatch(TAKEN, recipe.name):

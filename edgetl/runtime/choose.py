@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from edgetl.bundle import Bundle
-from edgetl.engines import check_session, find_engine
+from edgetl.engines import check_settings, find_engine
 from edgetl.errors import EngineError, EngineMissingError, UnknownNameError
 from edgetl.machine import this_machine
 from edgetl.runtime.local import local_timings
@@ -22,7 +22,7 @@ def shipped(bundle: Bundle) -> list[Candidate]:
     """
     found = [c for c in bundle.manifest.candidates if c.rejected is None and c.artifacts]
     for candidate in found:
-        check_session(candidate.engine, candidate.session)
+        check_settings(candidate.engine, candidate.session)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import edgetl
-from edgetl.engines import NAMES, Options, check_session, find_engine, openvino, ready_engine
+from edgetl.engines import NAMES, Options, check_settings, find_engine, openvino, ready_engine
 from edgetl.engines.base import SIZES, Recent
 from edgetl.errors import EngineError, EngineMissingError
 from edgetl.recipes import all_recipes
@@ -115,7 +115,7 @@ def test_values_that_no_option_has_are_refused(name: Any, session: dict[str, str
 def test_every_packaged_recipe_keeps_to_what_may_be_set() -> None:
     used: dict[str, set[str]] = {name: set() for name in NAMES}
     for stated in all_recipes().values():
-        check_session(stated.engine, stated.session)
+        check_settings(stated.engine, stated.session)
         used[stated.engine] |= set(stated.session)
     optional = {"external_tactics", "graph"}  # of TensorRT: for recipes of one's own
     for name in NAMES:

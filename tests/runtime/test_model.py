@@ -29,6 +29,7 @@ from edgetl.preprocess import pixels
 from edgetl.recipes import find_recipe
 from edgetl.runtime.model import Model
 from edgetl.runtime.selftest import self_test
+from edgetl.runtime.session import open_session
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +202,7 @@ def test_a_hostile_manifest_is_refused(
             lambda: edgetl.load(path, candidate=recipe),
             lambda: edgetl.bench(path, duration=0.05),
             lambda: self_test(opened),
-            lambda: Model(opened, opened.manifest.candidates[-1]),
+            lambda: open_session(opened, opened.manifest.candidates[-1]),
         ):
             with pytest.raises(EngineError, match=rf"{stated.engine} (may not|cannot).*{key}"):
                 use()
