@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import NoReturn, cast
 
 import numpy as np
 
@@ -111,6 +111,12 @@ class Model(contextlib.AbstractContextManager["Model"]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            "A loaded model cannot be pickled, copied or sent to another process.",
+            fix="send the bundle's path, and load it there.",
+        )
 
 
 def load(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -168,6 +170,13 @@ def test_threads_share_a_model(tiny_bundle: Path, photos: list[Path]) -> None:
         with edgetl.load(tiny_bundle, candidate=name) as opened, ThreadPoolExecutor(4) as pool:
             expected = [opened.predict(photo) for photo in photos]
             assert list(pool.map(opened.predict, photos * 20)) == expected * 20, name
+
+
+@pytest.mark.parametrize("send", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_model_stays_in_its_process(model: Model, send: Callable[[Any], Any]) -> None:
+    with pytest.raises(UsageError, match="cannot be pickled, copied") as error:
+        send(model)
+    assert "load it there" in error.value.fix
 
 
 @pytest.mark.parametrize(
