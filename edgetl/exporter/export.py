@@ -175,7 +175,7 @@ def _check(
             "is.",
             fix="add cpu to --target, or leave --search away.",
         )
-    check_room(destination.parent, fix="let --out name a file in a folder with room.")
+    check_room(destination.parent, fix="let --out name a file where you may write.")
     check_temporary_room()
 
 

@@ -18,7 +18,7 @@ import msgspec
 import edgetl
 from edgetl.engines import find_engine
 from edgetl.errors import EngineMissingError, StorageError
-from edgetl.files import cache_folder, write_json
+from edgetl.files import CACHE, cache_folder, write_json
 from edgetl.machine import this_machine
 from edgetl.spec import Candidate, EngineName, Measurement, Record
 
@@ -136,7 +136,11 @@ def remember(
         verdicts=before.verdicts | (verdicts or {}),
     )
     if after != before:
-        write_json(local_path(bundle_sha256), after)
+        path = local_path(bundle_sha256)
+        try:
+            write_json(path, after)
+        except StorageError as error:
+            raise StorageError(error.message, fix=CACHE) from error
 
 
 def local_path(bundle_sha256: str) -> Path:

@@ -108,8 +108,9 @@ def test_a_damaged_file_counts_as_none(cache: Path, content: bytes) -> None:
 def test_a_cache_that_cannot_be_written_is_told_apart_from_an_empty_one(cache: Path) -> None:
     cache.write_text("a file where a folder should be")
     assert medians() == {}
-    with pytest.raises(StorageError, match="Cannot write"):
+    with pytest.raises(StorageError, match="Cannot write") as error:
         remember(BUNDLE, timings={"ort-fp32": timed(2.0)})
+    assert "EDGETL_CACHE" in error.value.fix
 
 
 def test_no_home_for_a_cache_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
