@@ -34,6 +34,12 @@ FEATURES = (
     "bf16",
     "sve",
 )
+# A control group's limit and usage in bytes, and what of its usage are files that it can let go:
+# of version 2, and of version 1.
+MEMORY_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 class Machine(Record, frozen=True, kw_only=True):
@@ -96,34 +102,36 @@ def available_cores(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Cores that each control group of this process is limited to, where it is limited.
+    """Cores that each control group of this process is limited to, where it is limited."""
+    for group in _control_groups(root, "cpu"):
+        both = _read(group / "cpu.max").split()  # version 2: "QUOTA PERIOD", in µs
+        if len(both) != 2:
+            both = [_read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
+        quota, period = both
+        if quota.isdecimal() and period.isdecimal() and int(period):  # not "max", "-1" or ""
+            yield int(quota) / int(period)
 
-    A group's limit holds for the groups within it, so all from the process's own up count.
-    """
-    for top, own in _control_groups(root):
+
+def _control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of the groups that may limit this process: a group's limit holds for those within."""
+    for top, own in _hierarchies(root, controller):
         folder = top / own
-        for group in [folder, *folder.parents][: len(Path(own).parts) + 1]:
-            both = _read(group / "cpu.max").split()  # version 2: "QUOTA PERIOD", in µs
-            if len(both) != 2:
-                both = [_read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
-            quota, period = both
-            if quota.isdecimal() and period.isdecimal() and int(period):  # not "max", "-1" or ""
-                yield int(quota) / int(period)
+        yield from [folder, *folder.parents][: len(Path(own).parts) + 1]
 
 
-def _control_groups(root: Path) -> Iterator[tuple[Path, str]]:
-    """Mounted hierarchies that limit processors, and this process's group relative to each."""
+def _hierarchies(root: Path, controller: str) -> Iterator[tuple[Path, str]]:
+    """Mounted hierarchies with this controller, and this process's group relative to each."""
     paths = {}  # by version
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if "cpu" in controllers.split(","):
+        if controller in controllers.split(","):
             paths[1] = path
         elif (number, controllers) == ("0", ""):
             paths[2] = path
     for line in _read(root / "proc/self/mountinfo").splitlines():
         mount, _, system = line.partition(" - ")
         fields, kind = mount.split(), system.split(" ")  # type, source, options
-        limits = kind[0] == "cgroup" and "cpu" in kind[-1].split(",")
+        limits = kind[0] == "cgroup" and controller in kind[-1].split(",")
         if len(fields) < 5 or not (limits or kind[0] == "cgroup2"):
             continue
         shown, folder = (_unescaped(field) for field in fields[3:5])
@@ -192,8 +200,20 @@ def peak_rss_mib() -> float:
 
 
 def available_memory_mib(root: Path = Path("/")) -> float:
-    """Memory that more processes may take, in MiB; infinite where nothing says."""
-    for line in _read(str(root / "proc/meminfo")).splitlines():
+    """Memory that more processes may take, in MiB: the machine's, and its control groups'.
+
+    Infinite where nothing says.
+    """
+    free = [math.inf]
+    for line in _read(root / "proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) / 2**10
-    return math.inf
+            free.append(int(line.split()[1]) / 2**10)
+    for group in _control_groups(root, "memory"):
+        for limit, usage, cache in MEMORY_FILES:
+            most, used = _read(group / limit).strip(), _read(group / usage).strip()
+            if most.isdecimal() and used.isdecimal():  # not "max" or ""
+                kept = dict(
+                    line.split(" ", 1) for line in _read(group / "memory.stat").splitlines()
+                )
+                free.append((int(most) - int(used) + int(kept.get(cache, 0))) / 2**20)
+    return max(0.0, min(free))

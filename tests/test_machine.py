@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -16,6 +17,7 @@ from edgetl.machine import (
     FEATURES,
     Machine,
     available_cores,
+    available_memory_mib,
     peak_rss_mib,
     power_mode,
     this_machine,
@@ -144,6 +146,57 @@ def test_a_mount_may_have_blanks_in_its_path(tmp_path: Path) -> None:
 def test_odd_tables_limit_nothing(text: str, tmp_path: Path) -> None:
     assert limited(tmp_path, text, text) == 4
     assert available_cores(tmp_path / "nowhere") == 4
+
+
+MIB = 2**20
+V1_MEMORY = "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "mounts", "files", "mib"),
+    [
+        ("", "", {}, 900.0),
+        ("0::/a/b\n", V2, {"a__b__memory.max": "max\n"}, 900.0),
+        ("0::/a/b\n", V2, {"a__b__memory.max": f"{500 * MIB}\n"}, 400.0),
+        ("0::/a/b\n", V2, {"a__memory.max": f"{200 * MIB}\n"}, 100.0),  # the group around it
+        ("0::/a/b\n", V2, {"a__c__memory.max": f"{200 * MIB}\n"}, 900.0),  # another's
+        ("0::/a/b\n", V2, {"a__b__memory.max": f"{50 * MIB}\n"}, 0.0),
+        ("0::/a/b\n", V2, {"a__b__memory.max": "odd\n"}, 900.0),
+        # Files that were read lately are let go where room is needed.
+        (
+            "0::/a/b\n",
+            V2,
+            {
+                "a__b__memory.max": f"{500 * MIB}\n",
+                "a__b__memory.stat": f"anon 7\ninactive_file {60 * MIB}\n",
+            },
+            460.0,
+        ),
+        (
+            "4:memory:/a\n",
+            V1_MEMORY,
+            {
+                "memory__a__memory.limit_in_bytes": f"{300 * MIB}\n",
+                "memory__a__memory.usage_in_bytes": f"{100 * MIB}\n",
+                "memory__a__memory.stat": f"cache 9\ntotal_inactive_file {30 * MIB}\n",
+            },
+            230.0,
+        ),
+    ],
+)
+def test_memory_is_what_the_machine_and_its_groups_leave(
+    cgroup: str, mounts: str, files: dict[str, str], mib: float, tmp_path: Path
+) -> None:
+    used = {f"{group}memory.current": f"{100 * MIB}\n" for group in ("a__", "a__b__", "a__c__")}
+    limited(tmp_path, cgroup, mounts, **used | files)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 2048000 kB\nMemAvailable: 921600 kB\n")
+    assert available_memory_mib(tmp_path) == mib
+
+
+@linux
+def test_memory_of_this_machine_is_finite(tmp_path: Path) -> None:
+    assert 0 < available_memory_mib() <= 1024 * this_machine().memory_gib + 100
+    assert available_memory_mib(tmp_path) == math.inf
 
 
 @linux
