@@ -98,6 +98,20 @@ def check_room(folder: Path, *, fix: str) -> None:
         ) from error
 
 
+def storage_error(error: OSError) -> StorageError:
+    """The error for what a library, or Python itself, could not read or write."""
+    if error.filename is None:  # torch and others make temporary files when they are imported
+        try:
+            check_temporary_room()
+        except StorageError as found:
+            return found
+    where = error.filename or "a file or stdout"
+    return StorageError(
+        f"Cannot read or write {where}: {error.strerror or error}.",
+        fix="check the path, its permissions and the disk.",
+    )
+
+
 def nearest(path: Path) -> Path:
     """The path, or else the nearest folder above it that is there."""
     return next((p for p in (path, *path.absolute().parents) if p.exists()), path)

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from edgetl.errors import EdgetlError, StorageError
-from edgetl.files import encode_json
+from edgetl.errors import EdgetlError
+from edgetl.files import encode_json, storage_error
 from edgetl.progress import Interrupt
 
 P = ParamSpec("P")
@@ -77,9 +77,7 @@ def verb(run: Callable[P, R]) -> Callable[P, R]:
         except EdgetlError as error:
             fail(error)
         except OSError as error:
-            where = error.filename or "a file or stdout"
-            what = f"Cannot read or write {where}: {error.strerror or error}."
-            fail(StorageError(what, fix="check the path, its permissions and the disk."), error)
+            fail(storage_error(error), error)
 
     return wrapped
 

@@ -58,7 +58,7 @@ def test_what_disturbs_a_measurement_is_named(cli: Cli, tiny_bundle: Path) -> No
     """Processes on every core, which take turns with what is measured."""
     busy = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        for _ in range(3 * available_cores())
+        for _ in range(2 * available_cores())
     ]
     try:
         done = cli("bench", tiny_bundle, "--engine", "onnxruntime", "--duration", "0.4")
@@ -101,6 +101,11 @@ def test_without_home_cache_or_temporary_folder(tiny_bundle: Path, tmp_path: Pat
     )
     done = run("doctor")
     assert "set EDGETL_CACHE" in done.stdout
+    done = run("finetune", tmp_path, "--out", tmp_path / "run")  # torch needs temporary files
+    assert done.returncode == 1
+    assert done.stderr.startswith("edgetl: error: Cannot write temporary files: ")
+    assert "TMPDIR" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_target_without_an_engine_here(cli: Cli, jetson_bundle: Path) -> None:
