@@ -7,7 +7,6 @@ what `predict` does. They are imported on first use, so that a device needs only
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,10 +19,7 @@ if TYPE_CHECKING:
     from edgetl.runtime.prepare import prepare as prepare
     from edgetl.train.finetune import finetune as finetune
 
-try:
-    __version__ = version("edgetl")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+    __version__: str
 
 _HOMES = {
     "Model": ("edgetl.runtime.model", ""),
@@ -50,6 +46,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'edgetl' has no attribute '{name}'")
     home, extra = _HOMES[name]
@@ -61,6 +59,16 @@ def __getattr__(name: str) -> Any:
         from edgetl.errors import missing_extra
 
         raise missing_extra(extra, f"edgetl.{name}") from error
+
+
+def _version() -> str:
+    """Read on demand: the reader of package metadata takes a third of the time to start."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("edgetl")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

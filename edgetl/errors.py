@@ -21,6 +21,8 @@ Each says what is wrong and where (`message`) and how to mend it (`fix`); both a
 from __future__ import annotations
 
 import difflib
+import os
+import shlex
 from collections.abc import Iterable
 
 
@@ -29,11 +31,16 @@ class EdgetlError(Exception):
 
     def __init__(self, message: str, *, fix: str = "") -> None:
         super().__init__(message)
-        self.message = " ".join(message.split())
-        self.fix = " ".join(fix.split())
+        self.message = _one_line(message)
+        self.fix = _one_line(fix)
 
     def __str__(self) -> str:
         return f"{self.message} Fix: {self.fix}" if self.fix else self.message
+
+
+def _one_line(text: str) -> str:
+    """Lines joined by a blank; blanks inside a line, as names of files may hold them, stay."""
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 class UsageError(EdgetlError):
@@ -99,6 +106,24 @@ class GateError(EdgetlError):
 
 class StorageError(EdgetlError):
     """A file could not be written."""
+
+
+def shell(*words: str | os.PathLike[str]) -> str:
+    """A command as it runs when it is pasted into a shell, whatever the names of its files."""
+    return " ".join(map(_word, words))
+
+
+def _word(word: str | os.PathLike[str]) -> str:
+    text = os.fspath(word)
+    if isinstance(word, os.PathLike) and text.startswith("-"):  # else it would be an option
+        text = f"./{text}"
+    if all(letter.isprintable() for letter in text):
+        return shlex.quote(text)
+    # Control characters, and bytes that are no UTF-8: as the shell's $'…' spells them.
+    spelled = (
+        chr(b) if 32 <= b < 127 and b not in b"\\'" else f"\\{b:03o}" for b in os.fsencode(text)
+    )
+    return f"$'{''.join(spelled)}'"
 
 
 def missing_extra(extra: str, what: str) -> EngineMissingError:

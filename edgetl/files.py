@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -139,7 +140,16 @@ def encode_json(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:  # msgspec does not escape them
-        return json.dumps(msgspec.to_builtins(value)).encode()
+        return json.dumps(_finite(msgspec.to_builtins(value))).encode()
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity as null, as msgspec writes them: JSON has neither."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def printable(value: T) -> T:

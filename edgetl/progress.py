@@ -82,7 +82,7 @@ def progress_bar(title: str, total: int, *, unit: str = "photos", show: bool) ->
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit),
         TextColumn("{task.fields[rate]}"),
@@ -90,7 +90,7 @@ def progress_bar(title: str, total: int, *, unit: str = "photos", show: bool) ->
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Progress(*columns, console=Console(stderr=True, emoji=False), transient=True) as bars:
         task = bars.add_task(title, total=total, rate="")
 
         def advance(count: int) -> None:
@@ -118,5 +118,5 @@ def status_line(*, show: bool) -> Iterator[Callable[[str], None]]:
         return
     from rich.console import Console
 
-    with Console(stderr=True).status("") as spinner:
+    with Console(stderr=True, markup=False, emoji=False).status("") as spinner:
         yield spinner.update

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -77,6 +78,17 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
     made.mkdir()
     yield made
     assert not list(made.glob("edgetl*"))
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as in a terminal, here and in what is started, also where SIGINT was ignored before.
+
+    Programs that a script starts in the background, as some CI runners do, start so.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

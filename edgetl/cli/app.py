@@ -8,9 +8,11 @@ import typer
 
 import edgetl
 from edgetl.cli import bench, build, bundles, compare, devices, evaluate, export, finetune, predict
+from edgetl.cli.parser import Verbs
 
 app = typer.Typer(
     name="edgetl",
+    cls=Verbs,
     help="From a folder of photos to a verified, quantized, measured model on an edge device.",
     no_args_is_help=True,
     add_completion=False,

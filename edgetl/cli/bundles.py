@@ -93,4 +93,4 @@ def unpack(
         emit({"folder": str(folder), "files": [str(path) for path in written]})
         return
     for path in written:
-        typer.echo(str(path))
+        show(str(path))

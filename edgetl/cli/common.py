@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import functools
 import io
+import json
 import logging
 import os
-import signal
+import re
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal, NoReturn, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import typer
 
+from edgetl.cli.interrupts import INTERRUPTED, noted_interrupts
 from edgetl.errors import EdgetlError
 from edgetl.files import encode_json, storage_error
 from edgetl.progress import Interrupt
@@ -22,7 +24,8 @@ from edgetl.progress import Interrupt
 P = ParamSpec("P")
 R = TypeVar("R")
 
-INTERRUPTED = 130
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+WIDEST = 10_000  # columns of a table in a file or a pipe: no line is broken there
 
 
 class State:
@@ -61,11 +64,11 @@ def verb(run: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(run)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        logging.basicConfig(level=logging.WARNING, format="edgetl: %(message)s", stream=sys.stderr)
+        _log_to_stderr()
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not fit its encoding
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            with _noted_interrupts():
+            with noted_interrupts():
                 return run(*args, **kwargs)
         except KeyboardInterrupt:
             Interrupt.noted = False
@@ -75,42 +78,16 @@ def verb(run: Callable[P, R]) -> Callable[P, R]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except EdgetlError as error:
-            fail(error)
+            report(error)
         except OSError as error:
-            fail(storage_error(error), error)
+            report(storage_error(error), error)
+        raise typer.Exit(1)
 
     return wrapped
 
 
-@contextlib.contextmanager
-def _noted_interrupts() -> Iterator[None]:
-    """Note Ctrl-C, so that it ends the verb even where a library swallows the exception.
-
-    A native module, for one, makes an ImportError of what interrupts its import.
-    """
-
-    def note(*_: object) -> None:
-        Interrupt.noted = True
-        raise KeyboardInterrupt
-
-    Interrupt.noted = False
-    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ours = default and threading.current_thread() is threading.main_thread()
-    if ours:
-        signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    except Exception:
-        if Interrupt.noted:
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def fail(error: EdgetlError, cause: Exception | None = None) -> NoReturn:
-    """Say an error and leave with exit code 1."""
+def report(error: EdgetlError, cause: Exception | None = None) -> None:
+    """Say an error in one line on stderr, and with --json as the document on stdout too."""
     if State.debug:
         import traceback
 
@@ -119,51 +96,84 @@ def fail(error: EdgetlError, cause: Exception | None = None) -> NoReturn:
         kind = type(error).__name__
         with contextlib.suppress(OSError):  # stdout itself may be what failed
             emit({"error": {"type": kind, "message": error.message, "fix": error.fix}})
-    fix = f" Fix: {error.fix}" if error.fix else ""
-    say(f"error: {error.message}{fix}")
-    raise typer.Exit(1)
+    say(f"error: {error}")
+
+
+# --- what is printed ---------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """`text` as it is, on one line: what would move a terminal's cursor is shown escaped."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+class _Lines(logging.Formatter):
+    """A line of its own for every message of edgetl, whatever file names hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        text = super().formatMessage(record)
+        return plain(text) if record.name == "edgetl" else text
+
+
+def _log_to_stderr() -> None:
+    """Show warnings as lines of the command."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines("edgetl: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 def say(text: str) -> None:
     """One line to stderr; after Ctrl-C it ends the verb instead."""
     if Interrupt.noted:
         raise KeyboardInterrupt
-    sys.stderr.write(f"edgetl: {text}\n")
+    sys.stderr.write(f"edgetl: {plain(text)}\n")
     sys.stderr.flush()
 
 
 def emit(value: Any) -> None:
-    """One JSON document to stdout."""
-    sys.stdout.write(encode_json(value).decode() + "\n")
+    """One JSON document to stdout, in UTF-8 whatever stdout's encoding: else in ASCII."""
+    text = encode_json(value).decode()
+    if not text.isascii() and codecs.lookup(sys.stdout.encoding).name != "utf-8":
+        text = json.dumps(json.loads(text))
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def show(renderable: Any) -> None:
-    """A rich table or text to stdout; as wide as it needs to be where stdout is no terminal."""
-    from rich.console import Console
+def show(item: Any) -> None:
+    """A line of text, or a table, to stdout; its letters as they are, none of them markup.
 
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    with console.capture() as captured:  # rich would end the program by itself on a broken pipe
-        console.print(renderable)
-    sys.stdout.write(captured.get())
+    A table is as wide as the terminal, and as wide as it needs to be where stdout is none.
+    """
+    if isinstance(item, str):
+        text = plain(item) + "\n"
+    else:
+        from rich.console import Console
+
+        width = None if sys.stdout.isatty() else WIDEST
+        console = Console(width=width, highlight=False, markup=False, emoji=False)
+        with console.capture() as captured:  # rich would end the program on a broken pipe
+            console.print(item)
+        text = captured.get()
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> Any:
     """A rich table; columns whose names end in "#" hold numbers."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=title or None, title_justify="left", header_style="bold")
+    made = Table(header_style="bold")
     for column in columns:
         made.add_column(
-            column.rstrip("#"),
+            Text(plain(column.removesuffix("#"))),
             justify="right" if column.endswith("#") else "left",
             no_wrap=column.endswith("#"),
         )
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    return made
+        made.add_row(*(Text(plain(cell)) for cell in row))
+    return Group(Text(plain(title), style="italic"), made) if title else made
 
 
 def number(value: float | None, digits: int = 4) -> str:

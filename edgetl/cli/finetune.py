@@ -9,7 +9,7 @@ import typer
 
 import edgetl
 from edgetl.cli.common import Debug, Json, emit, say, show, table, verb
-from edgetl.errors import UsageError
+from edgetl.errors import UsageError, shell
 from edgetl.recipes import parse_toml
 from edgetl.spec import Fit, RunRecord, Strategy, Strict, TorchDevice
 
@@ -144,4 +144,5 @@ def _print(out: Path, record: RunRecord) -> None:
     if record.test is None:
         say("there is no test split, so there are no test metrics")
     say(f"{out} finished in {record.seconds:.1f} s; open {out / 'report.html'}")
-    say(f"next: edgetl export {out} --target cpu --out {out.name or 'model'}.edgetl")
+    bundle = Path(f"{out.name or 'model'}.edgetl")
+    say(f"next: {shell('edgetl', 'export', out, '--target', 'cpu', '--out', bundle)}")

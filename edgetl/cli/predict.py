@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import edgetl
-from edgetl.cli.common import Debug, EngineChoice, Json, PrecisionChoice, emit, say, verb
+from edgetl.cli.common import Debug, EngineChoice, Json, PrecisionChoice, emit, say, show, verb
 from edgetl.photos.walk import images_in
 from edgetl.spec import Result
 
@@ -52,4 +52,4 @@ def _print(result: Result) -> None:
         say(f"error: {result.error}")
         return
     shown = "  ".join(f"{p.label} {p.probability:.3f}" for p in result.predictions)
-    typer.echo(f"{result.image}  {shown}")
+    show(f"{result.image}  {shown}")

@@ -28,7 +28,7 @@ from edgetl.engines.owned import (
     read_handle,
     unlink,
 )
-from edgetl.errors import StorageError, UsageError
+from edgetl.errors import StorageError, UsageError, shell
 from edgetl.files import cache_folder, sha256_bytes, write_bytes, write_json
 from edgetl.spec import Record
 
@@ -123,7 +123,8 @@ class PlanCache:
         if reason := foreign(found, stat.S_ISDIR):
             raise StorageError(
                 f"Engines are not kept in {self.folder}: it {reason}.",
-                fix=f"chmod 700 {self.folder}, or set EDGETL_CACHE to a folder of your own.",
+                fix=f"{shell('chmod', '700', self.folder)}, or set EDGETL_CACHE to a folder of "
+                "your own.",
             )
         if sys.platform != "win32" and found.st_mode & 0o077:
             self.folder.chmod(0o700)

@@ -6,7 +6,7 @@ import re
 
 from edgetl.bundle import Bundle
 from edgetl.engines import check_settings, find_engine
-from edgetl.errors import EngineError, EngineMissingError, UnknownNameError
+from edgetl.errors import EngineError, EngineMissingError, UnknownNameError, shell
 from edgetl.machine import this_machine
 from edgetl.runtime.local import local_timings
 from edgetl.spec import Candidate
@@ -30,11 +30,13 @@ def named(bundle: Bundle, name: str) -> Candidate:
     """A shipped candidate by its name; UnknownNameError, or EngineError when it was refused."""
     known = {c.recipe: c for c in bundle.manifest.candidates}
     if name not in known:
-        raise UnknownNameError("candidate", name, known, listing="edgetl inspect BUNDLE")
+        raise UnknownNameError(
+            "candidate", name, known, listing=shell("edgetl", "inspect", bundle.path)
+        )
     if known[name].rejected is not None:
         raise EngineError(
             f"Candidate {name} of {bundle.path} was refused: {known[name].rejected}.",
-            fix="choose another one: `edgetl inspect` lists them.",
+            fix=f"choose another one: `{shell('edgetl', 'inspect', bundle.path)}` lists them.",
         )
     return next(c for c in shipped(bundle) if c.recipe == name)
 

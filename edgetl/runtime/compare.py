@@ -13,7 +13,7 @@ import numpy as np
 
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.engines import NAMES, Session
-from edgetl.errors import DataError, EngineError, ImageError, UnknownNameError, UsageError
+from edgetl.errors import DataError, EngineError, ImageError, UnknownNameError, UsageError, shell
 from edgetl.metrics import Logits
 from edgetl.photos.names import nfc
 from edgetl.photos.walk import images_in
@@ -161,7 +161,7 @@ def _chosen(
 def _named(bundle: Bundle, recipe: str) -> Candidate:
     known = {c.recipe: c for c in bundle.manifest.candidates}
     if recipe not in known:
-        listing = f"edgetl inspect {bundle.path}"
+        listing = shell("edgetl", "inspect", bundle.path)
         raise UnknownNameError("candidate", recipe, known, listing=listing)
     if known[recipe].rejected is not None:
         raise EngineError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 from collections.abc import Iterable, Mapping
 from typing import NoReturn, cast
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.engines import Description, Images, Logits, Session
-from edgetl.errors import EdgetlError, EngineError, ImageError, UsageError
+from edgetl.errors import EdgetlError, EngineError, ImageError, UsageError, shell
 from edgetl.metrics import softmax
 from edgetl.preprocess import Source, is_source, pixels
 from edgetl.runtime.choose import AUTO, named
@@ -52,7 +51,7 @@ class Model(contextlib.AbstractContextManager["Model"]):
             f"{self.candidate.recipe} answers NaN or infinity to "
             f"{image or f'{bad} of {len(logits)} images'}, on {described.engine} "
             f"{described.version}.",
-            fix=f"take another candidate: `edgetl inspect {shlex.quote(str(self.bundle.path))} "
+            fix=f"take another candidate: `{shell('edgetl', 'inspect', self.bundle.path)} "
             "--verify` says which are right on this machine.",
         )
 

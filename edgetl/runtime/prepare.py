@@ -13,7 +13,7 @@ from typing import Any
 
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.engines import Options, find_engine, ready_engine
-from edgetl.errors import EngineError, EngineMissingError, StorageError, UsageError
+from edgetl.errors import EngineError, EngineMissingError, StorageError, UsageError, shell
 from edgetl.runtime.choose import AUTO, matching
 from edgetl.spec import Candidate, Record
 
@@ -73,7 +73,7 @@ def prepare(
         if not wanted:
             raise EngineError(
                 f"Nothing to build in {opened.path}: {', '.join(ready)} run as they are.",
-                fix=f"run `edgetl bench {opened.path}`.",
+                fix=f"run `{shell('edgetl', 'bench', opened.path)}`.",
             )
         done: list[PreparedEngine] = []
         failed: dict[str, EngineError] = {}

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 
 import edgetl
 from edgetl.bundle import Bundle
 from edgetl.engines import Session
-from edgetl.errors import EngineError, StorageError
+from edgetl.errors import EngineError, StorageError, shell
 from edgetl.machine import this_machine
 from edgetl.runtime.choose import AUTO, ranked
 from edgetl.runtime.local import Verdict, engine_version, local_verdict, remember
@@ -49,7 +48,7 @@ def open_best(
         raise EngineError(
             f"No candidate of {bundle.path} computes here what it did where it was exported: "
             f"{_told(failed)}.",
-            fix=f"see `edgetl inspect --verify {shlex.quote(str(bundle.path))}`, and export it "
+            fix=f"see `{shell('edgetl', 'inspect', '--verify', bundle.path)}`, and export it "
             "again on such a machine; or name one that may run all the same, by --candidate.",
         )
     _warn(failed, f"{order[0].recipe} runs all the same, as it was asked for")

@@ -137,7 +137,9 @@ def test_impossible_options(
 
 
 @pytest.fixture
-def running(tiny_bundle: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+def running(
+    tiny_bundle: Path, interruptible: None
+) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A long bench in its turns, and the pids of its workers."""
     if not Path("/proc/self/task").is_dir():
         pytest.skip("only Linux lists the children of a process")

@@ -99,23 +99,58 @@ def test_tracebacks_are_for_debug(cli: Cli) -> None:
     assert json.loads(debug.stdout)["error"]["message"] in plain.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (("bench", "b.edgetl", "--precision", "int3"), "int3"),
-        (("predict", "b.edgetl", "x.jpg", "--engine", "tflite"), "tflite"),
-        (("predict", "b.edgetl"), "images"),
-        (("bench", "b.edgetl", "--threads", "many"), "--threads"),
-        (("bogus",), "bogus"),
-        (("inspect", "b.edgetl", "--bogus"), "--bogus"),
-    ],
-    ids=["precision", "engine", "missing", "number", "verb", "option"],
-)
-def test_what_the_parser_refuses_is_2(cli: Cli, arguments: tuple[str, ...], named: str) -> None:
-    done = cli(*arguments)
+REFUSED = {
+    "precision": (("bench", "b.edgetl", "--precision", "int3"), "'int3' is not one of 'auto'"),
+    "engine": (("predict", "b.edgetl", "x.jpg", "--engine", "tflite"), "'tflite' is not one of"),
+    "missing": (("predict", "b.edgetl"), "Missing argument 'images'"),
+    "missing option": (("export", "run"), "Missing option '--target'"),
+    "number": (("bench", "b.edgetl", "--threads", "many"), "Invalid value for '--threads'"),
+    "range": (("compare", "b.edgetl", "--images", "x", "--fail-below", "2"), "'--fail-below'"),
+    "verb": (("bogus",), "No such command 'bogus'"),
+    "option": (("inspect", "b.edgetl", "--bogus"), "No such option: --bogus"),
+    "too many": (("inspect", "b.edgetl", "c.edgetl"), "(c.edgetl)"),
+    "no value": (("bench", "b.edgetl", "--duration"), "'--duration' requires an argument"),
+    "a value": (("bench", "b.edgetl", "--json=yes"), "'--json' does not take a value"),
+    "brackets": (("inspect", "b", "[red]x[/red]"), "([red]x[/red])"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "what"), REFUSED.values(), ids=list(REFUSED))
+def test_what_the_parser_refuses_is_2_and_one_error(
+    cli: Cli, arguments: tuple[str, ...], what: str
+) -> None:
+    asked = [a for a in arguments if a != "--json=yes"]
+    plain = cli(*arguments)
+    assert plain.returncode == 2
+    assert plain.stderr.startswith("edgetl: error: ")
+    assert plain.stderr.count("\n") == 1
+    assert what in plain.stderr
+    with_json = cli(arguments[0], "--json", *arguments[1:]) if asked == [*arguments] else plain
+    assert (with_json.returncode, with_json.stderr) == (2, plain.stderr)
+    document = json.loads(with_json.stdout)
+    assert document.keys() == {"error"}
+    assert document["error"]["type"] == "UsageError"
+    assert what in document["error"]["message"]
+    verb = f" {arguments[0]}" if arguments != ("bogus",) else ""
+    assert document["error"]["fix"] == f"see `edgetl{verb} --help`."
+
+
+def test_an_option_before_the_verb(cli: Cli) -> None:
+    done = cli("--json", "inspect", "b.edgetl")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["fix"].startswith("name the command first")
+
+
+def test_json_after_two_dashes_is_a_file(cli: Cli) -> None:
+    done = cli("inspect", "--bogus", "--", "--json")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "Traceback" not in done.stderr
-    assert named in done.stderr.lower()
+
+
+def test_no_verb_at_all_is_the_help(cli: Cli) -> None:
+    done = cli()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: edgetl ")
+    assert "finetune" in done.stderr
 
 
 def test_a_full_disk_behind_stdout(tiny_bundle: Path, tmp_path: Path) -> None:

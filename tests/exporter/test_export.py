@@ -489,7 +489,9 @@ def test_places_without_room_are_noticed_before_the_work(
 
 
 @pytest.mark.parametrize("word", ["checking", "measuring"])
-def test_ctrl_c_leaves_nothing(word: str, trained: Path, tmp_path: Path, scratch: Path) -> None:
+def test_ctrl_c_leaves_nothing(
+    word: str, trained: Path, tmp_path: Path, scratch: Path, interruptible: None
+) -> None:
     out = tmp_path / "out" / "x.edgetl"
     out.parent.mkdir()
     out.write_bytes(b"the old bundle")
