@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from edgetl.exporter.check import FLOAT, FLOAT16
 from edgetl.exporter.graph import Array, attribute, set_nodes, stored_constants
 
+_DRAWN = ("Random", "Bernoulli", "Multinomial", "Dropout")  # another value each time
 _LARGE = 2**20  # elements; folding must not make a file much larger
 
 
@@ -38,10 +40,52 @@ def widen(graph: onnx.GraphProto) -> bool:
     return found
 
 
+def simplify(model: onnx.ModelProto) -> None:
+    """Compute what constants alone decide: nodes that read nothing else, and which branch runs."""
+    fold_constants(model)
+    while _take_branches(model.graph):
+        fold_constants(model)
+
+
+def _take_branches(graph: onnx.GraphProto) -> bool:
+    """Put the branch that runs in place of each If with a constant condition; tell if any."""
+    constants = stored_constants(graph)
+    nodes: list[onnx.NodeProto] = []
+    found = False
+    for node in graph.node:
+        if node.op_type != "If" or node.input[0] not in constants:
+            nodes.append(node)
+            continue
+        found = True
+        taken = "then_branch" if constants[node.input[0]].any() else "else_branch"
+        branch = next(copy.deepcopy(a.g) for a in node.attribute if a.name == taken)
+        own = [o for n in branch.node for o in n.output if o] + [i.name for i in branch.initializer]
+        _rename_inside(branch, {name: f"{node.output[0]}/{name}" for name in own})
+        graph.initializer.extend(branch.initializer)
+        nodes += branch.node
+        for inner, outer in zip(branch.output, node.output, strict=True):
+            nodes.append(helper.make_node("Identity", [inner.name], [outer]))
+    if found:
+        set_nodes(graph, nodes)
+    return found
+
+
+def _rename_inside(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    """Rename tensors of a branch, also where graphs inside it read them."""
+    for value in (*graph.initializer, *graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for item in node.attribute:
+            for inner in (item.g, *item.graphs):
+                _rename_inside(inner, names)
+
+
 def fold_constants(model: onnx.ModelProto) -> None:
     """Make initializers of Constant nodes and of nodes that read constants alone."""
     graph = model.graph
-    constants, types = stored_constants(graph), _types(model)
+    constants, types = stored_constants(graph), tensor_types(model)
     nodes = []
     for node in graph.node:
         values: list[Array] | None = None
@@ -63,6 +107,8 @@ def _value(
     node: onnx.NodeProto, model: onnx.ModelProto, constants: dict[str, Array]
 ) -> list[Array] | None:
     """The outputs of a node that reads constants alone, or None where they stay computed."""
+    if node.op_type.startswith(_DRAWN):
+        return None
     feeds = {name: constants[name] for name in node.input if name}
     inputs = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
@@ -83,7 +129,7 @@ def _value(
 
 def drop_idle(model: onnx.ModelProto) -> None:
     """Bypass Identity, Dropout and casts to the type that a tensor has."""
-    graph, types = model.graph, _types(model)
+    graph, types = model.graph, tensor_types(model)
     same: dict[str, str] = {}
     nodes = []
     for node in graph.node:
@@ -155,90 +201,6 @@ def fold_batch_norm(graph: onnx.GraphProto) -> int:
     return count
 
 
-def free_batch(model: onnx.ModelProto, shape: list[int], batch: int) -> None:
-    """Free the graph of shapes that are computed, and of those that hold the number of images.
-
-    `shape` is the input's without its first axis, `batch` the only number of images that works, or
-    0. Runs the model: at `batch` to see which Reshapes keep images apart, and at 2 and 3 to see
-    which computed shapes do not depend on their number.
-    """
-    if batch:
-        _free_reshapes(model, [_probe(model, [batch, *shape])])
-    try:
-        seen = [_probe(model, [2, *shape]), _probe(model, [3, *shape])]
-    except Exception:  # ONNX Runtime's; the comparison with the given file will say what is wrong
-        return
-    nodes = []
-    for node in model.graph.node:
-        values = [(seen[0].get(name), seen[1].get(name)) for name in node.output]
-        if node.op_type == "Reshape" or not all(_same(*pair) for pair in values):
-            nodes.append(node)
-            continue
-        for name, (value, _) in zip(node.output, values, strict=True):
-            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-    set_nodes(model.graph, nodes)
-    _free_reshapes(model, seen)
-
-
-def _probe(model: onnx.ModelProto, shape: list[int]) -> dict[str, Array]:
-    """Values of computed shapes and of what Reshapes read and write, for one input of noise."""
-    import onnxruntime
-
-    known, wanted = set(stored_constants(model.graph)), dict[str, None]()
-    for node in model.graph.node:
-        if node.op_type == "Shape" or all(name in known for name in node.input if name):
-            known |= set(node.output)
-            wanted |= dict.fromkeys(node.output)
-        elif node.op_type == "Reshape":
-            wanted |= {node.input[0]: None, node.output[0]: None}
-    name = model.graph.input[0].name
-    wanted = {key: None for key in wanted if key not in ("", name)}
-    if not wanted:
-        return {}
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=key) for key in wanted)
-    config = onnxruntime.SessionOptions()
-    config.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        watched.SerializeToString(), config, providers=["CPUExecutionProvider"]
-    )
-    noise = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    return {name: noise} | dict(zip(wanted, session.run(None, {name: noise}), strict=True))
-
-
-def _same(one: Array | None, other: Array | None) -> bool:
-    return one is not None and other is not None and np.array_equal(one, other)
-
-
-def _free_reshapes(model: onnx.ModelProto, seen: list[dict[str, Array]]) -> None:
-    """Let every Reshape work for any number of images, as far as that number is its first axis."""
-    nodes = []
-    for node in model.graph.node:
-        target = _target(node, seen) if node.op_type == "Reshape" else None
-        if target is None:
-            nodes.append(node)
-        elif target[0] == 0 and len(target) == 2:
-            nodes.append(helper.make_node("Flatten", [node.input[0]], list(node.output), axis=1))
-        else:
-            name = f"{node.output[0]}.shape"
-            model.graph.initializer.append(numpy_helper.from_array(np.array(target), name))
-            nodes.append(helper.make_node("Reshape", [node.input[0], name], list(node.output)))
-    set_nodes(model.graph, nodes)
-
-
-def _target(node: onnx.NodeProto, seen: list[dict[str, Array]]) -> list[int] | None:
-    """What a Reshape makes, its first axis kept (0) or computed (-1); None where others vary."""
-    source, result = node.input[0], node.output[0]
-    pairs = [(s[source].shape, s[result].shape) for s in seen if source in s and result in s]
-    inner = {after[1:] for _, after in pairs if after}
-    if len(inner) != 1 or not all(before and after for before, after in pairs):
-        return None
-    kept = all(before[0] == after[0] for before, after in pairs)
-    return [0 if kept else -1, *inner.pop()]
-
-
 def renumber(graph: onnx.GraphProto, names: dict[str, str]) -> None:
     """Give every tensor a new name that clashes with none of edgetl's; `names` states some."""
     names = names | {"": ""}
@@ -253,7 +215,7 @@ def renumber(graph: onnx.GraphProto, names: dict[str, str]) -> None:
         node.output[:] = [fresh(name) for name in node.output]
 
 
-def _types(model: onnx.ModelProto) -> dict[str, int]:
+def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
     """Element type of every tensor for which it can be inferred."""
     graph = onnx.GraphProto(node=model.graph.node, input=model.graph.input, name="types")
     graph.output.extend(model.graph.output)

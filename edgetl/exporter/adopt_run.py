@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 
 from edgetl.engines.base import first_line
 from edgetl.errors import TraceError, missing_extra
+from edgetl.exporter.adopt_file import called
 from edgetl.exporter.check import FLOAT, FLOAT16, UINT8
 from edgetl.machine import available_cores
 from edgetl.metrics import Logits
@@ -23,7 +25,7 @@ _BATCH = 16
 class Given(NamedTuple):
     """An image classifier as it was given; only a Softmax at its end is cut off."""
 
-    model: onnx.ModelProto  # self-contained, without local functions
+    model: onnx.ModelProto  # as `read_file` gives it
     name: str  # of the file, for messages
     sha256: str  # of the file, and of its external data after it
     opset: int
@@ -65,20 +67,20 @@ class GivenNetwork:
 
         Raises TraceError when the file fails on them.
         """
-        return np.concatenate(
-            [self._run(images[i : i + self._step], normalize) for i in self._starts(len(images))]
-        )
+        step = self.given.batch or _BATCH
+        parts = [images[i : i + step] for i in range(0, len(images), step)]
+        rows = np.concatenate([self.answer(part, normalize) for part in parts])
+        return rows.reshape(len(rows), -1).astype(np.float32)
 
-    @property
-    def _step(self) -> int:
-        return self.given.batch or _BATCH
+    def answer(self, images: Pixels, normalize: Normalize) -> Any:
+        """What the file itself returns for a few images: an array, of a classifier."""
+        result = self.answers(images, normalize)[0]
+        return result[: len(images)] if isinstance(result, np.ndarray) else result
 
-    def _starts(self, count: int) -> range:
-        return range(0, count, self._step)
-
-    def _run(self, images: Pixels, normalize: Normalize) -> Logits:
+    def answers(self, images: Pixels, normalize: Normalize) -> list[Any]:
+        """All outputs for a few images, which a fixed batch fills up with the last one."""
         count = len(images)
-        if self.given.batch:  # a fixed batch is filled up with the last image
+        if self.given.batch:
             rows = np.minimum(np.arange(self.given.batch), count - 1)
             images = images[rows]
         block: Any = images
@@ -89,17 +91,26 @@ class GivenNetwork:
             block = block.transpose(0, 3, 1, 2)
         block = np.ascontiguousarray(block, TYPES[self.given.dtype])
         try:
-            result = np.asarray(self._session.run(None, {self.given.input: block})[0])
+            return list(self._session.run(None, {self.given.input: block}))
         except Exception as error:
             raise TraceError(
                 f"{self.given.name} fails on images of {self.given.size} pixels: "
                 f"{first_line(error)}",
                 fix="give the --size and --layout that the model was made for.",
             ) from error
-        if result.ndim != 2 or len(result) != len(block):
-            raise TraceError(
-                f"{self.given.name} returns '{self.given.output}' of shape {list(result.shape)} "
-                f"for {len(block)} images, not (N, classes).",
-                fix="end the model with one row of logits an image.",
-            )
-        return result[:count].astype(np.float32)
+
+
+def first_not_finite(given: Given, image: Pixels, normalize: Normalize) -> str:
+    """The first node whose result is NaN, else infinite, on an image `(1, size, size, 3)`."""
+    watched = copy.deepcopy(given.model)
+    graph = watched.graph
+    nodes = {output: node for node in graph.node for output in node.output if output}
+    del graph.output[:]
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in nodes)
+    values = GivenNetwork(given._replace(model=watched)).answers(image, normalize)
+    found = dict(zip(nodes, values, strict=True))
+    for bad in (np.isnan, np.isinf):
+        for name, value in found.items():
+            if getattr(value, "dtype", np.dtype(int)).kind == "f" and bad(value).any():
+                return called(nodes[name])
+    return called(graph.node[-1])

@@ -32,16 +32,18 @@ def strong_fp16(master: bytes) -> bytes:
     """Turn the master ONNX into FP16: same input, same output, same opset.
 
     Q/DQ may stand in it: their scales become float16 too, which needs `raise_opset` first.
-    Preprocessing stays float32; behind it every tensor, weight and constant is float16, up to one
-    Cast that makes `logits` float32 again. Batch normalisations become a Mul and an Add, computed
-    in float64 before rounding. Values below FP16's range become 0. Raises TraceError naming the
-    tensor when a constant is not finite or exceeds FP16's range, and as `check_fp16` does.
+    Preprocessing stays float32; behind it every tensor, weight and constant is float16 (but for
+    the scales of Resize), up to one Cast that makes `logits` float32 again. Batch normalisations
+    become a Mul and an Add, computed in float64 before rounding. Values below FP16's range become
+    0. Raises TraceError naming the tensor when a constant is not finite or exceeds FP16's range,
+    and as `check_fp16` does.
     """
     model = parse_onnx(master)
     graph = model.graph
     constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     head = [n for n in graph.node if n.name.startswith(PREPROCESS)]
     kept = {name for node in head for name in node.input}
+    kept |= {n.input[2] for n in graph.node if n.op_type == "Resize" and len(n.input) > 2}
     network = _without_batch_norm(
         (n for n in graph.node if not n.name.startswith(PREPROCESS)), constants
     )

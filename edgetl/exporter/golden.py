@@ -41,7 +41,7 @@ def golden_inputs(reference: Callable[[Pixels], Logits], size: int) -> Pixels:
     Each one taken adds most to the ranges of the outputs, every output's range among all drawings
     counting alike. The same network gets the same drawings.
     """
-    pool = np.stack([_drawing(seed, size) for seed in range(_POOL)])
+    pool = np.stack([drawing(seed, size) for seed in range(_POOL)])
     logits = reference(pool)
     count = min(MOST, max(FEWEST, _BYTES // pool[0].nbytes))
     return pool[_widest(logits, count)]
@@ -66,7 +66,7 @@ def _widest(logits: Logits, count: int) -> list[int]:
     return taken
 
 
-def _drawing(seed: int, size: int) -> Pixels:
+def drawing(seed: int, size: int) -> Pixels:
     """A drawing `(size, size, 3)`: colours, shapes, stripes and grain, each as strong as drawn."""
     rng = np.random.default_rng(seed)
     side = 2 * size  # drawn at twice the size, so that edges come out smooth

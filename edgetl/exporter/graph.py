@@ -161,13 +161,23 @@ def prepend(graph: onnx.GraphProto, normalize: Normalize) -> None:
     set_nodes(graph, [*head, *graph.node])
 
 
+def reads(node: onnx.NodeProto) -> set[str]:
+    """What a node and the graphs inside it read."""
+    names = {name for name in node.input if name}
+    for item in node.attribute:
+        for graph in (item.g, *item.graphs):
+            names |= {output.name for output in graph.output}
+            names |= set().union(*(reads(inner) for inner in graph.node))
+    return names
+
+
 def drop_unused(graph: onnx.GraphProto) -> None:
     """Remove nodes and initializers that no output needs."""
     needed = {o.name for o in graph.output}
     kept = []
     for node in reversed(graph.node):
         if needed & set(node.output):
-            needed |= set(node.input)
+            needed |= reads(node)
             kept.append(node)
     set_nodes(graph, kept[::-1])
     stored = [copy.deepcopy(i) for i in graph.initializer if i.name in needed]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+
+import onnx
 
 from edgetl.errors import UsageError, missing_extra
 from edgetl.exporter.onnx_source import OnnxSource
@@ -22,6 +25,8 @@ def open_source(
         f"--{k.rstrip('_')}" for k in options.__struct_fields__ if getattr(options, k) is not None
     ]
     if path.suffix.lower() != SUFFIX:
+        if path.is_file():
+            raise _no_source(path)
         if given:
             raise UsageError(
                 f"{', '.join(given)} cannot be given with a run: it has its own.",
@@ -52,4 +57,30 @@ def open_source(
         range_=options.range_ or 1,
         layout=options.layout or "auto",
         progress=progress,
+    )
+
+
+def _no_source(path: Path) -> UsageError:
+    """The error for a file without ONNX's suffix, which its content names."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return UsageError(f"Cannot read {path}: {error.strerror}.", fix="make the file readable.")
+    if zipfile.is_zipfile(path) and path.suffix.lower() == ".edgetl":
+        return UsageError(
+            f"{path} is a bundle: it was exported already.",
+            fix="give the run or the ONNX file that it came from.",
+        )
+    try:
+        known = bool(onnx.load_model_from_string(data).graph.node)
+    except Exception:  # protobuf's DecodeError has no stable home
+        known = False
+    if known:
+        return UsageError(
+            f"{path} is an ONNX file, but its name does not end in {SUFFIX}.",
+            fix=f"rename it to {path.name}{SUFFIX}.",
+        )
+    return UsageError(
+        f"{path} is neither the folder of a run nor an ONNX file.",
+        fix=f"give the folder that `edgetl finetune` wrote, or a classifier exported to {SUFFIX}.",
     )

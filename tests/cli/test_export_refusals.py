@@ -100,8 +100,8 @@ def control_flow(proto: onnx.ModelProto) -> None:
     node = helper.make_node(
         "If", ["yes"], ["logits"], "choice", then_branch=branch, else_branch=branch
     )
-    proto.graph.node.append(node)
-    proto.graph.initializer.append(helper.make_tensor("yes", TensorProto.BOOL, [], [True]))
+    largest = helper.make_node("ReduceMax", ["before"], ["largest"], keepdims=0)
+    proto.graph.node.extend([largest, helper.make_node("Cast", ["largest"], ["yes"], to=9), node])
 
 
 def open_size(proto: onnx.ModelProto) -> None:

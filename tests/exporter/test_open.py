@@ -76,6 +76,19 @@ def test_several_options_are_named_at_once(tmp_path: Path) -> None:
         opened(tmp_path, labels="x", mean=(0, 0, 0), range_=1)
 
 
+def test_a_file_is_what_its_content_says(model: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    """Not a run with forbidden options, whatever its name."""
+    bare = model.rename(tmp_path / "model")
+    with pytest.raises(UsageError, match=r"model is an ONNX file, but its name") as got:
+        opened(bare, calib="photos")
+    assert got.value.fix == "rename it to model.onnx."
+    with pytest.raises(UsageError, match="is a bundle: it was exported already"):
+        opened(tiny_bundle)
+    (tmp_path / "weights.pth").write_bytes(b"PK of something")
+    with pytest.raises(UsageError, match=r"weights.pth is neither the folder of a run nor an ONNX"):
+        opened(tmp_path / "weights.pth", size=96)
+
+
 def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="No run at"):
         opened(tmp_path / "gone")
