@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -268,6 +269,21 @@ def test_loose_photos_are_judged_by_agreement(make: Make, loose: Path, tmp_path:
     assert named.labels == ("blue", "green", "red")
     assert named.judges().split == "agreement"
     assert named.warnings == []
+
+
+def test_numbers_as_class_folders_are_in_the_order_of_text(
+    make: Make, photos: Path, tmp_path: Path
+) -> None:
+    """The given model may have another order, so it is said."""
+    for name, number in (("blue", "1"), ("green", "10"), ("red", "9")):
+        shutil.copytree(photos / name, tmp_path / "numbers" / number)
+    source = make(calib=tmp_path / "numbers")
+    assert source.labels == ("1", "10", "9")
+    assert "in the order of text, 1, 10, 9" in source.warnings[0]
+    assert "--labels FILE states another order" in source.warnings[0]
+    accented = labels_file(tmp_path, "1\n10\nne\u0301\n")
+    (tmp_path / "numbers/9").rename(tmp_path / "numbers/n\u00e9")
+    assert make(calib=tmp_path / "numbers", labels=accented).labelled
 
 
 def test_class_folders_that_are_not_the_outputs(make: Make) -> None:

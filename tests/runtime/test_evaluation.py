@@ -12,7 +12,8 @@ import pytest
 import edgetl
 from edgetl.errors import BundleError, DataError, EngineError
 from edgetl.preprocess import pixels
-from edgetl.spec import SkippedFile
+from edgetl.runtime.evaluation import evaluate_photos
+from edgetl.spec import Preprocess, SkippedFile
 
 Draw = Callable[..., Path]
 THREE = {"bars": 6, "disc": 5, "square": 4}
@@ -62,6 +63,20 @@ def test_an_unknown_class_is_an_error(tiny_bundle: Path, drawn: Draw, tmp_path: 
     with pytest.raises(DataError, match=r"does not know class ring of .*d\.") as error:
         edgetl.evaluate(tiny_bundle, root)
     assert "bars, disc, square" in error.value.fix
+
+
+def test_classes_are_compared_in_one_form_of_accents(drawn: Draw, tmp_path: Path) -> None:
+    """The labels of a model write é as two characters, the folders as one, or the reverse."""
+    root = drawn(tmp_path / "d", {"bars": 3, "disc": 2})
+    for folder, label in (("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")):
+        (root / "disc").rename(root / folder)
+        scores, _ = evaluate_photos(
+            root, ("bars", label), Preprocess(size=8), lambda images: np.eye(2)[[1] * len(images)]
+        )
+        assert [c.n for c in scores.per_class] == [3, 2]
+        assert scores.per_class[1].label == label
+        assert scores.per_class[1].recall == 1
+        (root / folder).rename(root / "disc")
 
 
 def test_corrupt_photos_are_skipped_and_counted(
