@@ -56,6 +56,8 @@ def _print(bundle: Bundle, checks: list[Check]) -> None:
     show(f"labels: {', '.join(manifest.labels)}")
     show(f"weights: {made.weights.source} (licence: {made.weights.licence})")
     show(f"made by edgetl {made.edgetl}, {made.created_utc}")
+    if not any(c.calibrated for c in manifest.candidates):
+        show("probabilities: uncalibrated, as no labelled photos judged the candidates")
     sizes = {artifact.path: artifact.size for artifact in manifest.artifacts}
     rows = [
         [

@@ -62,3 +62,13 @@ def test_the_table_tells_chosen_and_refused(
     assert "chosen" in lines["ort-fp32"]
     assert "refused: agreement 0.9 is below 0.95" in lines["ort-int8"]
     assert "bars, disc, square" in done.stdout
+
+
+def test_probabilities_that_no_labels_fitted_are_named(
+    cli: Cli, write_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    for calibrated in (False, True):
+        stated = {"ort-fp32": {"calibrated": calibrated}}
+        bundle = write_tiny(tmp_path / f"{calibrated}.edgetl", ("ort-fp32",), stated)
+        shown = cli("inspect", bundle).stdout
+        assert ("probabilities: uncalibrated" in shown) != calibrated
