@@ -11,6 +11,7 @@ pinned, two not. Writes results/pinning.jsonl with the time of every run.
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import subprocess
 import sys
@@ -90,6 +91,7 @@ class Process(contextlib.AbstractContextManager["Process"]):
 def rows_of(bundle: Path, recipe: str, threads: int) -> list[dict[str, Any]]:
     """Samples in µs of one candidate, alone and by two, pinned and not, in turns."""
     samples: dict[tuple[bool, int], list[int]] = {}
+    load = round(os.getloadavg()[0], 2)
     with contextlib.ExitStack() as stack:
         both = {
             pinned: [
@@ -111,6 +113,7 @@ def rows_of(bundle: Path, recipe: str, threads: int) -> list[dict[str, Any]]:
             "threads": threads,
             "pinned": pinned,
             "processes": count,
+            "load_before": load,
             "p50_ms": statistics.median(found) / 1000,
             "runs_per_s_each": len(found) / (TURNS * TURN_S * count),
             "samples_us": found,
