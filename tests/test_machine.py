@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
+import edgetl
 from edgetl.machine import (
     FEATURES,
     Machine,
@@ -197,6 +198,27 @@ def test_memory_is_what_the_machine_and_its_groups_leave(
 def test_memory_of_this_machine_is_finite(tmp_path: Path) -> None:
     assert 0 < available_memory_mib() <= 1024 * this_machine().memory_gib + 100
     assert available_memory_mib(tmp_path) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("starts", "told"),
+    [
+        ("InferenceSession(", "intra_op_num_threads"),
+        ("compile_model(", "THREADS"),
+        ("ThreadPoolExecutor(", "available_cores"),
+    ],
+)
+def test_whatever_starts_threads_is_told_how_many(starts: str, told: str) -> None:
+    """By `available_cores`: engines and pools do not know of quotas by themselves."""
+    home = Path(edgetl.__file__).parent
+    texts = {str(p.relative_to(home)): p.read_text("utf-8") for p in home.rglob("*.py")}
+    # A pool of one thread, which reads ahead, has no number to be told.
+    users = {n for n, text in texts.items() if starts in text.replace(f"{starts}1", "")}
+    assert users
+    for name in users:
+        assert told in texts[name], name
+        assert "available_cores()" in texts[name], name
+    assert [name for name, text in texts.items() if "cpu_count" in text] == ["machine.py"]
 
 
 @linux

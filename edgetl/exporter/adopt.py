@@ -25,6 +25,7 @@ from edgetl.exporter.adopt_run import Given, GivenNetwork, first_not_finite
 from edgetl.exporter.check import FLOAT, FLOAT16, INPUT, NORMALIZED, OUTPUT, UINT8
 from edgetl.exporter.golden import drawing
 from edgetl.exporter.graph import OPSET, drop_unused, finish, lower, prepend, rename, set_nodes
+from edgetl.machine import available_cores
 from edgetl.metrics import Logits
 from edgetl.preprocess import Pixels
 from edgetl.spec import Normalize
@@ -255,6 +256,7 @@ def _logits(master: bytes, images: Pixels, name: str) -> Logits:
     import onnxruntime
 
     config = onnxruntime.SessionOptions()
+    config.intra_op_num_threads = available_cores()
     config.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(master, config, providers=["CPUExecutionProvider"])

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from edgetl.exporter.adopt_fixed import Fixed, reshape
 from edgetl.exporter.adopt_passes import fold_constants
 from edgetl.exporter.graph import Array, set_nodes
+from edgetl.machine import available_cores
 
 
 def free_batch(model: onnx.ModelProto, shape: list[int], batch: int) -> None:
@@ -51,6 +52,7 @@ def _probe(model: onnx.ModelProto, shape: list[int]) -> dict[str, Array]:
     del watched.graph.output[:]
     watched.graph.output.extend(onnx.ValueInfoProto(name=key) for key in wanted)
     config = onnxruntime.SessionOptions()
+    config.intra_op_num_threads = available_cores()
     config.log_severity_level = 4
     session = onnxruntime.InferenceSession(
         watched.SerializeToString(), config, providers=["CPUExecutionProvider"]
