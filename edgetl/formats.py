@@ -8,7 +8,7 @@ import re
 import struct
 from collections.abc import Iterable
 
-from PIL import Image, ImageFile, UnidentifiedImageError, features
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
 
 from edgetl.errors import ImageError
 
@@ -29,6 +29,7 @@ FOREIGN = frozenset(
         "cr3", "nef", "arw", "orf", "rw2", "raf",
     )
 )  # fmt: skip
+_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706  # TIFF tags
 _CONVERT = "convert it to JPEG or PNG."
 # Kind → what reads it, and the fix.
 _NEEDS = {
@@ -40,6 +41,7 @@ _NEEDS = {
     "JPEG XL": ("edgetl does not read", _CONVERT),
     "JPEG 2000": ("edgetl does not read", _CONVERT),
     "Canon raw": ("edgetl does not read", _CONVERT),
+    "camera raw": ("edgetl does not read", _CONVERT),
 }
 PHOTOS = frozenset({"JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF", "PPM", *_NEEDS})
 
@@ -48,6 +50,7 @@ _STARTS = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"GIF87a", "GIF"),
     (b"GIF89a", "GIF"),
+    (b"II*\0\x10\0\0\0CR\x02", "Canon raw"),  # before TIFF, as which it starts
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
     (b"II+\0", "TIFF"),
@@ -107,10 +110,15 @@ def open_image(data: bytes) -> ImageFile.ImageFile:
     """
     kind = kind_of(data[:HEAD])
     try:
-        return _opened(data, _readers(kind))
+        image = _opened(data, _readers(kind))
+        if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_raw(image):
+            raise _unread("camera raw")
+        return image
     except UnidentifiedImageError as error:
         if kind in PHOTOS:
-            what = f"it starts as {kind} does, but is damaged"
+            what = f"it starts as {kind} does, but is damaged" + (
+                " or of a kind that Pillow does not read, such as a camera's raw" * (kind == "TIFF")
+            )
         else:
             what = "not an image in a format that edgetl reads" + f", but {kind}" * bool(kind)
         raise ImageError(f"{what}.", fix=f"replace it with a whole {READABLE} file.") from error
@@ -139,6 +147,13 @@ def _opened(data: bytes, formats: Iterable[str]) -> ImageFile.ImageFile:
     raise UnidentifiedImageError
 
 
+def _is_raw(image: TiffImagePlugin.TiffImageFile) -> bool:
+    """Whether a TIFF is a camera's raw photo, of which Pillow would give the small preview."""
+    tags = image.tag_v2
+    is_preview = bool(tags.get(_SUBFILE_TYPE, 0) & 1) and _SUB_IFDS in tags
+    return is_preview or _DNG_VERSION in tags
+
+
 def _readers(kind: str) -> tuple[str, ...]:
     """Pillow's formats for a kind; ImageError where it needs what is not here."""
     if kind not in _NEEDS:
@@ -147,8 +162,12 @@ def _readers(kind: str) -> tuple[str, ...]:
         return ("AVIF",)
     if kind == "HEIC" and _heif():
         return ("HEIF",)
+    raise _unread(kind)
+
+
+def _unread(kind: str) -> ImageError:
     reader, fix = _NEEDS[kind]
-    raise ImageError(f"it is {kind}, which {reader}.", fix=fix)
+    return ImageError(f"it is {kind}, which {reader}.", fix=fix)
 
 
 def _heif() -> bool:

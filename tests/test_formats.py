@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image, TiffImagePlugin, TiffTags, features
 
 from edgetl.errors import ImageError
 from edgetl.formats import kind_of, open_image
@@ -49,6 +49,7 @@ def near(found: np.ndarray) -> bool:
         ("HEIC", b"\0\0\0\x18ftypmif1\0\0\0\0heicmiaf"),
         ("AVIF", b"\0\0\0\x1cftypmif1\0\0\0\0avifmif1miaf"),
         ("Canon raw", b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom"),
+        ("Canon raw", b"II*\0\x10\0\0\0CR\x02\0"),
         ("video or sound", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"),
         ("video or sound", b"\0\0\0\x10ftypqt  \0\0\0\0heic"),  # behind the end of the brands
         ("video or sound", b"RIFF\0\0\0\0AVI LIST"),
@@ -73,6 +74,22 @@ def test_kinds_that_are_always_read(kind: str) -> None:
     assert kind_of(stream.getvalue()) == kind
     assert open_image(stream.getvalue()).size == (64, 48)
     assert near(pixels(stream.getvalue(), SPEC))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{50706: bytes([1, 4, 0, 0])}, {254: 1, 330: 8}],  # DNG; Nikon's and Sony's
+)
+def test_the_preview_in_a_camera_raw_is_no_photo(tags: dict[int, bytes | int]) -> None:
+    stream = io.BytesIO()
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        directory.tagtype[tag] = TiffTags.BYTE if isinstance(value, bytes) else TiffTags.LONG
+        directory[tag] = value
+    red_and_blue().save(stream, "TIFF", tiffinfo=directory)
+    with pytest.raises(ImageError, match=r"it is camera raw, which edgetl does not read") as error:
+        open_image(stream.getvalue())
+    assert "convert it to JPEG or PNG" in error.value.fix
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("pi_heif"), reason="extra heif is not installed")

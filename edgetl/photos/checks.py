@@ -9,6 +9,7 @@ from edgetl.decode import FULL_DEPTH, MAX_PIXELS
 from edgetl.errors import DataError
 from edgetl.photos.found import Found
 from edgetl.photos.ingest import Look
+from edgetl.photos.names import twins
 from edgetl.spec import Photo, Preprocess, SkippedFile, Split
 
 MAX_BAD, FEW_BAD = 0.05, 1
@@ -58,9 +59,14 @@ def check_found(found: list[Found]) -> None:
         missing = sorted({item.label for item in found} - have)
         if missing:
             name = missing[0]
+            twin = [
+                n for group in twins({name, *have}) if name in group for n in group if n != name
+            ]
+            other = f" Its name differs little from '{twin[0]}', which is there." if twin else ""
             raise DataError(
                 f"Class {name} has no {TITLES[split]} photo: it is only in "
-                f"{_places([item for item in found if item.label == name])}.{_others(missing)}",
+                f"{_places([item for item in found if item.label == name])}.{other}"
+                f"{_others(missing)}",
                 fix=f"add {TITLES[split]} photos of {name}, or remove the class everywhere; "
                 "without split folders (or a split column), a split is made."
                 if split == "train"

@@ -53,7 +53,13 @@ def _text(table: Path) -> str:
         )
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+        if "\0" in text:
+            raise DataError(
+                f"{table} holds zero bytes, as UTF-16 without its mark does.",
+                fix="save it as UTF-8, in Excel as 'CSV UTF-8'.",
+            )
+        return text
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise DataError(
@@ -109,13 +115,14 @@ def _check_columns(table: Path, columns: list[str]) -> None:
 
 def _cells(columns: list[str], cells: list[str], where: str) -> dict[str, str]:
     """A row by column; cells without a column must be empty, as a spreadsheet leaves some."""
-    if any(cell.strip() for cell in cells[len(columns) :]) or any(
-        cell.strip() for name, cell in zip(columns, cells, strict=False) if not name
-    ):
-        raise DataError(
-            f"{where}: more fields than columns.",
-            fix="put a field that holds the separator into quotes.",
-        )
+    names = [*columns, *[""] * (len(cells) - len(columns))]
+    for number, (name, cell) in enumerate(zip(names, cells, strict=False), 1):
+        if cell.strip() and not name:
+            raise DataError(
+                f"{where}: column {number} has no name, but holds '{cell.strip()}'.",
+                fix="put a field that holds the separator into quotes, or remove the column (a "
+                "pandas index: to_csv(index=False)).",
+            )
     return {name: cell.strip() for name, cell in zip(columns, cells, strict=False) if name}
 
 
@@ -139,9 +146,11 @@ def _spelled(root: Path, table: Path, found: list[Found], seen: Walk) -> list[Fo
     right = [(item, _on_disk(root, item.path, names)) for item in found]
     missing = [item.path for item, path in right if not path]
     if missing:
+        wanted = nfc(missing[0].replace("\\", "/")).casefold()
+        alike = next((path for path in seen.photos if nfc(path).casefold() == wanted), "")
         raise DataError(
             f"{len(missing)} of {len(found)} photos in {table} are not under {root}, "
-            f"{missing[0]} for one.",
+            f"{missing[0]} for one{alike and f' ({alike} is there: capitals count)'}.",
             fix="paths are relative to the data folder.",
         )
     return [

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from edgetl.errors import DataError
 from edgetl.photos.found import Found
 from edgetl.photos.layout import check_classes_are_clear
-from edgetl.photos.names import is_utf8, nfc, shown, split_of
+from edgetl.photos.names import is_utf8, nfc, shown, split_of, unclear_splits
 from edgetl.photos.walk import Walk, contents
 from edgetl.spec import SkippedFile, Split
 
@@ -47,6 +47,7 @@ def by_folders(
     top = _level(seen, "")
     splits = _splits(root, top)
     if not splits:
+        _check_no_splits(root, top, known)
         return _classes(root, seen, top, None, known)
     if need_train and "train" not in splits.values():
         raise DataError(
@@ -96,6 +97,17 @@ def _splits(root: Path, top: _Level) -> dict[str, Split]:
                 fix="keep one of them.",
             )
     return named
+
+
+def _check_no_splits(root: Path, top: _Level, known: tuple[str, ...]) -> None:
+    """DataError where folders that are taken for classes are named as splits are."""
+    unclear = unclear_splits(name for name, photos in top.folders.items() if photos)
+    if unclear and not set(map(nfc, unclear)) <= set(known):
+        raise DataError(
+            f"{shown(unclear)} in {root} may be splits or classes.",
+            fix="if they are splits, rename them to train, validation and test and keep class "
+            "folders alone in them; if they are classes, give them names without these words.",
+        )
 
 
 def _others(top: _Level, splits: dict[str, Split]) -> str:

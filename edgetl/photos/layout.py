@@ -45,11 +45,12 @@ def _check_splits(home: Path, inner: dict[str, Counter[str]]) -> None:
 
 
 def _check_wrapped(home: Path, inner: dict[str, Counter[str]]) -> None:
-    if len(inner) == 1:
-        ((name, subs),) = inner.items()
+    filled = {name: subs for name, subs in inner.items() if subs}
+    if len(filled) == 1:
+        ((name, subs),) = filled.items()
         if "" not in subs and len(subs) > 1:
             raise DataError(
-                f"Only one folder, {name}, in {home}; it holds {shown(sorted(subs))}.",
+                f"Only one folder with photos, {name}, in {home}; it holds {shown(sorted(subs))}.",
                 fix=f"if these are the classes or splits, give {home / name}, or move them up.",
             )
 
@@ -58,7 +59,7 @@ def _check_same(home: Path, inner: dict[str, Counter[str]]) -> list[str]:
     """DataError where all folders hold the same folders and nothing else; a warning if some do."""
     folders = [{nfc(sub).casefold() for sub in subs if sub} for subs in inner.values()]
     names = set().union(*folders)
-    if len(inner) < 2 or len(names) < 2 or not all(folders):
+    if len(inner) < 2 or len(names) < 2:  # one name in all, as cat/images and dog/images, is clear
         return []
     if all(found == names for found in folders) and not any("" in subs for subs in inner.values()):
         raise DataError(

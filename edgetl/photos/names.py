@@ -44,6 +44,19 @@ def split_of(name: str) -> Split | None:
     return _MEANT.get(telling[0]) if len(telling) == 1 else None
 
 
+def unclear_splits(names: Iterable[str]) -> list[str]:
+    """Names that differ in nothing but the split that they speak of: seg_train and seg_test."""
+    alike: dict[tuple[str, ...], dict[str, Split]] = {}
+    for name in names:
+        words = [part for w in re.findall(r"[^\W\d_]+", name.casefold()) for part in _unglued(w)]
+        said = [word for word in words if word in _MEANT]
+        if len(said) == 1:
+            rest = tuple(w for w in words if w not in _MEANT and not _FILLERS.fullmatch(w))
+            alike.setdefault(rest, {})[name] = _MEANT[said[0]]
+    found = (group for group in alike.values() if len(set(group.values())) > 1)
+    return [name for group in found for name in group]
+
+
 def _unglued(word: str) -> tuple[str, ...]:
     """("train", "set") of "trainset"; a word that is no split with something behind it as it is."""
     found = re.fullmatch(rf"({'|'.join(_MEANT)}){_FILLERS.pattern}", word)
@@ -61,6 +74,14 @@ def annotated(names: Iterable[str]) -> bool:
 def nfc(text: str) -> str:
     """Text in the one form in which names are compared: é is one character, not e and an accent."""
     return unicodedata.normalize("NFC", text)
+
+
+def twins(labels: Iterable[str]) -> list[list[str]]:
+    """Classes that people take for one: they differ in capitals, blanks or a dot at the end."""
+    groups: dict[str, list[str]] = {}
+    for label in sorted(set(labels)):
+        groups.setdefault(" ".join(label.casefold().split()).rstrip(". "), []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def order_of_numbers(labels: Iterable[str]) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from edgetl.files import user_path
 from edgetl.photos.csv_table import by_table
 from edgetl.photos.folders import by_folders
-from edgetl.photos.found import Scan, by_kind
-from edgetl.photos.names import shown
+from edgetl.photos.found import Found, Scan, by_kind
+from edgetl.photos.names import shown, twins
 from edgetl.photos.walk import walk
 from edgetl.spec import Split
 
@@ -31,7 +32,7 @@ def scan(
     seen = walk(root, ignore)
     if labels_csv:
         photos, warnings = by_table(root, user_path(labels_csv), seen)
-        return Scan(photos=tuple(photos), warnings=tuple(warnings))
+        return Scan(photos=tuple(photos), warnings=(*warnings, *_twins(photos, known)))
     found = by_folders(root, seen, need_train=need_train, only=only, known=known)
     used = {item.path for item in found.photos}
     misnamed = [path for path in seen.misnamed if path in used]
@@ -43,5 +44,21 @@ def scan(
     return Scan(
         photos=tuple(found.photos),
         skipped=by_kind(found.others),
-        warnings=tuple(found.warnings),
+        warnings=(*found.warnings, *_twins(found.photos, known)),
     )
+
+
+def _twins(photos: list[Found], known: tuple[str, ...]) -> list[str]:
+    """A warning about classes that are probably one; `known` ones are what they are."""
+    counts = Counter(item.label for item in photos)
+    groups = [
+        " and ".join(f"'{n}' ({counts[n]})" for n in group)
+        for group in twins(counts)
+        if not set(group) <= set(known)
+    ]
+    if not groups:
+        return []
+    return [
+        "Taken for different classes, though their names differ in no more than capitals, blanks "
+        f"or a dot at the end: {shown(groups)}."
+    ]

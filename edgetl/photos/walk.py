@@ -58,9 +58,9 @@ class Walk(NamedTuple):
 def walk(root: Path, ignore: Path | None = None) -> Walk:
     """Every photo under `root`, in order of names; links are followed.
 
-    Passed over are hidden and system folders, runs of edgetl, and the folder `ignore`. A file is a
-    photo if its suffix is one of photos, or if its bytes are unless its suffix states another
-    format. Raises DataError when a folder cannot be listed.
+    Passed over are hidden and system folders, runs of edgetl and folders that were made for such
+    runs, and the folder `ignore`. A file is a photo if its suffix is one of photos, or if its bytes
+    are unless its suffix states another format. Raises DataError when a folder cannot be listed.
     """
     found = Walk([], [], [], [])
     skip = os.path.realpath(ignore) if ignore else ""
@@ -93,8 +93,11 @@ def contents(files: list[SkippedFile]) -> str:
     return "; ".join(counts)
 
 
-def _visit(home: str, inside: str, above: tuple[str, ...], skip: str, found: Walk) -> None:
-    """Add what is in `home`: `inside` is its path from the root, `above` the real ones above."""
+def _visit(home: str, inside: str, above: tuple[str, ...], skip: str, found: Walk) -> bool:
+    """Add what is in `home`: `inside` is its path from the root, `above` the real ones above.
+
+    True if there is a run in it, at any depth.
+    """
     try:
         with os.scandir(home) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -110,13 +113,21 @@ def _visit(home: str, inside: str, above: tuple[str, ...], skip: str, found: Wal
             folders.append(entry)
         else:
             _judge(entry, f"{inside}{entry.name}", found)
+    has_run = False
     for entry in folders:
         real = os.path.realpath(entry.path)
-        # A link to a folder above would be followed for ever.
-        if entry.name.lower() in _SYSTEM or real in above or real == skip or is_run(real):
+        if entry.name.lower() in _SYSTEM or real in above:  # a link upwards has no end
             continue
+        if real == skip or is_run(real):
+            has_run = True
+            continue
+        photos, listed = len(found.photos), len(found.folders)
         found.folders.append(f"{inside}{entry.name}")
-        _visit(entry.path, f"{inside}{entry.name}/", (*above, real), skip, found)
+        if _visit(entry.path, f"{inside}{entry.name}/", (*above, real), skip, found):
+            has_run = True
+            if len(found.photos) == photos:  # "runs/", made to hold runs
+                del found.folders[listed:]
+    return has_run
 
 
 def _holds(is_so: Callable[[], bool]) -> bool:

@@ -58,6 +58,9 @@ def test_a_class_without_validation_photos_is_refused_by_where_it_is() -> None:
 
 def test_without_validation_photos_a_class_needs_training_photos_only() -> None:
     check_found(found("train", "cat", 3) + found("train", "dog", 3) + found("test", "dog", 1))
+    photos = found("train", "Cat", 3) + found("test", "cat ", 3)
+    with pytest.raises(DataError, match=r"for one\)\. Its name differs little from 'Cat', which"):
+        check_found(photos)
     check_found(found(None, "cat", 3) + found(None, "dog", 1))
 
 

@@ -67,6 +67,24 @@ def test_a_class_may_be_called_like_a_split(name: str, tmp_path: Path) -> None:
     assert splits(read(tmp_path)) == {(None, "bus"), (None, "car"), (None, name)}
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("seg_train/seg_train/a", "seg_test/seg_test/a", "seg_pred"),
+        ("1_train/a", "2_val/b"),
+        ("train", "test", "bus"),
+    ],
+)
+def test_folders_named_as_splits_in_another_way_are_refused(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    classes(tmp_path, *names)
+    with pytest.raises(DataError, match=r"(test|train), \w+ in .* may be splits or classes"):
+        read(tmp_path)
+    labels = tuple(name.partition("/")[0] for name in names)
+    assert {item.label for item in read(tmp_path, known=labels).photos} == set(labels)
+
+
 def test_two_folders_for_one_split(tmp_path: Path) -> None:
     classes(tmp_path, "train/a", "val/a", "Validation Set/a")
     with pytest.raises(DataError, match=r"both Validation Set and val, which mean the same split"):
@@ -165,6 +183,12 @@ def test_some_equal_folders_are_a_warning(tmp_path: Path) -> None:
     assert "(s1, s2) are taken for the classes" in warning
 
 
+def test_equal_folders_in_all_but_one_are_a_warning(tmp_path: Path) -> None:
+    classes(tmp_path, "s1/ok", "s1/bad", "s2/ok", "s2/bad", "other")
+    (warning,) = read(tmp_path).warnings
+    assert "the outer folders (other, s1, s2) are taken for the classes" in warning
+
+
 @pytest.mark.parametrize(
     "names", [("cat/images", "dog/images"), ("cat/a", "dog/b"), ("cat/a", "cat/b", "dog")]
 )
@@ -200,8 +224,10 @@ def test_splits_inside_classes_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [("set/cat", "set/dog"), ("set/train/cat", "set/test/cat")])
 def test_one_folder_around_everything(names: tuple[str, ...], tmp_path: Path) -> None:
     classes(tmp_path, *names)
+    fill(tmp_path, "notes/read.me.txt")
     with pytest.raises(
-        DataError, match=r"Only one folder, set, in .*(cat, dog|test, train)\..*give .*/set"
+        DataError,
+        match=r"Only one folder with photos, set, in .*(cat, dog|test, train)\..*give .*/set",
     ):
         read(tmp_path)
 

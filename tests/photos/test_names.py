@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from edgetl.photos.names import annotated, is_utf8, order_of_numbers, shown, split_of
+from edgetl.photos.names import (
+    annotated,
+    is_utf8,
+    order_of_numbers,
+    shown,
+    split_of,
+    twins,
+    unclear_splits,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +49,33 @@ def test_names_of_splits(split: str | None, names: str) -> None:
 )
 def test_pictures_beside_their_marks(is_so: bool, names: str) -> None:
     assert annotated(names.split()) is is_so
+
+
+@pytest.mark.parametrize(
+    ("unclear", "names"),
+    [
+        (["seg_train", "seg_test"], "seg_train seg_pred seg_test"),
+        (["1_train", "2_val", "3-TEST"], "1_train 2_val 3-TEST"),
+        (["trainset_a", "a_dev"], "trainset_a a_dev b"),
+        (["train", "test1"], "cat train test1"),
+        ([], "training_shoes test_tube dev_kit"),
+        ([], "train_1 train_2 train"),
+        ([], "contest pretest untrained latest"),
+        ([], "train_test test_train"),
+        ([], "valid invalid"),
+        ([], ""),
+    ],
+)
+def test_names_that_only_differ_in_a_split_are_unclear(unclear: list[str], names: str) -> None:
+    assert unclear_splits(names.split()) == unclear
+
+
+def test_names_that_people_take_for_one() -> None:
+    assert twins(["cat", "Cat ", "cat.", "dog", "a  b", "a b"]) == [
+        ["Cat ", "cat", "cat."],
+        ["a  b", "a b"],
+    ]
+    assert twins(["cat", "cats", "cat-1", "cat", "ca.t"]) == []
 
 
 def test_numbers_in_the_order_of_text_are_told() -> None:

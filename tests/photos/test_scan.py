@@ -82,6 +82,16 @@ def test_photos_by_content_alone_are_used_and_told(tmp_path: Path) -> None:
     )
 
 
+def test_classes_that_are_probably_one_are_told(tmp_path: Path) -> None:
+    fill(tmp_path, "Cat/1.jpg", "cat/1.jpg", "cat/2.jpg", "dog/1.jpg")
+    (warning,) = scan(tmp_path).warnings
+    assert "'Cat' (1) and 'cat' (2)" in warning
+    assert scan(tmp_path, known=("Cat", "cat", "dog")).warnings == ()
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\nCat/1.jpg,A\ncat/1.jpg,a\ncat/2.jpg,b\ndog/1.jpg,b\n")
+    assert "'A' (1) and 'a' (1)" in scan(tmp_path, str(table)).warnings[0]
+
+
 def test_only_one_split_if_it_is_there(tmp_path: Path) -> None:
     fill(tmp_path, "train/a/1.jpg", "train/a/x.npy", "test/a/2.jpg", "test/a/y.dcm")
     found = scan(tmp_path, need_train=False, only="test")

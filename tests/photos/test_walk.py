@@ -118,6 +118,15 @@ def test_runs_are_passed_over(tmp_path: Path) -> None:
     assert walk(tmp_path).photos == ["a/1.jpg", "b/1.jpg"]
 
 
+def test_folders_made_for_runs_are_passed_over(tmp_path: Path) -> None:
+    """`finetune . --out runs/new` in a folder of photos, before and after."""
+    fill(tmp_path, "a/1.jpg", "b/1.jpg", "b/run/run.json", "runs/old/run.json", "runs/old/x.jpg")
+    fill(tmp_path, "runs/notes/deep/y.bin", "out/deep/new/cache/photos.npy", "empty/z.txt")
+    for name in ("runs/old", "b/run"):
+        (tmp_path / name / "run.json").write_text('{"edgetl_run": 1}')
+    assert walk(tmp_path, tmp_path / "out/deep/new").folders == ["a", "b", "empty"]
+
+
 def test_images_of_a_folder_and_a_line_on_the_rest(tmp_path: Path) -> None:
     fill(
         tmp_path,
