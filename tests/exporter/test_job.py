@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from edgetl.bundle import open_bundle
 from edgetl.errors import EngineError
 from edgetl.exporter import job as module
-from edgetl.exporter.build import MASTER, Built, candidate_logits
+from edgetl.exporter.build import MASTER, Built, build, candidate_logits
 from edgetl.exporter.job import Job
 from edgetl.exporter.plan import plan
 from edgetl.machine import this_machine
@@ -164,6 +167,27 @@ def test_fp16_that_would_overflow_is_refused(
         assert reason is not None
         assert "x6" in reason
     assert len(calls) == 1
+
+
+def test_fp16_s_range_is_held_against_the_trained_network(make: Callable[..., Job]) -> None:
+    """Training moves weights: the network before it may fit FP16, and the trained one not."""
+    job = make("jetson")
+    model = onnx.load_model_from_string(job.material.master)
+    made = model.graph.output[0].name
+    model.graph.node[-1].output[0] = "before"
+    for number, (source, factor, out) in enumerate(
+        (("before", 1e6, "high"), ("high", 1e-6, made))  # the answers stay as they are
+    ):
+        name = f"factor_{number}"
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(factor), name))
+        model.graph.node.append(helper.make_node("Mul", [source, name], [out], f"scale_{number}"))
+    trained = job.material.with_trained(model.SerializeToString(), {})
+    recipe = msgspec.structs.replace(find_recipe("trt-int8-weak"), calibration=("minmax",))
+    for name, material in (("plain", job.material), ("trained", trained)):
+        named = msgspec.structs.replace(recipe, name=name)
+        job.attempt(named, partial(build, named, material), material)
+    assert job.candidates["plain"].rejected is None
+    assert "high" in str(job.candidates["trained"].rejected)
 
 
 # --- the bundle -------------------------------------------------------------------------------
