@@ -81,7 +81,7 @@ def images_in(folder: Path, tell: Callable[[str], None] = lambda _: None) -> lis
             f"No images in folder {folder}{held}.", fix="give a folder that holds images."
         )
     for file in kinds:
-        tell(skipped_line(file))
+        tell(skipped_line(msgspec.structs.replace(file, path=f"{folder}/{file.path}")))
     return [folder / path for path in found.photos]
 
 

@@ -124,7 +124,7 @@ def test_a_folder_is_searched_as_for_training(
     assert "HEIC" in rows[1]["error"].replace("3.HEIC", "")
     assert done.returncode == 1
     assert done.stderr == (
-        "edgetl: skipped 2 files, a/x.mp4 for one: .mp4 (video), no photo\n"
+        "edgetl: skipped 2 files, in/a/x.mp4 for one: .mp4 (video), no photo\n"
         "edgetl: error: 1 of 3 images have no prediction.\n"
     )
 

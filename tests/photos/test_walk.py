@@ -140,7 +140,7 @@ def test_images_of_a_folder_and_a_line_on_the_rest(tmp_path: Path) -> None:
     )
     lines: list[str] = []
     assert images_in(tmp_path / "x", lines.append) == [tmp_path / "x/1.jpg"]
-    assert lines == ["skipped 2 files, a.dcm for one: .dcm (DICOM), no photo"]
+    assert lines == [f"skipped 2 files, {tmp_path}/x/a.dcm for one: .dcm (DICOM), no photo"]
     with pytest.raises(DataError, match=r"No images in folder .*none: 1 file is \.dcm \(DICOM\)"):
         images_in(tmp_path / "none")
     with pytest.raises(DataError, match=r"No images in folder .*/e\."):

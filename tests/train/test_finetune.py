@@ -236,9 +236,9 @@ def test_runs_in_the_data_folder_are_no_classes(
     (root / "disc").rename(root / "aux. ")
     (root / "square/00.png").rename(root / os.fsdecode(b"square/\xff.png"))
     first = finetune(root, root / "run", epochs=1)
-    again = finetune(root, root / "run2", epochs=1)
+    again = finetune(root, root / "runs/2", epochs=1)
     assert first.labels == again.labels == ("aux. ", "square")
-    assert first.data == again.data == read_run(root / "run2").data
+    assert first.data == again.data == read_run(root / "runs/2").data
     assert edgetl.evaluate(root / "run", root).n == 16
     (root / "train").mkdir()
     for name in first.labels:
