@@ -48,7 +48,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     trained = edgetl(
         "finetune", home / "photos", "--out", run, "--strategy", "probe", "--weights", WEIGHTS
     )
-    exported = edgetl("export", run, "--target", "cpu", "--out", bundle, "--search", "never")
+    plain = ("--search", "never", "--qat", "never")
+    exported = edgetl("export", run, "--target", "cpu", "--out", bundle, *plain)
     return {"home": home, "run": run, "bundle": bundle, "trained": trained, "exported": exported}
 
 
