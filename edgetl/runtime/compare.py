@@ -153,7 +153,8 @@ def _chosen(
         names = [c.recipe for c in bundles[0].manifest.candidates if c.rejected is None]
         raise UsageError(
             f"Only {', '.join(recipe for _, recipe in chosen) or 'nothing'} would be compared.",
-            fix=f"give two bundles, or name two engines or two candidates of: {', '.join(names)}.",
+            fix="give two bundles, or name two by --engines or by --candidates; these are here: "
+            f"{', '.join(names)}.",
         )
     return list(chosen.values())
 
