@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from edgetl.errors import missing_extra
-from edgetl.files import user_path
+from edgetl.errors import UsageError, missing_extra
+from edgetl.files import read_jsonl, user_path
 from edgetl.metrics import Logits
 from edgetl.preprocess import Pixels
 from edgetl.runtime.choose import AUTO
 from edgetl.runtime.evaluation import evaluate_photos
 from edgetl.runtime.model import load
-from edgetl.spec import Evaluation, SkippedFile
+from edgetl.spec import Evaluation, Photo, SkippedFile
 
 
 def evaluate(
@@ -30,9 +32,15 @@ def evaluate(
 ) -> Evaluation:
     """Score a run folder or a bundle on the test split of `data`, or on all its photos.
 
-    Unreadable files are added to `skipped`. Raises DataError, RunError, BundleError, EngineError.
+    Unreadable files are added to `skipped`; that a run was trained on some of the photos is logged.
+    Raises UsageError, DataError, RunError, BundleError, EngineError.
     """
     if user_path(model).is_dir():
+        if not engine == precision == candidate == AUTO:
+            raise UsageError(
+                f"{model} is a run, which PyTorch runs: it has no engines and candidates.",
+                fix="leave --engine, --precision and --candidate away, or give a bundle.",
+            )
         scores, left_out = _evaluate_run(user_path(model), data, advance)
     else:
         with load(model, engine=engine, precision=precision, candidate=candidate) as opened:
@@ -54,15 +62,19 @@ def _evaluate_run(
 ) -> tuple[Evaluation, list[SkippedFile]]:
     try:
         from edgetl.exporter.reference import load_classifier, reference_logits
-        from edgetl.train.run import finished_run
+        from edgetl.train.run import PHOTOS, finished_run
     except ModuleNotFoundError as error:
         raise missing_extra("train", "Evaluating a run") from error
     record = finished_run(run)
     network = load_classifier(run, record)
+    photos: list[Photo] = []
+    with contextlib.suppress(OSError, msgspec.MsgspecError):  # only to warn; export insists on it
+        photos = read_jsonl(run / PHOTOS, Photo)
     return evaluate_photos(
         data,
         record.labels,
         record.preprocess,
         lambda images: reference_logits(network, record, images),
         advance=advance,
+        trained_on={p.sha256 for p in photos if p.split != "test"},
     )

@@ -111,7 +111,7 @@ def read(source: Source, spec: Preprocess, *, crop: float = CROP) -> Read:
     except Exception as error:  # Pillow's plug-ins raise almost anything on damaged files
         raise ImageError(
             f"Cannot read image {name}: {_reason(error)}.",
-            fix=f"replace it with a whole {READABLE} file.",
+            fix=_fix(error),
         ) from error
 
 
@@ -134,10 +134,18 @@ def _name(source: Source) -> str:
     return name if name and isinstance(name, str) else f"<{type(source).__name__}>"
 
 
+def _fix(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:  # the file itself, not what it holds
+        return "check the path and its permissions."
+    return f"replace it with a whole {READABLE} file."
+
+
 def _reason(error: Exception) -> str:
     for kind, reason in REASONS.items():
         if isinstance(error, kind):
             return reason
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
     text = str(error).split("\n")[0].rstrip(". ")
     if "truncated" in text.lower():
         return "image file is truncated: the file is cut off"

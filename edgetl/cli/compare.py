@@ -9,6 +9,7 @@ import typer
 
 from edgetl.cli.common import Debug, Json, emit, number, say, show, table, verb
 from edgetl.errors import UsageError, missing_extra
+from edgetl.files import check_room
 from edgetl.progress import progress_bar
 from edgetl.runtime.compare import compare as run
 from edgetl.runtime.compare import find_images
@@ -80,6 +81,7 @@ def _check_html(path: Path) -> None:
     """Refuse before anything runs what would fail at the end."""
     if path.is_dir():
         raise UsageError(f"--html {path} is a folder.", fix="name a file, such as compare.html.")
+    check_room(path.parent, fix="let --html name a file where you may write.")
     try:
         import edgetl.report.compare  # noqa: F401
     except ModuleNotFoundError as error:

@@ -167,7 +167,7 @@ def _check(
     if search == "always" and not integers:
         raise UsageError(
             "--search always places INT8, but no INT8 recipe is tried.",
-            fix="leave --search or --precision away.",
+            fix="leave --search or --precision away, or choose a target with INT8 recipes.",
         )
     if search == "always" and not planned.measured:
         raise UsageError(

@@ -73,10 +73,8 @@ def compare(
         files = find_images(images, log.warning)
         seen, unread = _run(entries, files, advance)
         if not seen:
-            raise DataError(
-                f"None of the {len(files)} images can be read: {unread[0].error}",
-                fix="give images that can be read.",
-            )
+            first, _, fix = unread[0].error.partition(" Fix: ")
+            raise DataError(f"None of the {len(files)} images can be read: {first}", fix=fix)
         return _summary(entries, seen, unread, top)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -47,20 +47,27 @@ def evaluate_photos(
     run: Callable[[Pixels], Logits],
     *,
     advance: Callable[[int], None] = lambda _: None,
+    trained_on: Collection[str] = (),
 ) -> tuple[Evaluation, list[SkippedFile]]:
-    """Score `run`, which gives logits `(N, classes)` of images `(N, size, size, 3)`."""
+    """Score `run`, which gives logits `(N, classes)` of images `(N, size, size, 3)`.
+
+    `trained_on` are the SHA-256 of photos that training or its choices saw; how many of them are
+    scored is logged.
+    """
     root, scanned = labelled_photos(data, labels)
     found = scanned.photos
     column = {nfc(label): i for i, label in enumerate(labels)}
     logits: list[Logits] = []
     truth: list[int] = []
     skipped: list[SkippedFile] = []
+    known = 0
     waiting: list[Pixels] = []
     for item, seen in zip(found, look_all([root / f.path for f in found], spec), strict=True):
         advance(1)
         if seen.pixels is None:
             skipped.append(SkippedFile(path=item.path, reason=seen.error))
             continue
+        known += seen.sha256 in trained_on
         truth.append(column[item.label])
         waiting.append(seen.pixels)
         if len(waiting) == BLOCK:
@@ -69,6 +76,13 @@ def evaluate_photos(
     if waiting:
         logits.append(run(np.stack(waiting)))
     check_bad(skipped, len(found), root)
+    if known:
+        log.warning(
+            "%d of the %d photos are among those that the model was trained and chosen on: these "
+            "scores say little about new photos",
+            known,
+            len(truth),
+        )
     return evaluate_logits(np.concatenate(logits), np.array(truth, np.int64), labels), [
         *skipped,
         *scanned.skipped,

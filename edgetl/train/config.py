@@ -46,8 +46,7 @@ def resolve(
         raise UsageError(f"--size {size} is not possible.", fix="choose 32…1024, a multiple of 8.")
     if depth not in DEPTHS:
         raise UsageError(f"--depth {depth} is not possible.", fix="choose 8…16 bits.")
-    if epochs is not None and epochs < 1:
-        raise UsageError(f"--epochs {epochs} is not possible.", fix="choose 1 or more.")
+    _check_epochs(epochs, strategy)
     if weights is None:
         weights = "none" if strategy == "scratch" else "imagenet"
     if strategy == "scratch" and weights != "none":
@@ -84,3 +83,13 @@ def resolve(
 
 def _absolute(path: str) -> str:
     return str(user_path(path).resolve())
+
+
+def _check_epochs(epochs: int | None, strategy: str) -> None:
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"--epochs {epochs} is not possible.", fix="choose 1 or more.")
+    if epochs is not None and strategy == "probe":
+        raise UsageError(
+            "--strategy probe trains no epochs: it fits a head on fixed features.",
+            fix="leave --epochs away, or choose --strategy finetune.",
+        )

@@ -111,3 +111,22 @@ main()
     assert done.returncode == 1
     assert "needs packages that are not installed. Fix: pip install 'edgetl[train]'" in done.stderr
     assert not (tmp_path / "a.html").exists()
+
+
+def test_a_page_that_cannot_be_written_fails_before_anything_runs(
+    cli: Cli, tiny_bundle: Path, shapes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    two = ("--candidates", "ort-fp32,ov-fp32")
+    done = cli("compare", tiny_bundle, *two, "--images", shapes, "--html", "file/page.html")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Cannot write into " in done.stderr
+    assert "--html" in done.stderr
+
+
+def test_what_cannot_be_read_says_one_fix(cli: Cli, tiny_bundle: Path) -> None:
+    two = ("--candidates", "ort-fp32,ov-fp32")
+    done = cli("compare", tiny_bundle, *two, "--images", "nowhere", "--json")
+    error = json.loads(done.stdout)["error"]
+    assert error["message"].endswith("Cannot read image nowhere: no such file.")
+    assert error["fix"] == "check the path and its permissions."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import edgetl
-from edgetl.errors import BundleError, DataError, EngineError
+from edgetl.errors import BundleError, DataError, EngineError, UsageError
 from edgetl.preprocess import pixels
 from edgetl.runtime.evaluation import evaluate_photos
 from edgetl.spec import Preprocess, SkippedFile
@@ -136,3 +137,21 @@ def test_more_photos_than_a_block(tiny_bundle: Path, shapes: Path) -> None:
     truth = [i for i in range(3) for _ in range(24)]
     right = np.argmax(rows, axis=1) == truth
     assert scores["fp32"].accuracy == pytest.approx(right.mean())
+
+
+def test_photos_that_a_run_was_trained_on_are_counted(
+    trained: Path, shapes: Path, drawn: Draw, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edgetl.evaluate(trained, shapes)
+    rows = [json.loads(line) for line in (trained / "data.jsonl").read_text().splitlines()]
+    seen = sum(row["split"] != "test" for row in rows)
+    assert f"{seen} of the 72 photos are among those that the model was trained" in caplog.text
+    caplog.clear()
+    edgetl.evaluate(trained, drawn(tmp_path / "new", THREE, seed=900))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("option", ["engine", "precision", "candidate"])
+def test_a_run_has_no_engines(trained: Path, shapes: Path, option: str) -> None:
+    with pytest.raises(UsageError, match="is a run, which PyTorch runs"):
+        edgetl.evaluate(trained, shapes, **{option: "int8"})  # type: ignore[arg-type]

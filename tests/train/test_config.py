@@ -65,6 +65,7 @@ def test_no_weights_means_from_scratch_and_the_reverse() -> None:
         ({"size": 100}, "--size 100 is not possible"),
         ({"epochs": 0}, "--epochs 0 is not possible"),
         ({"epochs": -3}, "--epochs -3 is not possible"),
+        ({"epochs": 3, "strategy": "probe"}, "--strategy probe trains no epochs"),
         ({"seed": -1}, "--seed -1 is not possible"),
         ({"seed": 2**32}, "--seed 4294967296 is not possible"),
         ({"strategy": "best"}, "--strategy best is not possible"),
