@@ -24,23 +24,28 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_long_step_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    start = time.monotonic()
     with progress_bar("reading photos", 80, show=True) as advance:
         advance(20)
         time.sleep(2.5 * PERIOD_S)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
-    assert re.fullmatch(
-        r"edgetl: reading photos: 20 of 80 photos, [\d.]+ photos/s, about \d+ s left", lines[0]
-    )
+    assert 1 <= len(lines) <= (time.monotonic() - start) / PERIOD_S
+    for line in lines:
+        assert re.fullmatch(
+            r"edgetl: reading photos: 20 of 80 photos, [\d.]+ photos/s, about \d+ s left", line
+        )
 
 
 def test_many_short_steps_share_one_clock(capsys: pytest.CaptureFixture[str]) -> None:
-    for epoch in range(5):
+    start, epoch = time.monotonic(), 0
+    while not (said := capsys.readouterr().err) and epoch < 100:
         with progress_bar(f"epoch {epoch}", 10, show=True) as advance:
             advance(1)
             time.sleep(0.3 * PERIOD_S)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("edgetl: epoch 3: 1 of 10")
+        epoch += 1
+    lines = said.splitlines()
+    assert 1 <= len(lines) <= (time.monotonic() - start) / PERIOD_S
+    assert lines[-1].startswith(f"edgetl: epoch {epoch - 1}: 1 of 10")
 
 
 def test_a_status_without_figures(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +53,7 @@ def test_a_status_without_figures(capsys: pytest.CaptureFixture[str]) -> None:
         say("measuring one")
         say("measuring two")
         time.sleep(1.5 * PERIOD_S)
-    assert capsys.readouterr().err == "edgetl: measuring two\n"
+    assert capsys.readouterr().err.splitlines()[-1] == "edgetl: measuring two"
 
 
 def test_quick_steps_and_unasked_ones_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
