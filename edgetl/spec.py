@@ -366,6 +366,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     preprocess: Preprocess
     normalize: Normalize
+    single_image: bool = False  # the files take one image a run, so that several run in turn
     targets: tuple[str, ...]
     order: tuple[str, ...]  # recipes, best first, where nothing was measured
     orders: dict[str, tuple[str, ...]] = {}  # the same by processor architecture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import NamedTuple
 
@@ -52,6 +53,7 @@ class Adopted(NamedTuple):
     master: bytes  # as `check_onnx` accepts it
     size: int
     classes: int
+    single: bool  # takes one image a run, as its graph holds that number
     input_name: str  # as the given file calls it
     output_name: str
     largest_difference: float  # of any logit from the given file's
@@ -62,14 +64,25 @@ def adopt(given: Given, *, normalize: Normalize, images: Pixels | None = None) -
     """Rewrite a given classifier as the master ONNX.
 
     `normalize` is what the given file wants in front of it; for a file that reads uint8, AS_IT_IS.
-    The result is compared with the given file on noise and on `images` uint8
+    A file for one image a run is freed to take any number, or stays for one where its graph does
+    not allow that. The result is compared with the given file on noise and on `images` uint8
     `(N, size, size, 3)`. Raises UsageError for an impossible `normalize`, TraceError naming the
     operator that targets cannot read, or when the result differs.
     """
     _check_normalize(given, normalize)
+    if given.batch != 1:
+        return _rewritten(given, normalize, images)
+    with contextlib.suppress(TraceError):
+        return _rewritten(given, normalize, images)
+    return _rewritten(given, normalize, images, single=True)
+
+
+def _rewritten(
+    given: Given, normalize: Normalize, images: Pixels | None, *, single: bool = False
+) -> Adopted:
     model = copy.deepcopy(given.model)
     notes = list(given.notes)
-    _fix_interface(model, given)
+    _fix_interface(model, given, 1 if single else "N")
     if widen(model.graph):
         notes.append("float16 becomes float32; recipes narrow it again where a target gains")
     simplify(model)
@@ -78,21 +91,25 @@ def adopt(given: Given, *, normalize: Normalize, images: Pixels | None = None) -
     model = _at_opset(model, given)
     fold_constants(model)
     drop_idle(model)
-    free_batch(model, _sides(given), given.batch)
+    if single:
+        notes.append("takes one image a run, as its graph holds that number")
+    else:
+        free_batch(model, _sides(given), given.batch)
     lower(model, _accept)
     drop_unused(model.graph)
     folded = fold_batch_norm(model.graph)
     if folded:
         notes.append(f"batch normalisations folded into their convolutions: {folded}")
     _join(model.graph, given, normalize)
-    master = finish(model.graph, given.size, given.classes)
+    master = finish(model.graph, given.size, given.classes, single=single)
     return Adopted(
         master=master,
         size=given.size,
         classes=given.classes,
+        single=single,
         input_name=given.input,
         output_name=given.output,
-        largest_difference=_compare(master, given, normalize, images),
+        largest_difference=_compare(master, given, normalize, images, single=single),
         notes=tuple(notes),
     )
 
@@ -111,11 +128,11 @@ def _check_normalize(given: Given, normalize: Normalize) -> None:
         )
 
 
-def _fix_interface(model: onnx.ModelProto, given: Given) -> None:
+def _fix_interface(model: onnx.ModelProto, given: Given, count: int | str) -> None:
     """State one float input of known shape, and leave all inferred shapes to be inferred again."""
     graph = model.graph
     kind = FLOAT16 if given.dtype == FLOAT16 else FLOAT
-    images = helper.make_tensor_value_info(given.input, kind, ["N", *_sides(given)])
+    images = helper.make_tensor_value_info(given.input, kind, [count, *_sides(given)])
     output = graph.output[0]
     del graph.input[:], graph.value_info[:]
     graph.input.append(images)
@@ -219,7 +236,9 @@ def _join(graph: onnx.GraphProto, given: Given, normalize: Normalize) -> None:
     prepend(graph, normalize)
 
 
-def _compare(master: bytes, given: Given, normalize: Normalize, images: Pixels | None) -> float:
+def _compare(
+    master: bytes, given: Given, normalize: Normalize, images: Pixels | None, *, single: bool
+) -> float:
     """The largest difference of a logit; TraceError when it is more than rounding.
 
     Noise looks all alike to a network, so that mixed-up images would not show; drawings do not.
@@ -238,7 +257,7 @@ def _compare(master: bytes, given: Given, normalize: Normalize, images: Pixels |
             "first.",
             fix="give the --mean, --std and --range that the model was trained with.",
         )
-    made = _logits(master, tried, given.name)
+    made = _logits(master, tried, given.name, single=single)
     largest = float(np.abs(made - wanted).max())
     rounding = 1e-6 * float(np.abs(wanted).max())
     allowed = _TOLERANCE[given.dtype] * float(np.ptp(wanted)) + rounding
@@ -251,8 +270,8 @@ def _compare(master: bytes, given: Given, normalize: Normalize, images: Pixels |
     return largest
 
 
-def _logits(master: bytes, images: Pixels, name: str) -> Logits:
-    """The master's logits, of one image and then of all others at once."""
+def _logits(master: bytes, images: Pixels, name: str, *, single: bool) -> Logits:
+    """The master's logits, of one image and then of all others at once, or one by one."""
     import onnxruntime
 
     config = onnxruntime.SessionOptions()
@@ -260,11 +279,12 @@ def _logits(master: bytes, images: Pixels, name: str) -> Logits:
     config.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(master, config, providers=["CPUExecutionProvider"])
-        parts = [session.run([OUTPUT], {INPUT: part})[0] for part in (images[:1], images[1:])]
+        blocks = np.split(images, np.arange(1, len(images) if single else 2))
+        parts = [session.run([OUTPUT], {INPUT: block})[0] for block in blocks]
     except Exception as error:
         raise _mixed(name, f"fails: {first_line(error)}") from error
-    if [len(part) for part in parts] != [1, len(images) - 1]:
-        raise _mixed(name, f"returns {len(parts[1])} of {len(images) - 1} rows.")
+    if any(len(part) != len(block) for part, block in zip(parts, blocks, strict=True)):
+        raise _mixed(name, f"returns {sum(map(len, parts))} rows for {len(images)} images.")
     result: Logits = np.concatenate(parts)
     return result
 

@@ -25,7 +25,8 @@ def check_onnx(model: bytes, *, max_opset: int = 17, max_ir: int = 10) -> None:
     """Refuse an ONNX file that a target could not read.
 
     Checks onnx.checker (full), opset, IR version, domains and functions, external data, the input
-    `images` uint8 `(N, size, size, 3)` and the output `logits` float32 `(N, classes)`, N symbolic.
+    `images` uint8 `(N, size, size, 3)` and the output `logits` float32 `(N, classes)`; N is
+    symbolic, or 1 in both for a network that takes one image a run.
     Raises TraceError naming what and where.
     """
     proto = parse_onnx(model)
@@ -36,6 +37,11 @@ def check_onnx(model: bytes, *, max_opset: int = 17, max_ir: int = 10) -> None:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise TraceError(f"The ONNX checker refuses the model: {error}", fix=_AGAIN) from error
+
+
+def takes_one(model: onnx.ModelProto) -> bool:
+    """Whether a master, or a file made of one, takes one image a run: its N is 1."""
+    return bool(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1)
 
 
 def check_images(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> None:
@@ -163,17 +169,19 @@ def _check_interface(proto: onnx.ModelProto) -> None:
     stored = {i.name for i in proto.graph.initializer}
     inputs = [i for i in proto.graph.input if i.name not in stored]
     found = _describe(inputs)
-    if not re.fullmatch(rf"{INPUT} {UINT8} \[[A-Za-z_]\w*, ([1-9]\d*), \1, 3\]", found):
+    pattern = rf"{INPUT} {UINT8} \[([A-Za-z_]\w*|1), ([1-9]\d*), \2, 3\]"
+    if (images := re.fullmatch(pattern, found)) is None:
         raise TraceError(
             f"The model's input is {_readable(inputs)}, not {INPUT} uint8 [N, size, size, 3].",
             fix=_AGAIN,
         )
     found = _describe(proto.graph.output)
-    if not re.fullmatch(rf"{OUTPUT} {FLOAT} \[[A-Za-z_]\w*, [1-9]\d*\]", found):
+    count, many = ("1", "1") if images[1] == "1" else (r"[A-Za-z_]\w*", "N")
+    if not re.fullmatch(rf"{OUTPUT} {FLOAT} \[{count}, [1-9]\d*\]", _describe(proto.graph.output)):
         raise TraceError(
             f"The model's output is {_readable(proto.graph.output)}, "
-            f"not {OUTPUT} float32 [N, classes].",
-            fix="give the network one output of logits, shape (N, classes).",
+            f"not {OUTPUT} float32 [{many}, classes].",
+            fix=f"give the network one output of logits, shape ({many}, classes).",
         )
 
 

@@ -9,6 +9,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,16 +26,18 @@ IR_VERSION = 8  # the IR of opset 17; TensorRT 8.5 and onnxruntime 1.23 read it
 Array = npt.NDArray[np.generic]
 
 
-def finish(graph: onnx.GraphProto, size: int, classes: int) -> bytes:
+def finish(graph: onnx.GraphProto, size: int, classes: int, *, single: bool = False) -> bytes:
     """Serialise the master ONNX: `images` uint8 `(N, size, size, 3)` to `logits` `(N, classes)`.
 
-    The same graph gives the same bytes. Raises TraceError as `check_onnx` does.
+    With `single`, N is 1. The same graph gives the same bytes. Raises TraceError as `check_onnx`
+    does.
     """
+    count: Any = 1 if single else "N"
     clean = helper.make_graph(
         graph.node,
         "edgetl",
-        [helper.make_tensor_value_info(INPUT, UINT8, ["N", size, size, 3])],
-        [helper.make_tensor_value_info(OUTPUT, FLOAT, ["N", classes])],
+        [helper.make_tensor_value_info(INPUT, UINT8, [count, size, size, 3])],
+        [helper.make_tensor_value_info(OUTPUT, FLOAT, [count, classes])],
         initializer=graph.initializer,
     )
     finished = helper.make_model(

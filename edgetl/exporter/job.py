@@ -13,6 +13,7 @@ import numpy as np
 from edgetl.bundle import MEASUREMENTS, write_bundle
 from edgetl.errors import EdgetlError, EngineError, TraceError
 from edgetl.exporter.build import Built, build, candidate_logits, why
+from edgetl.exporter.check import parse_onnx, takes_one
 from edgetl.exporter.gate import judge
 from edgetl.exporter.golden import golden_inputs, golden_members
 from edgetl.exporter.material import Material
@@ -230,6 +231,7 @@ class Job:
             labels=self.source.labels,
             preprocess=self.source.preprocess,
             normalize=self.source.normalize,
+            single_image=takes_one(parse_onnx(self.material.master)),
             targets=tuple(device.name for device in self.plan.devices),
             order=self.order(),
             orders=self.orders(),

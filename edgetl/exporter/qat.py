@@ -22,7 +22,8 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from edgetl.exporter.check import parse_onnx
+from edgetl.errors import TraceError
+from edgetl.exporter.check import parse_onnx, takes_one
 from edgetl.exporter.material import Material
 from edgetl.exporter.qat_graph import Graph
 from edgetl.exporter.ranges import Ranges, Rounding
@@ -54,6 +55,8 @@ def train_integers(
 
     `rounding` is that of activations. Raises TraceError for an operator that is not known here.
     """
+    if takes_one(parse_onnx(material.master)):
+        raise TraceError("The network takes one image a run; training needs several at once.")
     keep_to_cores()
     photos = material.photos(PHOTOS)
     teacher = Graph(material.master)

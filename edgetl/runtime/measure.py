@@ -17,7 +17,7 @@ from edgetl.machine import available_cores, power_mode, this_machine
 from edgetl.runtime.choose import AUTO, matching
 from edgetl.runtime.local import Timing, instability, local_timings, merged, remember, timing
 from edgetl.runtime.process import WARMUP
-from edgetl.runtime.session import check_threads
+from edgetl.runtime.session import check_batch, check_threads
 from edgetl.runtime.trust import judged
 from edgetl.runtime.turns import Run, Turns
 from edgetl.spec import Candidate, Measurement, Record
@@ -64,6 +64,7 @@ def bench(
         raise UsageError(f"--duration {duration} is not possible.", fix="give 0.05…3600 seconds.")
     check_threads(threads)
     with open_bundle(bundle) as opened:
+        check_batch(opened, batch)
         found = matching(opened, engine, precision)
         turns = Turns(opened, threads=threads, batch=batch, duration=duration, progress=progress)
         runs = turns.take(found)

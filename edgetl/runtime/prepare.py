@@ -15,6 +15,7 @@ from edgetl.bundle import Bundle, open_bundle
 from edgetl.engines import Options, find_engine, ready_engine
 from edgetl.errors import EngineError, EngineMissingError, StorageError, UsageError, shell
 from edgetl.runtime.choose import AUTO, matching
+from edgetl.runtime.session import check_batch
 from edgetl.spec import Candidate, Record
 
 LOG = logging.getLogger("edgetl")
@@ -67,6 +68,7 @@ def prepare(
     if not 1 <= batch <= MOST_IMAGES:
         raise UsageError(f"--batch {batch} is not possible.", fix=f"give 1…{MOST_IMAGES}.")
     with open_bundle(bundle) as opened:
+        check_batch(opened, batch)
         found = matching(opened, engine, precision)
         wanted = [c for c in found if builds(c)]
         ready = tuple(c.recipe for c in found if not builds(c))

@@ -70,6 +70,10 @@ def _input_name(m: onnx.ModelProto) -> None:
 
 
 def _fixed_batch(m: onnx.ModelProto) -> None:
+    m.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+
+
+def _one_in_many_out(m: onnx.ModelProto) -> None:
     m.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
 
 
@@ -104,7 +108,8 @@ def _dangling(m: onnx.ModelProto) -> None:
         (_external, "Tensor 'weight' lies outside the file"),
         (_float_input, r"input is images float \[N, 8, 8, 3\], not images uint8"),
         (_input_name, "input is pixels uint8"),
-        (_fixed_batch, r"input is images uint8 \[1, 8, 8, 3\]"),
+        (_fixed_batch, r"input is images uint8 \[4, 8, 8, 3\]"),
+        (_one_in_many_out, r"output is logits float \[N, 5\], not logits float32 \[1, classes\]"),
         (_not_square, r"\[N, 9, 8, 3\]"),
         (_second_input, "mask uint8"),
         (_output_name, "output is scores float"),
