@@ -27,7 +27,12 @@ name: EngineName = "onnxruntime"
 PROVIDER = "CPUExecutionProvider"
 # Its entries can name files to write and to read weights from, and no recipe needs any.
 SETTABLE: dict[str, Setting] = {}
-OWN = {"session.load_model_format": "ONNX"}  # never guessed: its other format is not checked here
+OWN = {
+    "session.load_model_format": "ONNX",  # never guessed: its other format is not checked here
+    # Since 1.21 it gives float weights between DQ and Q 8 bits, one scale for all channels: what a
+    # recipe or the search keeps in floating point would not be (KL 1.0 for depthwise layers).
+    "optimization.disable_specified_optimizers": "WeightBiasQuantization",
+}
 # Q and DQ are executed as they stand. Without this entry, float16 pairs are computed in integers
 # and overflow (1.31: a MobileNetV2 agrees on no photo), and a Concat between them is refused.
 UNFUSED = {"session.disable_quant_qdq": "1"}

@@ -81,6 +81,14 @@ class Graph(nn.Module):
         found: Tensor = getattr(self, self.trained[name])
         return found
 
+    def learned(self) -> dict[str, Tensor]:
+        """Weights, rounded as they run once activations have ranges, and biases, by tensor."""
+        found = {name: self.weight(name) for name in self.trained}
+        for node in self.nodes:
+            if node.op_type in _WEIGHTED and node.input[1] in found:
+                found[node.input[1]] = self._weight(node, self.weight(node.input[1]))
+        return found
+
     def forget(self) -> None:
         """Drop the ranges, so that the next images are observed afresh, with rounded weights."""
         self.ranges.clear()
@@ -234,7 +242,7 @@ def _gemm(inputs: list[Any], attributes: Attributes) -> Tensor:
 def _clip(inputs: list[Any], _: Attributes) -> Tensor:
     low, high = (*inputs[1:], None, None)[:2]
     ends = -math.inf if low is None else float(low), math.inf if high is None else float(high)
-    result: Tensor = torch.clamp(inputs[0], *ends)
+    result: Tensor = functional.hardtanh(inputs[0], *ends)  # as clamp, whose gradient is slow
     return result
 
 

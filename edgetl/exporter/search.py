@@ -38,7 +38,7 @@ TURNS, RUNS = 12, 5
 QUANTILE = 0.25  # of the samples; on a busy machine it moves less than the median
 CONFIRMED = 2  # best placements of a round that are timed again, longer, before one is taken
 FINALISTS = 3
-METHOD = "quartiles of 12 x 5, confirmed, 3"  # change it with how a trial is built or timed
+METHOD = "quartiles of 12 x 5, confirmed, 4"  # change it with how a trial is built or timed
 NEVER = 1e9  # ratio and divergence of a placement that cannot be built
 
 Say = Callable[[str], None]

@@ -8,15 +8,19 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from edgetl.engines import Options
+from edgetl.engines import onnxruntime as engine
 from edgetl.errors import EngineError, StorageError, UsageError
 from edgetl.exporter.check import INPUT, NORMALIZED, check_onnx
 from edgetl.exporter.ort_int8 import ort_int8
 from edgetl.exporter.ranges import activation_ranges, float_tensors
 from edgetl.recipes import find_recipe
 from edgetl.spec import Calibrator, Recipe
+from tests.exporter import small
 
 Pictures = Callable[..., np.ndarray]
 Run = Callable[[bytes, np.ndarray], np.ndarray]
@@ -228,3 +232,20 @@ def test_a_full_disk_is_no_fault_of_the_recipe(blocks_master: bytes, pictures: P
             ort_int8(blocks_master, ranges["minmax"], ORT)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_what_stays_in_float_runs_in_float() -> None:
+    """ONNX Runtime gives such weights 8 bits and one scale for all channels, if it is let."""
+    images = small.pictures(16, 500)
+    master = small.master()
+    model = onnx.load_model_from_string(master)
+    kept = frozenset(n.name for n in model.graph.node if n.op_type == "Conv")
+    data = quantize(master, small.pictures(64), ORT, keep_float=kept)
+    quiet = onnxruntime.SessionOptions()
+    quiet.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    plain = onnxruntime.InferenceSession(data, quiet, providers=["CPUExecutionProvider"])
+    wanted = plain.run(None, {INPUT: images})[0]
+    session = engine.open((data,), Options(precision="int8"))
+    assert session.run(images) == pytest.approx(wanted, abs=0.02 * float(np.ptp(wanted)))
+    let = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    assert np.abs(let.run(None, {INPUT: images})[0] - wanted).max() > 0.1 * np.ptp(wanted)
