@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,9 @@ from edgetl.preprocess import Pixels
 from edgetl.train.infer import keep_to_cores
 
 BATCH = 32
-RATE = 2e-5  # AdamW; falls to 0 as a cosine
+RATE = 0.02  # of Adam, in rounding steps of a weight's channel; falls to 0 as a cosine
+BIAS_RATE = 1e-3  # the same in deviations of the layer's outputs
+TEMPERATURE = 3.0  # of the answers that are compared: a network is sure of its own photos
 MIXED = 0.5  # share of the batches whose photos are cut together from two
 PASSES = 1.5  # over the photos
 LEAST_STEPS, MOST_STEPS = 60, 160
@@ -88,14 +90,14 @@ def _fit(
     student: Graph, teacher: Graph, photos: Pixels, steps: int, progress: Callable[[str], None]
 ) -> None:
     """Bring the student's answers and last features to the teacher's."""
-    weights = [p for p in student.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.Adam(_groups(student), fused=True)
+    falling = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
     order = np.random.default_rng(0)
     bf16 = this_machine().bf16
     start, queue = time.monotonic(), np.empty(0, np.int64)
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
         if len(queue) < min(BATCH, len(photos)):
             queue = order.permutation(len(photos))
         chosen, queue = np.sort(queue[:BATCH]), queue[BATCH:]
@@ -104,13 +106,30 @@ def _fit(
             with torch.no_grad():
                 wanted, goal = teacher.answer(images)
             found, features = student.answer(images)
-        loss = _kl(wanted, found) + _distance(goal, features)
+        softer = _kl(wanted / TEMPERATURE, found / TEMPERATURE)
+        loss = TEMPERATURE**2 * softer + _distance(goal, features)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        falling.step()
         if step % 10 == 9 or step == steps - 1:
             took = time.monotonic() - start
             progress(f"QAT: step {step + 1} of {steps}, {took:.0f} s")
+
+
+def _groups(student: Graph) -> list[dict[str, Any]]:
+    """Weights, and every bias with a rate of its own: Adam's steps are as long as the rate says.
+
+    One rate for all would be too short for the biases, which undo what rounding shifts.
+    """
+    weights, biases = list[nn.Parameter](), list[dict[str, Any]]()
+    for tensor, name in student.trained.items():
+        parameter = student.get_parameter(name)
+        if tensor in student.spreads:
+            biases.append({"params": [parameter], "lr": BIAS_RATE * student.spreads[tensor]})
+        else:
+            weights.append(parameter)
+    return [{"params": weights, "lr": RATE}, *biases]
 
 
 def _varied(block: Pixels, order: np.random.Generator) -> Pixels:

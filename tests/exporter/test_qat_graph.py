@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgetl.errors import TraceError
 from edgetl.exporter.check import NORMALIZED, OUTPUT
 from edgetl.exporter.graph import finish, prepend
-from edgetl.exporter.qat_graph import _OPERATORS, Graph
+from edgetl.exporter.qat_graph import Graph
+from edgetl.exporter.qat_operators import OPERATORS
 from edgetl.exporter.ranges import Rounding
 from edgetl.spec import Normalize
 from edgetl.train.backbones import all_backbones
@@ -145,14 +146,14 @@ def test_operators(steps: tuple[Step, ...]) -> None:
 
 def test_every_operator_is_tried() -> None:
     tried = {kind for steps in STEPS for kind, _, _ in steps} | {"Transpose", "Cast"}
-    assert tried == set(_OPERATORS)
+    assert tried == set(OPERATORS)
 
 
 def test_flatten_behind_another_axis() -> None:
     """ONNX makes two axes of any number."""
     graph = Graph(of(("Reshape", ["x", "rows"], {})))
     node = next(i for i, n in enumerate(graph.nodes) if n.op_type == "Flatten")
-    flatten = _OPERATORS["Flatten"]
+    flatten = OPERATORS["Flatten"]
     tensor = torch.zeros(2, 3, 4, 5)
     for axis, shape in ((0, (1, 120)), (1, (2, 60)), (2, (6, 20)), (3, (24, 5))):
         graph.attributes[node]["axis"] = axis
@@ -285,7 +286,7 @@ def test_gradients_reach_every_weight_through_the_rounding() -> None:
     graph = observed("asymmetric")
     graph(torch.from_numpy(images())).square().mean().backward()
     for name in graph.trained:
-        gradient = graph.weight(name).grad
+        gradient = graph.get_parameter(graph.trained[name]).grad
         assert gradient is not None
         assert float(gradient.abs().max()) > 0, name
     teacher = Graph(small.master())
