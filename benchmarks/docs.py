@@ -22,6 +22,7 @@ VERBS = (
     "finetune", "export", "evaluate", "predict", "bench", "build", "compare", "inspect", "unpack",
     "devices", "backbones", "doctor",
 )  # fmt: skip
+GATE_LIMIT = 0.003  # nats at the default --max-drop
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -157,6 +158,81 @@ def export_time() -> str:
     return table(["export of the fine-tuned MobileNetV2", "wall time"], body) + machine_line(rows)
 
 
+def default_export() -> str:
+    """What the default export chose for fine-tuned networks, on photos that decided nothing."""
+    rows = read_rows("default_export")
+    if not rows:
+        return "Not measured yet.\n"
+    body = [
+        [
+            str(seed),
+            f"{row['reference_accuracy']:.4f}",
+            row["chosen"],
+            f"{row['wall_s']:.0f} s",
+            f"{row['divergence']:.4f}",
+            f"{row['rise']:.4f} ({row['rise_interval'][0]:.4f}…{row['rise_interval'][1]:.4f})",
+            f"{row['drop']:.4f}",
+            *([f"{row['ratio']:.3f} × {row['against']}"] if "ratio" in row else ["–"]),
+        ]
+        for seed, row in enumerate(rows)
+    ]
+    header = ["seed", "FP32 accuracy", "chosen", "export", "divergence", "rise of log-loss (95 %)"]
+    return table([*header, "drop", "time against the choice before"], body) + machine_line(rows)
+
+
+def gate_study() -> str:
+    """What candidates within the gate's limit lost on large test sets, by data set."""
+    rows = [row for row in read_rows("gate") if row["divergence_validation"] <= GATE_LIMIT]
+    if not rows:
+        return "Not measured yet.\n"
+    body = []
+    for data in sorted({row["data"] for row in rows}):
+        of = [row for row in rows if row["data"] == data]
+        worst = max(of, key=lambda row: row["drop_test"])
+        body.append(
+            [
+                data,
+                str(of[0]["n_test"]),
+                str(len(of)),
+                f"{worst['drop_test']:.4f}",
+                f"{worst['run'].split('-')[2]}, {worst['recipe']}",
+                f"{max(row['rise_test'] for row in of):.4f}",
+            ]
+        )
+    header = ["data", "test photos", "candidates within the limit", "largest drop", "of"]
+    return table([*header, "largest rise of log-loss"], body) + machine_line(rows)
+
+
+def pinning() -> str:
+    """Times of OpenVINO with its threads pinned to cores and not."""
+    rows = read_rows("pinning")
+    if not rows:
+        return "Not measured yet.\n"
+    body = [
+        [
+            row["candidate"],
+            str(row["threads"]),
+            str(row["processes"]),
+            "yes" if row["pinned"] else "no",
+            f"{row['p50_ms']:.2f}",
+        ]
+        for row in rows
+    ]
+    return table(["candidate", "threads", "processes", "pinned", "p50 ms"], body) + machine_line(
+        rows
+    )
+
+
+def versions() -> str:
+    """The chosen candidate of this version against an earlier one's."""
+    rows = read_rows("versions")
+    if not rows:
+        return "Not measured yet.\n"
+    body = [[row["name"], row["old"], row["new"], f"{row['ratio']:.3f}"] for row in rows]
+    header = ["network", "chosen before", "chosen now", "time, now / before"]
+    return table(header, body) + machine_line(rows)
+
+
 def tensorrt_api() -> str:
     """What of TensorRT's Python API was found in real packages."""
     rows = read_rows("tensorrt_api")
@@ -215,6 +291,10 @@ GENERATED: dict[str, Callable[[], str]] = {
     "cells": cells,
     "export-latency": latency,
     "export-time": export_time,
+    "default-export": default_export,
+    "gate-study": gate_study,
+    "pinning": pinning,
+    "versions": versions,
     "tensorrt-api": tensorrt_api,
     "training-step": step,
     "end-to-end": end_to_end,
