@@ -286,17 +286,20 @@ def test_no_test_photos_and_a_broken_file_are_said(
 
 # --- what is refused --------------------------------------------------------------------------
 
+PROBE: dict[str, Any] = {"strategy": "probe", "epochs": None}
+
 
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
         ({"resume": True, "overwrite": True}, UsageError, "--resume and --overwrite contradict"),
         ({"weights": "w.pth"}, UsageError, "--strategy scratch does not use --weights"),
-        ({"strategy": "probe", "weights": "none"}, UsageError, "needs pretrained weights"),
+        (PROBE | {"weights": "none"}, UsageError, "needs pretrained weights"),
+        (PROBE | {"epochs": 2}, UsageError, "--strategy probe trains no epochs"),
         ({"size": 20}, UsageError, "--size 20 is not possible"),
         ({"epochs": 0}, UsageError, "--epochs 0 is not possible"),
         ({"backbone": "squeezenet"}, UnknownNameError, "did you mean squeezenet1_"),
-        ({"strategy": "probe", "weights": "gone.pth"}, WeightsError, "No weights file at"),
+        (PROBE | {"weights": "gone.pth"}, WeightsError, "No weights file at"),
         ({"labels": "gone.csv"}, DataError, "Cannot read labels file"),
     ],
 )
