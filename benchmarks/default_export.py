@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.common import write_rows
 from edgetl.bundle import open_bundle
-from edgetl.exporter.run_source import RunSource
+from edgetl.exporter.sources.run import RunSource
 from edgetl.metrics import divergence, paired_drop, paired_rise
 from edgetl.runtime.model import load
 

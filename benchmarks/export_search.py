@@ -30,12 +30,12 @@ from benchmarks.plain import PLAIN, plain_files
 from benchmarks.random_source import RandomSource
 from edgetl.bundle import open_bundle, write_bundle
 from edgetl.exporter.export import measure_here
-from edgetl.exporter.improve import add_placements
-from edgetl.exporter.job import Job
+from edgetl.exporter.job import ExportJob
 from edgetl.exporter.plan import Plan, plan
-from edgetl.exporter.source import Source
+from edgetl.exporter.sources.base import Source
+from edgetl.exporter.variants import add_placements
 from edgetl.files import sha256_bytes
-from edgetl.runtime.measure import measure
+from edgetl.runtime.bench.measure import measure
 from edgetl.spec import Artifact, Candidate, Measurement, Recipe
 
 BACKBONES = ("mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0")
@@ -62,7 +62,7 @@ def searched_bundle(source: Source, path: Path) -> None:
     found = plan("cpu")
     open_gate = tuple(map(_for_speed, found.recipes))
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(
+        job = ExportJob(
             source,
             Plan(found.devices, open_gate),
             engine="auto",
@@ -86,13 +86,13 @@ def _for_speed(recipe: Recipe) -> Recipe:
     )
 
 
-def with_plain(bundle: Path, master: bytes, images: Any, path: Path) -> str:
+def with_plain(bundle: Path, canonical: bytes, images: Any, path: Path) -> str:
     """Add the plain builds to a bundle as further candidates; returns the one edgetl chose."""
     with open_bundle(bundle) as opened:
         manifest = opened.manifest
         members = {name: opened.read(name) for name in opened.members() if name != "manifest.json"}
     artifacts, candidates = list(manifest.artifacts), list(manifest.candidates)
-    for name, files in plain_files(master, images).items():
+    for name, files in plain_files(canonical, images).items():
         how = PLAIN[name]
         paths = tuple(f"plain/{name}{suffix}" for suffix in files)
         for member, data in zip(paths, files.values(), strict=True):
@@ -116,13 +116,13 @@ def with_plain(bundle: Path, master: bytes, images: Any, path: Path) -> str:
     return manifest.chosen
 
 
-def race(name: str, bundle: Path, master: bytes, images: Any) -> list[dict[str, Any]]:
+def race(name: str, bundle: Path, canonical: bytes, images: Any) -> list[dict[str, Any]]:
     """Rows of the chosen candidate and the plain ones, measured in turns, in several rounds."""
     samples: dict[str, list[int]] = {}
     stated: dict[str, Measurement] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "race.edgetl"
-        chosen = with_plain(bundle, master, images, path)
+        chosen = with_plain(bundle, canonical, images, path)
         with open_bundle(path) as opened:
             entered = [c for c in opened.manifest.candidates if c.recipe in {chosen, *PLAIN}]
             for _ in range(ROUNDS):
@@ -167,7 +167,7 @@ def latency(work: Path, data: Path, only: str | None, *, reuse: bool) -> list[di
         bundle = work / f"search-{name}.edgetl"
         if not (reuse and bundle.is_file()):
             searched_bundle(source, bundle)
-        rows += race(name, bundle, source.master(), source.calibration(300)[0])
+        rows += race(name, bundle, source.canonical(), source.calibration(300)[0])
     return rows
 
 
@@ -203,10 +203,10 @@ def clothing(work: Path, data: Path, *, reuse: bool) -> list[dict[str, Any]]:
         how = ("--qat", "always", "--search", "always", "--budget", f"{BUDGET_S:.0f}s")
         _, best_s = edgetl("export", run, "--target", "cpu", "--out", bundle, *how)
         rows.append(_export_row(run, " ".join(how), best_s))
-    from edgetl.exporter.run_source import RunSource
+    from edgetl.exporter.sources.run import RunSource
 
     source = RunSource(run)
-    rows += race("mobilenet_v2, fine-tuned", bundle, source.master(), source.calibration(300)[0])
+    rows += race("mobilenet_v2, fine-tuned", bundle, source.canonical(), source.calibration(300)[0])
     return rows + candidates_on_test(run, bundle, data)
 
 

@@ -24,11 +24,11 @@ from PIL import Image
 import edgetl
 from benchmarks.cells import crops
 from benchmarks.common import parser, write_rows
-from edgetl.exporter.build import build, candidate_logits
-from edgetl.exporter.improve import trained_material
-from edgetl.exporter.material import Material
+from edgetl.exporter.candidates import build, candidate_logits
+from edgetl.exporter.context import BuildContext
 from edgetl.exporter.plan import plan
-from edgetl.exporter.run_source import RunSource
+from edgetl.exporter.sources.run import RunSource
+from edgetl.exporter.variants import trained_context
 from edgetl.metrics import cross_entropy, divergence, paired_drop, paired_rise
 from edgetl.spec import Recipe, Strategy
 
@@ -77,16 +77,16 @@ def _side(number: int) -> str:
     return "validation" if number <= TRAINED + VALIDATING else "test"
 
 
-def variants(material: Material) -> Iterator[tuple[Recipe, Material, str]]:
+def variants(context: BuildContext) -> Iterator[tuple[Recipe, BuildContext, str]]:
     """Recipes with one calibration method each, and those from training for integers."""
     recipes = [r for r in plan("cpu").recipes if r.precision in ("int8", "bf16")]
     for recipe in recipes:
         methods = recipe.calibration or ("",)
         for method in methods:
             once = msgspec.structs.replace(recipe, calibration=(method,) if method else ())
-            yield once, material, method
+            yield once, context, method
     integers = [recipe for recipe in recipes if recipe.precision == "int8"]
-    trained, _ = trained_material(material, integers, print)
+    trained, _ = trained_context(context, integers, print)
     if trained is not None:
         for recipe in integers:
             yield recipe, trained, "qat"
@@ -95,13 +95,13 @@ def variants(material: Material) -> Iterator[tuple[Recipe, Material, str]]:
 def rows_of(run: Path, data: str) -> list[dict[str, Any]]:
     """One row for each variant of a run's network."""
     source = RunSource(run)
-    material = Material(source, source.master())
-    judges = source.judges()
+    context = BuildContext(source, source.canonical())
+    judges = source.validation()
     chosen = source.photos.of("test")
     images, truth = source.photos.pixels(chosen), source.photos.truth(chosen)
     near, reference = source.reference(judges.images), source.reference(images)
     rows: list[dict[str, Any]] = []
-    for recipe, base, how in variants(material):
+    for recipe, base, how in variants(context):
         built = build(recipe, base)
         logits, _ = candidate_logits(built, np.concatenate([judges.images, images]))
         mine, theirs = logits[: len(judges.images)], logits[len(judges.images) :]

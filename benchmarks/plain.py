@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgetl.exporter.check import INPUT
+from edgetl.exporter.onnx.checks import INPUT
 from edgetl.spec import EngineName, Precision
 from edgetl.telemetry import quiet, silence
 
@@ -28,19 +28,19 @@ PLAIN = {
 }
 
 
-def plain_files(master: bytes, images: Any) -> dict[str, dict[str, bytes]]:
+def plain_files(canonical: bytes, images: Any) -> dict[str, dict[str, bytes]]:
     """Files by name and suffix; `images` uint8 `(N, size, size, 3)` calibrate both quantizers."""
-    floating = {".onnx": master}
+    floating = {".onnx": canonical}
     return {
         "plain-ort-fp32": floating,
-        "plain-ort-int8": {".onnx": ort_int8(master, images)},
+        "plain-ort-int8": {".onnx": ort_int8(canonical, images)},
         "plain-ov-fp32": floating,
         "plain-ov-bf16": floating,
-        "plain-ov-int8": ov_int8(master, images),
+        "plain-ov-int8": ov_int8(canonical, images),
     }
 
 
-def ort_int8(master: bytes, images: Any) -> bytes:
+def ort_int8(canonical: bytes, images: Any) -> bytes:
     """onnxruntime's static quantization: uint8 activations, int8 weights per channel, min-max."""
     from onnxruntime.quantization import QuantType, quantize_static
 
@@ -53,8 +53,8 @@ def ort_int8(master: bytes, images: Any) -> bytes:
             return None if index is None else {INPUT: images[index : index + 1]}
 
     with quiet(), tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "master.onnx", Path(folder) / "int8.onnx"
-        source.write_bytes(master)
+        source, target = Path(folder) / "canonical.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(canonical)
         quantize_static(
             source,
             target,
@@ -66,15 +66,15 @@ def ort_int8(master: bytes, images: Any) -> bytes:
         return target.read_bytes()
 
 
-def ov_int8(master: bytes, images: Any) -> dict[str, bytes]:
+def ov_int8(canonical: bytes, images: Any) -> dict[str, bytes]:
     """NNCF's quantization with its defaults but for the MIXED preset."""
     silence()
     import nncf
     import openvino
 
     with quiet(), tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "master.onnx", Path(folder) / "int8.xml"
-        source.write_bytes(master)
+        source, target = Path(folder) / "canonical.onnx", Path(folder) / "int8.xml"
+        source.write_bytes(canonical)
         model = openvino.convert_model(source)
         model.reshape({INPUT: [1, *images.shape[1:]]})
         quantized = nncf.quantize(

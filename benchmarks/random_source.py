@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from edgetl.data.walk import images_in
 from edgetl.errors import DataError
-from edgetl.exporter.source import Judges
-from edgetl.exporter.trace import trace
-from edgetl.photos.walk import images_in
-from edgetl.preprocess import Pixels, pixels
+from edgetl.exporter.onnx.trace import trace
+from edgetl.exporter.sources.base import ValidationSet
+from edgetl.inputs.image import Pixels, pixels
 from edgetl.spec import Calibration, Normalize, Preprocess, Provenance, WeightsOrigin
 from edgetl.train.backbones import build_classifier
 from edgetl.train.infer import forward_rows
@@ -34,9 +34,9 @@ class RandomSource:
         chosen = found[:: len(found) // PHOTOS][:PHOTOS]
         self.images = np.stack([pixels(path, self.preprocess) for path in chosen])
 
-    def judges(self) -> Judges:
+    def validation(self) -> ValidationSet:
         images = self.images[:20]
-        return Judges(images, self.reference(images).argmax(axis=1), "agreement")
+        return ValidationSet(images, self.reference(images).argmax(axis=1), "agreement")
 
     def calibration(self, count: int) -> tuple[Pixels, Calibration]:
         images = self.images[84:][:count]
@@ -50,7 +50,7 @@ class RandomSource:
         rows = np.arange(len(images), dtype=np.int64)
         return forward_rows(self.model, images, rows, self.normalize, device="cpu", fold=False)
 
-    def master(self) -> bytes:
+    def canonical(self) -> bytes:
         return trace(self.model, self.preprocess, self.normalize)
 
     def provenance(self, versions: dict[str, str], max_drop: float) -> Provenance:

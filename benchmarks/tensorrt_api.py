@@ -2,7 +2,7 @@
 
     python -m benchmarks.tensorrt_api --python VENV/bin/python [--python VENV/bin/python]
 
-Reads engines/tensorrt.py and the trt_*.py beside it by syntax tree: attributes of the module,
+Reads the files of engines/tensorrt/ by syntax tree: attributes of the module,
 of its enumerations and of its objects, with how many arguments each call passes and by what names.
 Each interpreter then looks these up in the `tensorrt` that it has: names must exist, and calls must
 fit the signatures that the bindings state. Names that the code itself asks for before use
@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ENGINES = Path(__file__).resolve().parent.parent / "edgetl" / "engines"
-SOURCES = ("tensorrt.py", "trt_build.py", "trt_dla.py", "trt_log.py", "trt_run.py")
+ENGINES = Path(__file__).resolve().parent.parent / "edgetl" / "engines" / "tensorrt"
+SOURCES = ("__init__.py", "build.py", "dla.py", "log.py", "run.py")
 MODULES = {"trt", "self.trt", "self._trt", "self._maker.trt"}
 OBJECTS = {  # what stands in these files for an object of TensorRT's
     "builder": "Builder",
@@ -157,7 +157,7 @@ def used() -> tuple[list[dict[str, Any]], set[str]]:
         found += uses.found
         asked |= uses.asked
     # What TensorRT calls in our logger, and what it is called with.
-    found.append({"path": "ILogger.log", "count": 2, "keywords": [], "where": "trt_log.py"})
+    found.append({"path": "ILogger.log", "count": 2, "keywords": [], "where": "log.py"})
     return found, asked
 
 

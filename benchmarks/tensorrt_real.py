@@ -35,7 +35,7 @@ BACKBONES = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "effici
 PHOTOS, CALIBRATION, CLASSES = 16, 32, 10
 WARMUP, RUNS = 50, 500
 FORMS = {"fp16": "fp32.onnx", "int8": "qdq.onnx"}  # what each precision is built from
-CODE = ("__init__.py", "errors.py", "spec.py", "files.py", "engines")  # of edgetl
+CODE = ("__init__.py", "errors.py", "spec", "files.py", "engines")  # of edgetl
 
 
 # --- host ---------------------------------------------------------------------------------------
@@ -84,8 +84,8 @@ def prepare(folder: Path, wheels: list[Path], data: Path, weights: Path) -> None
 
 def photos(data: Path, count: int) -> Any:
     """Photos from all over a folder, uint8 `(count, 224, 224, 3)`."""
-    from edgetl.photos.walk import images_in
-    from edgetl.preprocess import pixels
+    from edgetl.data.walk import images_in
+    from edgetl.inputs.image import pixels
     from edgetl.spec import Preprocess
 
     found = images_in(data)
@@ -100,9 +100,9 @@ def networks(
 ) -> tuple[dict[str, tuple[bytes, dict[str, str]]], str]:
     """The file of each precision with the options that ONNX Runtime scores it with, and whence."""
     from edgetl.engines.onnxruntime import UNFUSED
-    from edgetl.exporter.ranges import activation_ranges, float_tensors
-    from edgetl.exporter.trace import trace
-    from edgetl.exporter.trt_qdq import trt_qdq
+    from edgetl.exporter.onnx.trace import trace
+    from edgetl.exporter.quantize.calibration import activation_ranges, float_tensors
+    from edgetl.exporter.tensorrt.qdq import trt_qdq
     from edgetl.spec import Normalize, Preprocess
     from edgetl.train.backbones import build_classifier
     from edgetl.train.weights import load_weights
@@ -112,12 +112,12 @@ def networks(
     origin = load_weights(model, backbone, str(weights) if trained else "none")
     if not trained:
         fit_batch_norm(model, calibration)
-    master = trace(model.eval(), Preprocess(), Normalize())
-    tensors = float_tensors(master)
-    ranges = activation_ranges(master, calibration, tensors, methods=("percentile",))
-    quantized = trt_qdq(master, ranges["percentile"], strong=False)
+    canonical = trace(model.eval(), Preprocess(), Normalize())
+    tensors = float_tensors(canonical)
+    ranges = activation_ranges(canonical, calibration, tensors, methods=("percentile",))
+    quantized = trt_qdq(canonical, ranges["percentile"], strong=False)
     whence = origin.source if trained else f"{origin.source}, batch norm fitted to photos"
-    return {"fp16": (master, {}), "int8": (quantized, UNFUSED)}, whence
+    return {"fp16": (canonical, {}), "int8": (quantized, UNFUSED)}, whence
 
 
 def fit_batch_norm(model: Any, images: Any) -> None:
@@ -167,7 +167,8 @@ def device(folder: Path, rows: Path, tactics: str) -> None:
 
 def measured(home: Path, precision: str, graph: str, tactics: str) -> dict[str, Any]:
     """One row: agreement with ONNX Runtime and wall times of `run`, copies included."""
-    from edgetl.engines import Options, cuda, tensorrt
+    from edgetl.engines import Options, tensorrt
+    from edgetl.engines.tensorrt import cuda
 
     images, expected = np.load(home / "images.npy"), np.load(home / f"{precision}.npy")
     session = {"typing": "weak", "graph": graph, "external_tactics": tactics}

@@ -24,12 +24,12 @@ import torchvision
 from torch import nn
 
 from benchmarks.common import parser, write_rows
-from edgetl.photos.dataset import Dataset, load_dataset
+from edgetl.data.dataset import Dataset, load_dataset
 from edgetl.spec import FinetuneConfig, Normalize, Preprocess
 from edgetl.train.augment import Batches
 from edgetl.train.backbones import build_classifier
-from edgetl.train.loop import Settings, Trainer
-from edgetl.train.stages import Context, settings_for, training_pixels
+from edgetl.train.loop import Hyperparameters, Trainer
+from edgetl.train.strategies import Context, settings_for, training_pixels
 from edgetl.train.weights import load_weights
 
 STEPS = 12
@@ -59,7 +59,7 @@ def plain_steps(data: Path) -> Iterator[None]:
             yield
 
 
-def our_steps(context: Context, weights: Path, settings: Settings) -> Iterator[None]:
+def our_steps(context: Context, weights: Path, settings: Hyperparameters) -> Iterator[None]:
     """One step of edgetl's loop a turn."""
     dataset = context.dataset
     model = build_classifier("mobilenet_v2", len(dataset.summary.labels), seed=0)

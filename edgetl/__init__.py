@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgetl.evaluation import evaluate as evaluate
     from edgetl.exporter.export import export as export
-    from edgetl.runtime.compare import compare as compare
-    from edgetl.runtime.measure import bench as bench
+    from edgetl.runtime.bench.measure import bench as bench
+    from edgetl.runtime.build import prepare as prepare
+    from edgetl.runtime.compare.compare import compare as compare
     from edgetl.runtime.model import Model as Model
     from edgetl.runtime.model import load as load
-    from edgetl.runtime.prepare import prepare as prepare
     from edgetl.train.finetune import finetune as finetune
 
     __version__: str
 
 _HOMES = {
     "Model": ("edgetl.runtime.model", ""),
-    "bench": ("edgetl.runtime.measure", ""),
-    "compare": ("edgetl.runtime.compare", ""),
+    "bench": ("edgetl.runtime.bench.measure", ""),
+    "compare": ("edgetl.runtime.compare.compare", ""),
     "evaluate": ("edgetl.evaluation", ""),
     "export": ("edgetl.exporter.export", "export"),
     "finetune": ("edgetl.train.finetune", "train"),
     "load": ("edgetl.runtime.model", ""),
-    "prepare": ("edgetl.runtime.prepare", ""),
+    "prepare": ("edgetl.runtime.build", ""),
 }
 
 __all__ = [

@@ -12,11 +12,11 @@ import numpy as np
 
 from edgetl.errors import UsageError, missing_extra
 from edgetl.files import read_jsonl, user_path
+from edgetl.inputs.image import Pixels
 from edgetl.metrics import Logits
-from edgetl.preprocess import Pixels
 from edgetl.runtime.choose import AUTO
-from edgetl.runtime.evaluation import evaluate_photos
 from edgetl.runtime.model import load
+from edgetl.runtime.scoring import evaluate_photos
 from edgetl.spec import Evaluation, Photo, SkippedFile
 
 
@@ -61,8 +61,8 @@ def _evaluate_run(
     run: Path, data: str | os.PathLike[str], advance: Callable[[int], None]
 ) -> tuple[Evaluation, list[SkippedFile]]:
     try:
-        from edgetl.exporter.reference import load_classifier, reference_logits
-        from edgetl.train.run import PHOTOS, finished_run
+        from edgetl.runs.folder import PHOTOS, finished_run
+        from edgetl.train.restore import load_classifier, reference_logits
     except ModuleNotFoundError as error:
         raise missing_extra("train", "Evaluating a run") from error
     record = finished_run(run)

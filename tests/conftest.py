@@ -18,11 +18,11 @@ from PIL import Image, ImageDraw
 
 from edgetl.bundle import open_bundle, write_bundle
 from edgetl.engines import Options, find_engine
-from edgetl.exporter.build import Built, build
-from edgetl.exporter.check import NORMALIZED
+from edgetl.exporter.candidates import Built, build
+from edgetl.exporter.context import BuildContext
 from edgetl.exporter.golden import golden_members
-from edgetl.exporter.material import Material
-from edgetl.exporter.source import Judges
+from edgetl.exporter.onnx.checks import NORMALIZED
+from edgetl.exporter.sources.base import ValidationSet
 from edgetl.files import sha256_bytes
 from edgetl.recipes import find_recipe
 from edgetl.spec import (
@@ -243,8 +243,8 @@ class TinySource:
     def __init__(self, images: Any) -> None:
         self.images = images
 
-    def judges(self) -> Judges:
-        return Judges(self.images, np.arange(len(self.images)) % len(CLASSES), "validation")
+    def validation(self) -> ValidationSet:
+        return ValidationSet(self.images, np.arange(len(self.images)) % len(CLASSES), "validation")
 
     def calibration(self, count: int) -> tuple[Any, Calibration]:
         chosen = self.images[:12][:count]
@@ -256,10 +256,10 @@ class TinySource:
     def reference(self, images: Any) -> Any:
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(self.master(), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(self.canonical(), providers=["CPUExecutionProvider"])
         return session.run(["logits"], {"images": images})[0]
 
-    def master(self) -> bytes:
+    def canonical(self) -> bytes:
         return tiny_onnx()
 
     def provenance(self, versions: dict[str, str], max_drop: float) -> Provenance:
@@ -277,12 +277,12 @@ def tiny(
     tiny_source: TinySource, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Built]:
     """The tiny model's files by recipe: `tiny("ov-int8")`."""
-    material = Material(tiny_source, tiny_source.master())
+    context = BuildContext(tiny_source, tiny_source.canonical())
     made: dict[str, Built] = {}
 
     def make(recipe: str) -> Built:
         if recipe not in made:
-            made[recipe] = build(find_recipe(recipe), material)
+            made[recipe] = build(find_recipe(recipe), context)
         return made[recipe]
 
     return make

@@ -63,7 +63,7 @@ def state():
 before = state()
 import {LIGHT}
 import edgetl.engines.onnxruntime, edgetl.engines.openvino, edgetl.engines.tensorrt
-import edgetl.runtime.measure, edgetl.runtime.selftest, edgetl.runtime.doctor
+import edgetl.runtime.bench.measure, edgetl.runtime.selftest, edgetl.runtime.doctor
 assert state() == before, (before, state())
 print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
 """

@@ -13,15 +13,15 @@ HOME = Path(edgetl.__file__).parent
 FLOORS = (
     {"errors"},
     {"spec"},
-    {"files", "formats"},
+    {"files"},
     {"machine", "telemetry", "progress"},
     {"recipes"},
     {"devices"},
-    {"decode"},
-    {"preprocess", "metrics"},
+    {"inputs", "metrics"},
     {"bundle"},
     {"engines"},
-    {"photos"},
+    {"data"},
+    {"runs"},
     {"runtime"},
     {"report"},
     {"train"},
@@ -32,11 +32,10 @@ FLOORS = (
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 TORCH = {"torch", "torchvision", "safetensors.torch"}
 HOST = {
-    "exporter/trace.py",
-    "exporter/reference.py",
-    "exporter/qat.py",
-    "exporter/qat_graph.py",
-    "exporter/qat_operators.py",
+    "exporter/onnx/trace.py",
+    "exporter/quantize/qat/train.py",
+    "exporter/quantize/qat/module.py",
+    "exporter/quantize/qat/operators.py",
 }
 MODULES = sorted(path.relative_to(HOME).as_posix() for path in HOME.rglob("*.py"))
 LINES, FUNCTION = 320, 50
@@ -87,13 +86,13 @@ def test_only_the_host_side_imports_torch(module: str) -> None:
 
 def test_the_torch_rule_sees_torch() -> None:
     users = {m for m in MODULES if imported(m) & TORCH}
-    assert users >= HOST - {"exporter/reference.py"} | {"train/augment.py"}
+    assert users >= HOST | {"train/augment.py"}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_files_and_functions_stay_small(module: str) -> None:
     lines = (HOME / module).read_text("utf-8").count("\n")
-    assert lines <= LINES or module == "spec.py", f"{module}: {lines} lines"
+    assert lines <= LINES or module.startswith("spec/"), f"{module}: {lines} lines"
     for node in ast.walk(tree(module)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             # Options and docstrings do not count: they are as long as what they say.

@@ -11,9 +11,9 @@ from edgetl.cli.common import Debug, Json, emit, number, say, show, table, verb
 from edgetl.errors import UsageError, missing_extra
 from edgetl.files import check_room
 from edgetl.progress import progress_bar
-from edgetl.runtime.compare import compare as run
-from edgetl.runtime.compare import find_images
-from edgetl.runtime.comparison import ComparedImage, Comparison, Pair, Side
+from edgetl.runtime.compare.compare import compare as run
+from edgetl.runtime.compare.compare import find_images
+from edgetl.runtime.compare.comparison import ComparedImage, Comparison, Pair, Side
 
 
 @verb

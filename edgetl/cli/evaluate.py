@@ -20,7 +20,7 @@ from edgetl.cli.common import (
     table,
     verb,
 )
-from edgetl.photos.found import skipped_line
+from edgetl.data.found import skipped_line
 from edgetl.spec import SkippedFile
 
 

@@ -23,7 +23,7 @@ from edgetl.cli.common import (
 )
 from edgetl.devices import find_device
 from edgetl.errors import UsageError
-from edgetl.spec import Candidate, OnnxOptions, Placement
+from edgetl.spec import Candidate, FrontPoint, OnnxOptions
 
 if TYPE_CHECKING:
     from edgetl.exporter.export import Export
@@ -209,7 +209,7 @@ def _seconds(text: str) -> float:
 FRONT = ["search of", "kept in float", "rest in", "× whole INT8#", "divergence#"]
 
 
-def _placement(item: Placement) -> list[str]:
+def _placement(item: FrontPoint) -> list[str]:
     return [
         item.of,
         ", ".join(item.kept_float) or "nothing",

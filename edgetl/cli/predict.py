@@ -9,7 +9,7 @@ import typer
 
 import edgetl
 from edgetl.cli.common import Debug, EngineChoice, Json, PrecisionChoice, emit, say, show, verb
-from edgetl.photos.walk import images_in
+from edgetl.data.walk import images_in
 from edgetl.spec import Result
 
 

@@ -13,15 +13,15 @@ import msgspec
 from edgetl.bundle import open_bundle
 from edgetl.engines import ready_engine
 from edgetl.errors import EngineError, GateError, UsageError
-from edgetl.exporter.build import stand_in, stand_in_session
-from edgetl.exporter.improve import add_placements, add_trained, search_pays, training_pays
-from edgetl.exporter.job import Job, Say
-from edgetl.exporter.open import open_source
+from edgetl.exporter.candidates import proxy_engine, proxy_session
+from edgetl.exporter.job import ExportJob, Say
 from edgetl.exporter.plan import BASELINE, Plan, plan
+from edgetl.exporter.sources.open import open_source
+from edgetl.exporter.variants import add_placements, add_trained, search_pays, training_pays
 from edgetl.files import check_room, check_temporary_room, user_path
+from edgetl.runtime.bench.measure import measure
 from edgetl.runtime.choose import AUTO
-from edgetl.runtime.measure import measure
-from edgetl.spec import Candidate, OnnxOptions, Placement, Record
+from edgetl.spec import Candidate, FrontPoint, OnnxOptions, Record
 
 MEASURE_SECONDS = 2.0
 BUDGET_S = 600.0
@@ -37,7 +37,7 @@ class Export(Record, frozen=True, kw_only=True):
     provisional: bool
     candidates: tuple[Candidate, ...]
     notes: tuple[str, ...] = ()
-    front: tuple[Placement, ...] = ()
+    front: tuple[FrontPoint, ...] = ()
 
 
 def export(
@@ -74,7 +74,7 @@ def export(
     _check(destination, planned, max_drop=max_drop, qat=qat, search=search, budget_s=budget_s)
     for recipe in planned.recipes:
         if AUTO not in (engine, precision) or engine == recipe.engine:
-            ready_engine(stand_in(recipe), stand_in_session(recipe))
+            ready_engine(proxy_engine(recipe), proxy_session(recipe))
     opened = open_source(
         start,
         onnx or OnnxOptions(),
@@ -82,7 +82,7 @@ def export(
         progress=progress,
     )
     with tempfile.TemporaryDirectory(prefix="edgetl-export-") as folder:
-        job = Job(
+        job = ExportJob(
             opened,
             planned,
             engine=engine,
@@ -108,7 +108,7 @@ def export(
 
 
 def _try_all(
-    job: Job,
+    job: ExportJob,
     trial: Path,
     *,
     qat: When,
@@ -179,7 +179,7 @@ def _check(
     check_temporary_room()
 
 
-def _insist_on_baseline(job: Job) -> None:
+def _insist_on_baseline(job: ExportJob) -> None:
     """GateError when the baseline was refused."""
     baseline = job.candidates[BASELINE]
     if baseline.rejected is not None:
@@ -189,7 +189,7 @@ def _insist_on_baseline(job: Job) -> None:
         )
 
 
-def _insist(job: Job, qat: When) -> None:
+def _insist(job: ExportJob, qat: When) -> None:
     """GateError when the baseline was refused, or all that was asked for."""
     _insist_on_baseline(job)
     asked = [
@@ -207,7 +207,7 @@ def _insist(job: Job, qat: When) -> None:
         )
 
 
-def measure_here(job: Job, trial: Path) -> None:
+def measure_here(job: ExportJob, trial: Path) -> None:
     """Measure in turns what passed and is meant for this machine; `trial` is a bundle to write."""
     wanted = [c for c in job.passed if not c.provisional]
     if not wanted:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from edgetl.inputs.image import Pixels, pixels
 from edgetl.metrics import Logits
-from edgetl.preprocess import Pixels, pixels
 from edgetl.spec import Golden, Preprocess
 
 INPUTS, JPEG, PIXELS = "golden/inputs.npy", "golden/image.jpg", "golden/pixels.npy"

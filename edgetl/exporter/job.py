@@ -12,15 +12,15 @@ import numpy as np
 
 from edgetl.bundle import MEASUREMENTS, write_bundle
 from edgetl.errors import EdgetlError, EngineError, TraceError
-from edgetl.exporter.build import Built, build, candidate_logits, why
-from edgetl.exporter.check import parse_onnx, takes_one
+from edgetl.exporter.candidates import Built, build, candidate_logits, why
+from edgetl.exporter.context import BuildContext
 from edgetl.exporter.gate import judge
 from edgetl.exporter.golden import golden_inputs, golden_members
-from edgetl.exporter.material import Material
+from edgetl.exporter.onnx.checks import parse_onnx, takes_one
 from edgetl.exporter.plan import Plan
-from edgetl.exporter.ranges import activation_ranges, float_tensors
-from edgetl.exporter.source import UNLABELLED, Source
-from edgetl.exporter.trt_rules import check_fp16_ranges
+from edgetl.exporter.quantize.calibration import activation_ranges, float_tensors
+from edgetl.exporter.sources.base import UNLABELLED, Source
+from edgetl.exporter.tensorrt.rules import check_fp16_ranges
 from edgetl.files import sha256_bytes
 from edgetl.machine import this_machine
 from edgetl.metrics import Logits, divergence
@@ -29,9 +29,9 @@ from edgetl.spec import (
     BUNDLE_VERSION,
     Artifact,
     Candidate,
+    FrontPoint,
     Manifest,
     Measurement,
-    Placement,
     Recipe,
 )
 
@@ -39,7 +39,7 @@ SCANNED = 64  # training photos whose inner values are compared with FP16's rang
 Say = Callable[[str], None]
 
 
-class Job:
+class ExportJob:
     """One export: the source, the plan, and every candidate so far."""
 
     def __init__(
@@ -57,30 +57,30 @@ class Job:
         self.source, self.plan, self.say = source, plan, progress
         self.engine, self.precision, self.max_drop = engine, precision, max_drop
         progress("reading validation photos")
-        self.judges = source.judges()
-        progress(f"running the reference on {len(self.judges.truth)} photos")
-        self.reference = source.reference(self.judges.images)
+        self.validation = source.validation()
+        progress(f"running the reference on {len(self.validation.truth)} photos")
+        self.reference = source.reference(self.validation.images)
         self.golden = golden_inputs(source.reference, source.preprocess.size)
         progress("writing the network as ONNX")
-        self.material = Material(source, source.master())
+        self.context = BuildContext(source, source.canonical())
         self.candidates: dict[str, Candidate] = {}
         self.built: dict[str, Built] = {}
         self.expected: dict[str, Logits] = {}  # each candidate's logits of `golden`
         self.rows: list[Measurement] = []
         self.bar = bar
-        self.front: list[Placement] = []  # of searches, the fastest first
-        self.trained: Material | None = None  # from quantization-aware training
-        self._overflow: dict[Material, str | None] = {}
+        self.front: list[FrontPoint] = []  # of searches, the fastest first
+        self.trained: BuildContext | None = None  # from quantization-aware training
+        self._overflow: dict[BuildContext, str | None] = {}
 
     def try_recipes(self, recipes: Iterable[Recipe]) -> None:
         """Build and judge whole recipes; one that cannot be built is a refused candidate."""
         for recipe in recipes:
-            self.attempt(recipe, partial(build, recipe, self.material), self.material)
+            self.attempt(recipe, partial(build, recipe, self.context), self.context)
 
     def attempt(
-        self, recipe: Recipe, make: Callable[[], Built], material: Material, *, form_of: str = ""
+        self, recipe: Recipe, make: Callable[[], Built], context: BuildContext, *, form_of: str = ""
     ) -> None:
-        """Build, score and judge one candidate of `material`, named as `recipe` is.
+        """Build, score and judge one candidate of `context`, named as `recipe` is.
 
         It is measured where `form_of` is, when it is a form of that recipe.
         """
@@ -92,18 +92,18 @@ class Job:
             min_engine=recipe.min_engine,
             artifacts=(),
             session=recipe.session,
-            split=self.judges.split,
+            split=self.validation.split,
             provisional=(form_of or recipe.name) not in self.plan.measured,
         )
         self.say(f"building {recipe.name}")
         try:
             built = make()
             self.say(f"checking {recipe.name}")
-            held, reference = self.material.held_out()
+            held, reference = self.context.held_out()
             every, used = candidate_logits(
-                built, np.concatenate([self.judges.images, held, self.golden])
+                built, np.concatenate([self.validation.images, held, self.golden])
             )
-            ends = np.cumsum([len(self.judges.images), len(held)])
+            ends = np.cumsum([len(self.validation.images), len(held)])
             logits, apart, expected = np.split(every, ends)
         except (EngineError, TraceError) as error:
             self.candidates[recipe.name] = msgspec.structs.replace(candidate, rejected=why(error))
@@ -113,12 +113,12 @@ class Job:
             candidate,
             logits,
             self.reference,
-            None if self.judges.split == UNLABELLED else self.judges.truth,
+            None if self.validation.split == UNLABELLED else self.validation.truth,
             labels=self.source.labels,
             max_drop=self.max_drop,
         )
         if scored.rejected is None and runs_fp16(recipe):
-            scored = msgspec.structs.replace(scored, rejected=self._overflows(material))
+            scored = msgspec.structs.replace(scored, rejected=self._overflows(context))
         if scored.rejected is None and not np.isfinite(expected).all():
             bad = "NaN or infinity in the logits of the self-test's drawings"
             scored = msgspec.structs.replace(scored, rejected=bad)
@@ -129,20 +129,20 @@ class Job:
             divergence=finite(divergence(reference, apart)),
         )
 
-    def _overflows(self, material: Material) -> str | None:
-        """Why FP16 cannot hold the inner values of the material's network, or None.
+    def _overflows(self, context: BuildContext) -> str | None:
+        """Why FP16 cannot hold the inner values of the context's network, or None.
 
         ONNX Runtime computes FP16 files in FP32 in part, so its logits would not show it.
         """
-        if material not in self._overflow:
-            master, images = material.master, material.photos(SCANNED)
-            inner = float_tensors(master)
+        if context not in self._overflow:
+            canonical, images = context.canonical, context.photos(SCANNED)
+            inner = float_tensors(canonical)
             try:
-                found = activation_ranges(master, images, inner, methods=("minmax",))
-                self._overflow[material] = check_fp16_ranges(found["minmax"])
+                found = activation_ranges(canonical, images, inner, methods=("minmax",))
+                self._overflow[context] = check_fp16_ranges(found["minmax"])
             except TraceError as error:  # a value that is not finite on a training photo
-                self._overflow[material] = why(error)
-        return self._overflow[material]
+                self._overflow[context] = why(error)
+        return self._overflow[context]
 
     def refuse(self, name: str, error: EdgetlError) -> None:
         """Mark a candidate as refused after all."""
@@ -231,7 +231,7 @@ class Job:
             labels=self.source.labels,
             preprocess=self.source.preprocess,
             normalize=self.source.normalize,
-            single_image=takes_one(parse_onnx(self.material.master)),
+            single_image=takes_one(parse_onnx(self.context.canonical)),
             targets=tuple(device.name for device in self.plan.devices),
             order=self.order(),
             orders=self.orders(),
@@ -241,7 +241,7 @@ class Job:
             provisional=provisional,
             golden=golden,
             provenance=self.source.provenance(self._tools(), self.max_drop),
-            calibration=self.material.used,
+            calibration=self.context.used,
         )
         return write_bundle(path, manifest, members)
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from edgetl.errors import ImageError
 from edgetl.files import write_bytes
-from edgetl.preprocess import pixels
+from edgetl.inputs.image import pixels
 from edgetl.report import text
-from edgetl.runtime.comparison import ComparedImage, Comparison, Pair
+from edgetl.runtime.compare.comparison import ComparedImage, Comparison, Pair
 from edgetl.spec import Preprocess
 
 HERE = Path(__file__).parent

@@ -30,7 +30,7 @@ class Row(msgspec.Struct, frozen=True):
     cells: list[Cell]
 
 
-class Pair(msgspec.Struct, frozen=True):
+class Confusion(msgspec.Struct, frozen=True):
     """A confusion: photos of `truth` taken for `predicted`, and their share (0…1) of `truth`."""
 
     truth: str
@@ -44,7 +44,7 @@ class Matrix(msgspec.Struct, frozen=True):
 
     labels: tuple[str, ...]
     rows: list[Row]
-    pairs: list[Pair]
+    pairs: list[Confusion]
     pairs_left: int
     numbers: bool
     size: str
@@ -78,10 +78,10 @@ def _cell(labels: tuple[str, ...], truth: int, column: int, counts: tuple[int, .
     return Cell(n, f"{opacity:.2f}", style, title)
 
 
-def _pairs(labels: tuple[str, ...], confusion: tuple[tuple[int, ...], ...]) -> list[Pair]:
+def _pairs(labels: tuple[str, ...], confusion: tuple[tuple[int, ...], ...]) -> list[Confusion]:
     """All confusions, most photos first, then the largest share."""
     pairs = [
-        Pair(labels[truth], labels[column], n, n / sum(counts))
+        Confusion(labels[truth], labels[column], n, n / sum(counts))
         for truth, counts in enumerate(confusion)
         for column, n in enumerate(counts)
         if n and column != truth

@@ -12,8 +12,8 @@ import numpy as np
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.engines import Description, Images, Logits, Session
 from edgetl.errors import EdgetlError, EngineError, ImageError, UsageError, shell
+from edgetl.inputs.image import ImageSource, is_source, pixels
 from edgetl.metrics import softmax
-from edgetl.preprocess import Source, is_source, pixels
 from edgetl.runtime.choose import AUTO, named
 from edgetl.runtime.trust import open_best, open_named
 from edgetl.spec import Candidate, Prediction, Result
@@ -56,7 +56,7 @@ class Model(contextlib.AbstractContextManager["Model"]):
         )
 
     def predict(
-        self, images: Source | Iterable[Source], *, top: int = 3, keep_going: bool = False
+        self, images: ImageSource | Iterable[ImageSource], *, top: int = 3, keep_going: bool = False
     ) -> list[Result]:
         """The `top` classes of each image.
 
@@ -74,9 +74,11 @@ class Model(contextlib.AbstractContextManager["Model"]):
                 fix="give a path, bytes, an open file, a Pillow image or an array, or a list of "
                 "these.",
             )
-        return [self._predict(each, top, keep_going) for each in cast(Iterable[Source], images)]
+        return [
+            self._predict(each, top, keep_going) for each in cast(Iterable[ImageSource], images)
+        ]
 
-    def _predict(self, source: Source, top: int, keep_going: bool) -> Result:
+    def _predict(self, source: ImageSource, top: int, keep_going: bool) -> Result:
         name = os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else ""
         error: EdgetlError | None = None
         try:

@@ -10,8 +10,8 @@ import numpy as np
 from edgetl.bundle import Bundle
 from edgetl.engines import Session
 from edgetl.errors import BundleError, EdgetlError
+from edgetl.inputs.image import pixels
 from edgetl.metrics import Logits
-from edgetl.preprocess import pixels
 from edgetl.runtime.choose import shipped, unfit
 from edgetl.runtime.session import open_session
 from edgetl.spec import Candidate, Record
@@ -113,12 +113,12 @@ def _own_noise(bundle: Bundle, candidate: Candidate, expected: Logits) -> float 
 
     Kernels that are exact round a few values differently, and stay far within it. Those of x86
     processors without VNNI may overflow in 16 bits, and do not (MobileNetV2: 1.4 to 4.7 times).
-    None where it says nothing: no INT8, no FP32 to compare with, or logits of a stand-in.
+    None where it says nothing: no INT8, no FP32 to compare with, or logits of a proxy.
     """
-    stand_in = candidate.checked_with and candidate.checked_with.split()[0] != candidate.engine
+    proxy_engine = candidate.checked_with and candidate.checked_with.split()[0] != candidate.engine
     golden = bundle.manifest.golden
     exact = [c for c in shipped(bundle) if c.precision == "fp32" and c.recipe in golden.logits]
-    if candidate.precision != "int8" or stand_in or not exact:
+    if candidate.precision != "int8" or proxy_engine or not exact:
         return None
     reference = _array(bundle, golden.logits[exact[0].recipe])
     if reference.shape != expected.shape:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from edgetl.preprocess import Pixels
+from edgetl.inputs.image import Pixels
 
 SCALE = (0.4, 1.0)  # share of the photo's area
 RATIO = (3 / 4, 4 / 3)

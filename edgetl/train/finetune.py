@@ -17,15 +17,16 @@ import torch
 import torchvision
 
 import edgetl
+from edgetl.data.dataset import Dataset, load_dataset, photo_lines
+from edgetl.data.found import data_folder, skipped_line
+from edgetl.data.scan import scan
 from edgetl.errors import DataError, UsageError, WeightsError
 from edgetl.files import user_path, write_bytes
+from edgetl.inputs.image import rules_for
 from edgetl.metrics import evaluate_logits
-from edgetl.photos.dataset import Dataset, load_dataset, photo_lines
-from edgetl.photos.found import data_folder, skipped_line
-from edgetl.photos.scan import scan
-from edgetl.preprocess import rules_for
 from edgetl.progress import progress_bar
 from edgetl.report import write_run_report
+from edgetl.runs import folder as runs
 from edgetl.spec import (
     RUN_VERSION,
     EpochRow,
@@ -40,12 +41,17 @@ from edgetl.spec import (
     TorchDevice,
 )
 from edgetl.train import guidance
-from edgetl.train import run as runs
 from edgetl.train.backbones import BackboneInfo, Classifier, build_classifier, find_backbone
-from edgetl.train.config import resolve
 from edgetl.train.infer import forward_rows, keep_to_cores
 from edgetl.train.mistakes import worst_mistakes
-from edgetl.train.stages import Context, check_mirroring, fit_network, fit_probe_stage, named_photos
+from edgetl.train.options import resolve
+from edgetl.train.strategies import (
+    Context,
+    check_mirroring,
+    fit_network,
+    fit_probe_stage,
+    named_photos,
+)
 from edgetl.train.weights import load_weights, save_classifier
 
 log = logging.getLogger("edgetl")

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from edgetl.inputs.image import CROP
 from edgetl.metrics import never_predicted
-from edgetl.preprocess import CROP
 from edgetl.spec import Evaluation, FinetuneConfig, Fit, Split, Stage
 
 LOOKED_AT = 1000  # photos whose shape is read

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from edgetl.errors import TrainingError
+from edgetl.inputs.image import Pixels
 from edgetl.machine import available_cores, this_machine
-from edgetl.preprocess import Pixels
 from edgetl.spec import Normalize, Split
 
 BATCH = 32

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from edgetl.files import write_bytes
+from edgetl.inputs.image import Pixels
 from edgetl.metrics import cross_entropy, evaluate_logits
-from edgetl.preprocess import Pixels
 from edgetl.spec import EpochRow, Normalize, Strict
 from edgetl.train.augment import Batches, jitter
 from edgetl.train.backbones import Classifier
@@ -26,7 +26,7 @@ from edgetl.train.infer import NotFiniteError, bf16_pays, forward_rows
 from edgetl.train.state_dicts import read_safetensors
 
 
-class Settings(Strict, frozen=True, kw_only=True):
+class Hyperparameters(Strict, frozen=True, kw_only=True):
     """How to train; the rates are AdamW's, at the top of the backbone and at the head."""
 
     stage: Literal["finetune", "scratch"]
@@ -69,7 +69,12 @@ class Trainer:
     """State of one training: network, its running average, optimiser, and the best so far."""
 
     def __init__(
-        self, model: Classifier, settings: Settings, normalize: Normalize, device: Any, steps: int
+        self,
+        model: Classifier,
+        settings: Hyperparameters,
+        normalize: Normalize,
+        device: Any,
+        steps: int,
     ) -> None:
         self.settings, self.normalize, self.device = settings, normalize, device
         self.model: Classifier = model.to(device).to(memory_format=torch.channels_last)
@@ -242,7 +247,7 @@ def quicken_norms(model: nn.Module) -> None:
             module.momentum = 0.1
 
 
-def parameter_groups(model: Classifier, settings: Settings) -> list[dict[str, Any]]:
+def parameter_groups(model: Classifier, settings: Hyperparameters) -> list[dict[str, Any]]:
     """Optimiser groups: rates rise with depth, first layers rest, norms do not decay."""
     body = list(model.body.named_parameters())
     groups: dict[tuple[float, float], dict[str, Any]] = {}

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from edgetl.data.dataset import Dataset
 from edgetl.metrics import softmax
-from edgetl.photos.dataset import Dataset
 from edgetl.report import Mistake
 from edgetl.spec import Split
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgetl.exporter import export as exporting
-from edgetl.exporter import search as searching
+from edgetl.exporter.search import search as searching
 from tests.exporter import small
 
 

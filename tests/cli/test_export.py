@@ -14,7 +14,7 @@ from PIL import Image
 from edgetl.bundle import open_bundle
 from edgetl.cli.export import _colours, _seconds
 from edgetl.errors import UsageError
-from edgetl.exporter.onnx_source import LICENCE
+from edgetl.exporter.sources.onnx import LICENCE
 from edgetl.files import sha256_bytes
 from edgetl.machine import this_machine
 from edgetl.runtime.selftest import self_test
@@ -60,7 +60,7 @@ def test_an_onnx_file_end_to_end(
 
     picture = small.picture(1, 77777)
     Image.fromarray(picture).save(tmp_path / "picture.png")
-    wanted = small.LABELS[int(small.run(small.master(), picture[None]).argmax())]
+    wanted = small.LABELS[int(small.run(small.canonical(), picture[None]).argmax())]
     said = cli("predict", out, tmp_path / "picture.png", "--json")
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout)[0]["predictions"][0]["label"] == wanted

@@ -16,7 +16,7 @@ import pytest
 from edgetl.engines import NAMES, Options, find_engine, openvino, ready_engine
 from edgetl.engines.base import unloadable
 from edgetl.errors import EngineError, EngineMissingError
-from edgetl.exporter.build import Built
+from edgetl.exporter.candidates import Built
 from edgetl.machine import available_cores, this_machine
 from edgetl.recipes import all_recipes, find_recipe
 from edgetl.spec import Recipe
@@ -107,8 +107,8 @@ def test_it_computes_what_the_network_says(
     import onnx
     from onnx.reference import ReferenceEvaluator
 
-    (master,) = tiny("ort-fp32").files.values()
-    reference = ReferenceEvaluator(onnx.load_model_from_string(master))
+    (canonical,) = tiny("ort-fp32").files.values()
+    reference = ReferenceEvaluator(onnx.load_model_from_string(canonical))
     expected: Any = reference.run(None, {"images": tiny_images[:4]})[0]
     limit = {"fp32": 1e-5, "fp16": 0.01, "bf16": 0.03, "int8": 0.15}[find_recipe(recipe).precision]
     assert np.abs(session.run(tiny_images[:4]) - expected).max() <= limit * np.ptp(expected)

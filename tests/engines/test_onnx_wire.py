@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from edgetl.engines import NAMES, Options, find_engine, onnx_wire
 from edgetl.engines.onnx_wire import DATA_LOCATION, EXTERNAL_DATA, HOLDERS, check_sealed
 from edgetl.errors import EngineError
-from edgetl.exporter.build import Built
+from edgetl.exporter.candidates import Built
 
 OUTSIDE = "names another file for some of its weights"
 OPTIONS = {
@@ -190,9 +190,9 @@ def test_no_engine_reads_another_file(
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.chdir(home)
-    (master,) = tiny("ort-fp32").files.values()
+    (canonical,) = tiny("ort-fp32").files.values()
     location = {"beside": "weights.bin", "elsewhere": "../weights.bin"}[place]
-    model = onnx.load_model_from_string(master)
+    model = onnx.load_model_from_string(canonical)
     kept, position = (home / location), 0
     with kept.open("wb") as stream:
         for tensor in model.graph.initializer:

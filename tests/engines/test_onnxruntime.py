@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgetl.engines import Options, find_engine, onnxruntime
-from edgetl.exporter.build import Built
+from edgetl.exporter.candidates import Built
 from edgetl.machine import this_machine
 
 Tiny = Callable[[str], Built]

@@ -18,7 +18,7 @@ import pytest
 
 from edgetl.engines import Options, find_engine, openvino, ready_engine
 from edgetl.errors import EngineError, EngineMissingError
-from edgetl.exporter.build import Built
+from edgetl.exporter.candidates import Built
 from edgetl.recipes import all_recipes, find_recipe
 
 HINT = {"INFERENCE_PRECISION_HINT": "f32"}

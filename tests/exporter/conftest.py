@@ -1,4 +1,4 @@
-"""A network like MobileNet's blocks as the master ONNX, for tests of quantizers."""
+"""A network like MobileNet's blocks as the canonical ONNX, for tests of quantizers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from edgetl.exporter.trace import trace
+from edgetl.exporter.onnx.trace import trace
 from edgetl.spec import Normalize, Preprocess
 
 SIZE = 48
@@ -49,8 +49,8 @@ def pictures() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def blocks_master() -> bytes:
-    """The master ONNX of a stem, a block with ReLU6, one with HardSwish, and a classifier of 10."""
+def blocks_canonical() -> bytes:
+    """The model of a stem, a block with ReLU6, one with HardSwish, and a classifier of 10."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         stem = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6()]

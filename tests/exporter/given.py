@@ -10,10 +10,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from edgetl.exporter.adopt import Adopted, adopt
-from edgetl.exporter.adopt_given import read_given
-from edgetl.exporter.check import check_onnx
-from edgetl.exporter.fp16 import strong_fp16
+from edgetl.exporter.onnx.checks import check_onnx
+from edgetl.exporter.onnx.fp16 import strong_fp16
+from edgetl.exporter.onnx.importing.given import read_given
+from edgetl.exporter.onnx.importing.importer import Imported, import_onnx
 from edgetl.spec import Normalize
 
 SIZE, CLASSES = 32, 5
@@ -102,30 +102,32 @@ def run_given(data: bytes, images: np.ndarray, normalize: Normalize | None = Non
     return np.concatenate(rows)
 
 
-def run_master(adopted: Adopted, images: np.ndarray) -> np.ndarray:
-    check_onnx(adopted.master, max_opset=17, max_ir=8)
-    strong_fp16(adopted.master)  # what TensorRT gets can be made of it
-    session = onnxruntime.InferenceSession(adopted.master, providers=["CPUExecutionProvider"])
+def run_canonical(imported: Imported, images: np.ndarray) -> np.ndarray:
+    check_onnx(imported.canonical, max_opset=17, max_ir=8)
+    strong_fp16(imported.canonical)  # what TensorRT gets can be made of it
+    session = onnxruntime.InferenceSession(imported.canonical, providers=["CPUExecutionProvider"])
     return session.run(["logits"], {"images": images})[0]
 
 
-def adopted(data: bytes | Path, normalize: Normalize | None = None, **options: Any) -> Adopted:
-    return adopt(read_given(data, **options), normalize=normalize or Normalize(), images=pictures())
+def imported(data: bytes | Path, normalize: Normalize | None = None, **options: Any) -> Imported:
+    return import_onnx(
+        read_given(data, **options), normalize=normalize or Normalize(), images=pictures()
+    )
 
 
-def kinds(result: Adopted) -> list[str]:
-    return [n.op_type for n in onnx.load_model_from_string(result.master).graph.node]
+def kinds(result: Imported) -> list[str]:
+    return [n.op_type for n in onnx.load_model_from_string(result.canonical).graph.node]
 
 
 PLAIN = ["Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"]
 PREPROCESSING = ["Cast", "Transpose", "Sub", "Mul"]
 
 
-def same(data: bytes | Path, normalize: Normalize | None = None, **options: Any) -> Adopted:
+def same(data: bytes | Path, normalize: Normalize | None = None, **options: Any) -> Imported:
     """Adopt the file, and compare with what it says itself."""
-    result = adopted(data, normalize, **options)
+    result = imported(data, normalize, **options)
     held = data if isinstance(data, bytes) else data.read_bytes()
     wanted = run_given(held, pictures(), normalize).reshape(5, -1)
-    found = run_master(result, pictures())
+    found = run_canonical(result, pictures())
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
     return result

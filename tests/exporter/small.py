@@ -1,4 +1,4 @@
-"""A small network with every kind of part, as master ONNX and as somebody's file, and its photos.
+"""A small network with every kind of part, as canonical ONNX and as given file, and its photos.
 
 Its layers are those of a MobileNet: a stem, a squeeze-and-excite gate, depthwise layers, a sum. The
 weights are random but for the classifier, which is fitted to drawn photos: it knows its classes.
@@ -16,10 +16,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgetl.exporter.check import INPUT, NORMALIZED, OUTPUT
-from edgetl.exporter.graph import finish, prepend, rename
-from edgetl.exporter.material import Material
-from edgetl.exporter.source import Judges
+from edgetl.exporter.context import BuildContext
+from edgetl.exporter.onnx.checks import INPUT, NORMALIZED, OUTPUT
+from edgetl.exporter.onnx.passes import finish, prepend, rename
+from edgetl.exporter.sources.base import ValidationSet
 from edgetl.files import sha256_bytes
 from edgetl.spec import Calibration, Normalize, Preprocess, Provenance
 
@@ -125,7 +125,7 @@ def layers(source: str = NORMALIZED, *, blocks: int = 4, fitted: bool = True) ->
 def _head(blocks: int) -> tuple[Array, Array]:
     """A classifier by ridge regression on the features of pictures."""
     images = pictures(240, 5000)
-    found = run(master(blocks=blocks, fitted=False), images).astype(np.float64)
+    found = run(canonical(blocks=blocks, fitted=False), images).astype(np.float64)
     centre, spread = found.mean(axis=0), found.std(axis=0) + 1e-6
     inputs = (found - centre) / spread
     wanted = np.eye(3)[np.arange(len(images)) % 3] - 1 / 3
@@ -135,8 +135,8 @@ def _head(blocks: int) -> tuple[Array, Array]:
 
 
 @functools.cache
-def master(*, blocks: int = 4, fitted: bool = True, normalize: Normalize = NORMALIZE) -> bytes:
-    """The network as edgetl's master ONNX."""
+def canonical(*, blocks: int = 4, fitted: bool = True, normalize: Normalize = NORMALIZE) -> bytes:
+    """The network as edgetl's canonical ONNX."""
     made = layers(blocks=blocks, fitted=fitted)
     model = _model(made, [helper.make_tensor_value_info(NORMALIZED, TensorProto.FLOAT, None)])
     rename(model.graph)
@@ -179,10 +179,10 @@ def run(model: bytes, images: Images, output: str = OUTPUT) -> npt.NDArray[np.fl
 
 @functools.cache
 def backbone(name: str, size: int = 64) -> tuple[bytes, Any]:
-    """(master, network) of a real backbone with random weights and the statistics of `noise`."""
+    """(canonical, network) of a real backbone with random weights and the statistics of `noise`."""
     import torch
 
-    from edgetl.exporter.trace import trace
+    from edgetl.exporter.onnx.trace import trace
     from edgetl.train.backbones import build_classifier
 
     network = build_classifier(name, 5, seed=0)
@@ -208,7 +208,7 @@ def noise(count: int, size: int = 64) -> Images:
 
 
 class SmallSource:
-    """A master ONNX with pictures; every other member is as an export sees it."""
+    """A canonical ONNX with pictures; every other member is as an export sees it."""
 
     labels = LABELS
     preprocess, normalize = Preprocess(size=SIZE, fit="squash"), NORMALIZE
@@ -217,9 +217,9 @@ class SmallSource:
         self.model, self.asked = model, list[int]()
         self.photos, self.held = pictures(photos), pictures(held, 9000)
 
-    def judges(self) -> Judges:
+    def validation(self) -> ValidationSet:
         images = pictures(60, 7000)
-        return Judges(images, np.arange(60) % 3, "validation")
+        return ValidationSet(images, np.arange(60) % 3, "validation")
 
     def calibration(self, count: int) -> tuple[Images, Calibration]:
         self.asked.append(count)
@@ -232,14 +232,14 @@ class SmallSource:
     def reference(self, images: Images) -> npt.NDArray[np.float32]:
         return run(self.model, images)
 
-    def master(self) -> bytes:
+    def canonical(self) -> bytes:
         return self.model
 
     def provenance(self, versions: dict[str, str], max_drop: float) -> Provenance:
         raise NotImplementedError("no test of parts writes a bundle")
 
 
-def material(*, photos: int = 96, model: bytes | None = None) -> Material:
+def context(*, photos: int = 96, model: bytes | None = None) -> BuildContext:
     """What candidates of the small network are made from."""
-    model = model or master()
-    return Material(SmallSource(model, photos), model)
+    model = model or canonical()
+    return BuildContext(SmallSource(model, photos), model)

@@ -30,12 +30,12 @@ from edgetl.errors import (
 )
 from edgetl.exporter import export as exporting
 from edgetl.exporter import job as jobs
-from edgetl.exporter.check import check_onnx
+from edgetl.exporter.onnx.checks import check_onnx
 from edgetl.exporter.plan import BASELINE
 from edgetl.machine import this_machine
 from edgetl.recipes import find_recipe
+from edgetl.runtime.bench.measure import Unmeasured
 from edgetl.runtime.choose import TIE
-from edgetl.runtime.measure import Unmeasured
 from edgetl.runtime.selftest import self_test
 from edgetl.spec import Candidate
 

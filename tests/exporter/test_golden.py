@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from edgetl.exporter.golden import drawn_jpeg, golden_inputs, golden_members
-from edgetl.preprocess import pixels
+from edgetl.inputs.image import pixels
 from edgetl.spec import Preprocess
 
 SPEC = Preprocess(size=48, fit="crop")

@@ -17,8 +17,8 @@ from onnx import helper, numpy_helper
 from edgetl.bundle import open_bundle
 from edgetl.errors import EngineError
 from edgetl.exporter import job as module
-from edgetl.exporter.build import MASTER, Built, build, candidate_logits
-from edgetl.exporter.job import Job
+from edgetl.exporter.candidates import CANONICAL, Built, build, candidate_logits
+from edgetl.exporter.job import ExportJob
 from edgetl.exporter.plan import plan
 from edgetl.machine import this_machine
 from edgetl.recipes import find_recipe
@@ -27,13 +27,13 @@ from edgetl.spec import Candidate
 
 
 @pytest.fixture
-def make(tiny_source: Any, tmp_path: Path) -> Callable[..., Job]:
+def make(tiny_source: Any, tmp_path: Path) -> Callable[..., ExportJob]:
     """A job on the tiny model: `make("cpu", precision="int8")`."""
 
-    def job(target: str = "cpu", **changes: Any) -> Job:
+    def job(target: str = "cpu", **changes: Any) -> ExportJob:
         asked = {"engine": "auto", "precision": "auto"} | changes
         planned = plan(target, asked["engine"], asked["precision"])
-        return Job(tiny_source, planned, max_drop=1 - 1e-9, progress=lambda _: None, **asked)
+        return ExportJob(tiny_source, planned, max_drop=1 - 1e-9, progress=lambda _: None, **asked)
 
     return job
 
@@ -43,7 +43,7 @@ def candidate(recipe: str, p50: float | None, **changes: Any) -> Candidate:
     return Candidate(recipe=recipe, **stated | changes)
 
 
-def holding(job: Job, *candidates: Candidate) -> Job:
+def holding(job: ExportJob, *candidates: Candidate) -> ExportJob:
     job.candidates = {c.recipe: c for c in candidates}
     return job
 
@@ -51,7 +51,7 @@ def holding(job: Job, *candidates: Candidate) -> Job:
 # --- the choice -------------------------------------------------------------------------------
 
 
-def test_the_fastest_is_chosen_where_all_was_measured(make: Callable[..., Job]) -> None:
+def test_the_fastest_is_chosen_where_all_was_measured(make: Callable[..., ExportJob]) -> None:
     rows = [candidate("a", 3.0), candidate("b", 1.0, rejected="no"), candidate("c", 2.0)]
     job = holding(make(), *rows)
     assert job.choice() == ("c", False)
@@ -61,7 +61,7 @@ def test_the_fastest_is_chosen_where_all_was_measured(make: Callable[..., Job]) 
     assert job.order() == ("b", "c", "a")
 
 
-def test_of_equal_ones_the_nearest_to_fp32_is_chosen(make: Callable[..., Job]) -> None:
+def test_of_equal_ones_the_nearest_to_fp32_is_chosen(make: Callable[..., ExportJob]) -> None:
     rows = [
         candidate("int8", 2.00, precision="int8", divergence=0.3),
         candidate("mixed", 2.03, precision="int8", divergence=0.1),
@@ -70,7 +70,9 @@ def test_of_equal_ones_the_nearest_to_fp32_is_chosen(make: Callable[..., Job]) -
     assert holding(make(), *rows).choice() == ("mixed", False)
 
 
-def test_the_order_of_the_plan_decides_where_nothing_was_measured(make: Callable[..., Job]) -> None:
+def test_the_order_of_the_plan_decides_where_nothing_was_measured(
+    make: Callable[..., ExportJob],
+) -> None:
     rows = [candidate("c", None), candidate("a", None, rejected="no"), candidate("b", None)]
     job = holding(make(), *rows)
     assert job.choice() == ("c", True)
@@ -79,7 +81,9 @@ def test_the_order_of_the_plan_decides_where_nothing_was_measured(make: Callable
     assert job.choice() == ("b", True)
 
 
-def test_other_devices_profiles_go_before_what_was_measured_here(make: Callable[..., Job]) -> None:
+def test_other_devices_profiles_go_before_what_was_measured_here(
+    make: Callable[..., ExportJob],
+) -> None:
     rows = [
         candidate("ort-fp32", 1.0),
         candidate("trt-fp16-weak", None, engine="tensorrt"),
@@ -94,7 +98,7 @@ def test_other_devices_profiles_go_before_what_was_measured_here(make: Callable[
     assert holding(make("cpu"), *rows).order()[:2] == ("ov-fp32", "ort-fp32")
 
 
-def test_only_what_was_asked_for_is_chosen(make: Callable[..., Job]) -> None:
+def test_only_what_was_asked_for_is_chosen(make: Callable[..., ExportJob]) -> None:
     rows = [candidate("ort-int8", 3.0, precision="int8"), candidate("ort-fp32", 1.0)]
     assert holding(make(), *rows).choice() == ("ort-fp32", False)
     assert holding(make(precision="int8"), *rows).choice() == ("ort-int8", False)
@@ -106,7 +110,7 @@ def test_only_what_was_asked_for_is_chosen(make: Callable[..., Job]) -> None:
 # --- candidates -------------------------------------------------------------------------------
 
 
-def test_recipes_become_candidates(make: Callable[..., Job]) -> None:
+def test_recipes_become_candidates(make: Callable[..., ExportJob]) -> None:
     said: list[str] = []
     job = make("cpu", engine="onnxruntime")
     job.say = said.append
@@ -125,27 +129,27 @@ def test_recipes_become_candidates(make: Callable[..., Job]) -> None:
         assert job.expected[name].shape == (len(job.golden), 3)
 
 
-def test_what_cannot_be_built_is_a_refused_candidate(make: Callable[..., Job]) -> None:
+def test_what_cannot_be_built_is_a_refused_candidate(make: Callable[..., ExportJob]) -> None:
     job = make()
 
     def fail() -> Built:
         raise EngineError("It broke.", fix="mend it.")
 
-    job.attempt(find_recipe("ort-int8"), fail, job.material)
+    job.attempt(find_recipe("ort-int8"), fail, job.context)
     assert job.candidates["ort-int8"].rejected == "It broke (mend it)"
     assert job.candidates["ort-int8"].accuracy is None
     assert job.passed == []
     assert "ort-int8" not in job.built
 
 
-def test_another_device_s_candidates_are_provisional(make: Callable[..., Job]) -> None:
+def test_another_device_s_candidates_are_provisional(make: Callable[..., ExportJob]) -> None:
     job = make("raspberry-pi-5")
     job.try_recipes(job.plan.recipes)
     assert all(c.provisional for c in job.candidates.values())
 
 
 def test_fp16_that_would_overflow_is_refused(
-    make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., ExportJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ONNX Runtime's own FP16 does not show it: the ranges of the FP32 network do, once for all."""
     job = make("jetson", precision="fp16")
@@ -169,10 +173,10 @@ def test_fp16_that_would_overflow_is_refused(
     assert len(calls) == 1
 
 
-def test_fp16_s_range_is_held_against_the_trained_network(make: Callable[..., Job]) -> None:
+def test_fp16_s_range_is_held_against_the_trained_network(make: Callable[..., ExportJob]) -> None:
     """Training moves weights: the network before it may fit FP16, and the trained one not."""
     job = make("jetson")
-    model = onnx.load_model_from_string(job.material.master)
+    model = onnx.load_model_from_string(job.context.canonical)
     made = model.graph.output[0].name
     model.graph.node[-1].output[0] = "before"
     for number, (source, factor, out) in enumerate(
@@ -181,11 +185,11 @@ def test_fp16_s_range_is_held_against_the_trained_network(make: Callable[..., Jo
         name = f"factor_{number}"
         model.graph.initializer.append(numpy_helper.from_array(np.float32(factor), name))
         model.graph.node.append(helper.make_node("Mul", [source, name], [out], f"scale_{number}"))
-    trained = job.material.with_trained(model.SerializeToString(), {})
+    trained = job.context.with_trained(model.SerializeToString(), {})
     recipe = msgspec.structs.replace(find_recipe("trt-int8-weak"), calibration=("minmax",))
-    for name, material in (("plain", job.material), ("trained", trained)):
+    for name, context in (("plain", job.context), ("trained", trained)):
         named = msgspec.structs.replace(recipe, name=name)
-        job.attempt(named, partial(build, named, material), material)
+        job.attempt(named, partial(build, named, context), context)
     assert job.candidates["plain"].rejected is None
     assert "high" in str(job.candidates["trained"].rejected)
 
@@ -193,7 +197,7 @@ def test_fp16_s_range_is_held_against_the_trained_network(make: Callable[..., Jo
 # --- the bundle -------------------------------------------------------------------------------
 
 
-def test_the_bundle_holds_what_passed(make: Callable[..., Job], tmp_path: Path) -> None:
+def test_the_bundle_holds_what_passed(make: Callable[..., ExportJob], tmp_path: Path) -> None:
     job = make("cpu")
     job.try_recipes(job.plan.recipes)
     passed = {c.recipe for c in job.passed}
@@ -212,8 +216,8 @@ def test_the_bundle_holds_what_passed(make: Callable[..., Job], tmp_path: Path) 
         assert listed.keys() == job.candidates.keys()
         assert {name for name, c in listed.items() if c.artifacts} == passed - {refused}
         assert listed[refused].rejected == "It broke (mend it)"
-        assert listed["ort-fp32"].artifacts == listed["ov-fp32"].artifacts == (MASTER,)
-        assert [a.path for a in manifest.artifacts].count(MASTER) == 1
+        assert listed["ort-fp32"].artifacts == listed["ov-fp32"].artifacts == (CANONICAL,)
+        assert [a.path for a in manifest.artifacts].count(CANONICAL) == 1
         assert manifest.calibration is not None
         assert manifest.calibration.n == 12
         used = manifest.provenance.versions
@@ -223,7 +227,7 @@ def test_the_bundle_holds_what_passed(make: Callable[..., Job], tmp_path: Path) 
 
 
 def test_a_bundle_holds_no_photo(
-    make: Callable[..., Job], tiny_source: Any, tmp_path: Path
+    make: Callable[..., ExportJob], tiny_source: Any, tmp_path: Path
 ) -> None:
     """What the self-test runs is drawn; photos that judged or calibrated are in no member."""
     job = make("cpu", engine="onnxruntime")
@@ -242,7 +246,7 @@ def test_a_bundle_holds_no_photo(
 
 
 def test_a_candidate_that_fails_on_drawings_is_refused(
-    make: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., ExportJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Right on every photo, but its self-test could never pass."""
     job = make("cpu", engine="onnxruntime")

@@ -12,12 +12,12 @@ from onnx import helper, numpy_helper
 import edgetl
 from edgetl.bundle import open_bundle
 from edgetl.errors import EngineError, TraceError, UsageError
-from edgetl.exporter.adopt import adopt
-from edgetl.exporter.adopt_given import read_given
-from edgetl.exporter.check import OUTPUT, check_onnx
 from edgetl.exporter.export import Export, export
-from edgetl.exporter.qat import train_integers
-from edgetl.runtime.prepare import prepare
+from edgetl.exporter.onnx.checks import OUTPUT, check_onnx
+from edgetl.exporter.onnx.importing.given import read_given
+from edgetl.exporter.onnx.importing.importer import import_onnx
+from edgetl.exporter.quantize.qat.train import train_integers
+from edgetl.runtime.build import prepare
 from edgetl.runtime.selftest import self_test
 from edgetl.runtime.session import open_session
 from edgetl.spec import Normalize, OnnxOptions
@@ -67,18 +67,18 @@ def exported(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Export:
     )
 
 
-def test_the_master_takes_one() -> None:
-    adopted = adopt(read_given(mixing()), normalize=Normalize(mean=MEAN, std=STD))
-    assert adopted.single
-    assert "takes one image a run, as its graph holds that number" in adopted.notes
-    check_onnx(adopted.master)
-    own = small.run(small.master(), small.pictures(1))
-    assert small.run(adopted.master, small.pictures(1)) == pytest.approx(own / 2, abs=1e-4)
+def test_the_canonical_takes_one() -> None:
+    imported = import_onnx(read_given(mixing()), normalize=Normalize(mean=MEAN, std=STD))
+    assert imported.single
+    assert "takes one image a run, as its graph holds that number" in imported.notes
+    check_onnx(imported.canonical)
+    own = small.run(small.canonical(), small.pictures(1))
+    assert small.run(imported.canonical, small.pictures(1)) == pytest.approx(own / 2, abs=1e-4)
 
 
 def test_every_candidate_runs_any_number(exported: Export) -> None:
     images = small.pictures(5, 300)
-    wanted = small.run(small.master(), images) / 2
+    wanted = small.run(small.canonical(), images) / 2
     with open_bundle(exported.bundle) as bundle:
         assert bundle.manifest.single_image
         assert all(check.passed is not False for check in self_test(bundle))
@@ -112,10 +112,10 @@ def test_several_at_once_are_refused_where_they_were_asked_for(exported: Export)
 
 
 def test_training_says_why_it_is_left_out(exported: Export) -> None:
-    adopted = adopt(read_given(mixing()), normalize=Normalize(mean=MEAN, std=STD))
+    imported = import_onnx(read_given(mixing()), normalize=Normalize(mean=MEAN, std=STD))
     with pytest.raises(TraceError, match="takes one image a run; training needs several"):
         train_integers(
-            small.material(model=adopted.master), rounding="asymmetric", progress=lambda _: None
+            small.context(model=imported.canonical), rounding="asymmetric", progress=lambda _: None
         )
     assert [n for n in exported.notes if n.startswith("QAT: The network takes one image a run")]
 
@@ -126,7 +126,7 @@ def test_four_that_influence_each_other_are_refused() -> None:
     for value in (model.graph.input[0], model.graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_value = 4
     with pytest.raises(TraceError, match=r"rewritten model differs|free \(dynamic\) batch"):
-        adopt(
+        import_onnx(
             read_given(bytes(model.SerializeToString())),
             normalize=Normalize(mean=MEAN, std=STD),
             images=small.pictures(5),

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from edgetl.report.compare import render, write_comparison
-from edgetl.runtime.comparison import Change, ComparedImage, Comparison, Pair, Side, Unread
+from edgetl.runtime.compare.comparison import Change, ComparedImage, Comparison, Pair, Side, Unread
 from edgetl.spec import Prediction, Preprocess
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}

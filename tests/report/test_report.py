@@ -165,7 +165,7 @@ def test_whole_run(tmp_path: Path) -> None:
     image = next(value for value in page.values("src") if value.startswith("data:image/jpeg"))
     with Image.open(io.BytesIO(base64.b64decode(image.split(",")[1]))) as picture:
         assert picture.size == (24, 16)
-    assert not re.search("#0[1-5]0[1-5]0[1-5]", html), "a stand-in colour was left in the curves"
+    assert not re.search("#0[1-5]0[1-5]0[1-5]", html), "a proxy colour was left in the curves"
 
 
 def test_labels_and_paths_are_escaped(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from edgetl.errors import (
     UnknownNameError,
     UsageError,
 )
+from edgetl.inputs.image import pixels
 from edgetl.machine import available_cores
-from edgetl.preprocess import pixels
 from edgetl.recipes import find_recipe
 from edgetl.runtime.model import Model
 from edgetl.runtime.selftest import self_test

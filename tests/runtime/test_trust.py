@@ -21,9 +21,9 @@ import edgetl
 from edgetl.bundle import open_bundle, write_bundle
 from edgetl.engines import Options, find_engine, onnxruntime
 from edgetl.errors import EngineError
-from edgetl.exporter.build import build
+from edgetl.exporter.candidates import build
+from edgetl.exporter.context import BuildContext
 from edgetl.exporter.golden import golden_members
-from edgetl.exporter.material import Material
 from edgetl.files import sha256_bytes
 from edgetl.machine import this_machine
 from edgetl.recipes import find_recipe
@@ -174,8 +174,8 @@ def overflowing(tiny_source: Any, tiny_bundle: Path, tmp_path: Path) -> Path:
     if find_engine("openvino").missing() is not None:
         pytest.skip("needs OpenVINO")
     source = type(tiny_source)(tiny_source.images)
-    source.master = lambda: alike(tiny_source.master())
-    material, inputs = Material(source, source.master()), source.images[:8]
+    source.canonical = lambda: alike(tiny_source.canonical())
+    material, inputs = BuildContext(source, source.canonical()), source.images[:8]
     files: dict[str, tuple[Any, bytes]] = {}
     listed, expected = [], {}
     for name in ("ov-int8", "ort-fp32"):
@@ -209,8 +209,8 @@ def overflowing(tiny_source: Any, tiny_bundle: Path, tmp_path: Path) -> Path:
     return tmp_path / "bright.edgetl"
 
 
-def alike(master: bytes) -> bytes:
-    model, rng = onnx.load_from_string(master), np.random.default_rng(0)
+def alike(canonical: bytes) -> bytes:
+    model, rng = onnx.load_from_string(canonical), np.random.default_rng(0)
     for tensor in model.graph.initializer:
         if tensor.name == "w2":
             values = rng.uniform(0.1, 0.12, tensor.dims) * rng.choice([-1, 1], (32, 1, 1, 1))

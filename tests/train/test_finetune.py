@@ -30,9 +30,9 @@ from edgetl.errors import (
     WeightsError,
 )
 from edgetl.files import read_jsonl
+from edgetl.runs.folder import read_run
 from edgetl.spec import EpochRow, Photo, RunRecord, Stage
 from edgetl.train import finetune as finetuning
-from edgetl.train.run import read_run
 
 NET = "squeezenet1_1"
 MakeWeights = Callable[..., Path]
@@ -481,9 +481,9 @@ def whole(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 
 # Two steps an epoch; fsync is called for run.json, data.jsonl, metrics.jsonl, the checkpoint.
 MOMENTS = {
-    "before run.json": ("edgetl.train.run:write_run", 1),
+    "before run.json": ("edgetl.runs.folder:write_run", 1),
     "before data.jsonl": ("edgetl.train.finetune:write_bytes", 1),
-    "before the probe": ("edgetl.train.stages:fit_probe", 1),
+    "before the probe": ("edgetl.train.strategies:fit_probe", 1),
     "in the second epoch": ("edgetl.train.loop:Trainer.train_step", 4),
     "rows without checkpoint": ("edgetl.train.loop:Trainer.save", 1),
     "half a checkpoint": ("edgetl.files:os.fsync", 4),
@@ -515,7 +515,7 @@ def test_a_run_killed_again_and_again_ends_like_an_uninterrupted_one(
 def test_a_run_killed_before_it_was_one_starts_anew_without_being_asked(
     options: dict[str, Any], whole: dict[str, Any], tmp_path: Path, single: None
 ) -> None:
-    killed("edgetl.train.run:write_run", 1, options | {"out": str(tmp_path / "run")})
+    killed("edgetl.runs.folder:write_run", 1, options | {"out": str(tmp_path / "run")})
     assert (tmp_path / "run" / "cache" / "photos.npy").exists()
     edgetl.finetune(out=tmp_path / "run", **options)
     assert outcome(tmp_path / "run") == whole
@@ -630,7 +630,7 @@ def test_a_disk_that_fills_up_at_a_checkpoint(
 
 
 def test_two_processes_do_not_share_a_folder(options: dict[str, Any], tmp_path: Path) -> None:
-    from edgetl.train.run import locked
+    from edgetl.runs.folder import locked
 
     with locked(tmp_path / "run"), pytest.raises(RunError, match="Another process is training"):
         edgetl.finetune(out=tmp_path / "run", **options)

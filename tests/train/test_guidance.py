@@ -13,9 +13,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from edgetl.metrics import evaluate_classes
+from edgetl.runs.folder import read_run
 from edgetl.spec import Evaluation, FinetuneConfig, Stage
 from edgetl.train.guidance import far_below, framing, mirroring, never_right
-from edgetl.train.run import read_run
 
 NET = "squeezenet1_1"
 LABELS = ("left", "right", "up")

@@ -16,9 +16,9 @@ from edgetl.spec import EpochRow, Normalize
 from edgetl.train.augment import Batches
 from edgetl.train.backbones import build_classifier
 from edgetl.train.infer import NotFiniteError
-from edgetl.train.loop import Settings, Trainer, Validation, parameter_groups, train
+from edgetl.train.loop import Hyperparameters, Trainer, Validation, parameter_groups, train
 
-SETTINGS = Settings(
+SETTINGS = Hyperparameters(
     stage="scratch",
     epochs=4,
     batch=8,

@@ -1,0 +1,5 @@
+"""The bundle file: reader, writer and checks; docs/bundle.md is its format."""
+
+from edgetl.bundle.archive import MEASUREMENTS, Bundle, open_bundle, unpack, write_bundle
+
+__all__ = ["MEASUREMENTS", "Bundle", "open_bundle", "unpack", "write_bundle"]

@@ -1,0 +1,1 @@
+"""Find, check, hash, group and split the samples of a data set."""

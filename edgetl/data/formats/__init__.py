@@ -1,0 +1,1 @@
+"""Data set formats: class folders, CSV tables."""

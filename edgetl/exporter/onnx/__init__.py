@@ -1,0 +1,1 @@
+"""The canonical ONNX: traced or imported, rewritten and checked."""

@@ -1,0 +1,1 @@
+"""Somebody else's ONNX file, brought to the canonical form."""

@@ -1,0 +1,178 @@
+"""Somebody else's ONNX classifier: read, and refused where it is none."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from edgetl.errors import TraceError, UsageError
+from edgetl.exporter.onnx.checks import type_name
+from edgetl.exporter.onnx.importing.end import find_logits
+from edgetl.exporter.onnx.importing.file import all_nodes, called, read_file
+from edgetl.exporter.onnx.importing.passes import simplify
+from edgetl.exporter.onnx.importing.run import TYPES, Given
+from edgetl.exporter.onnx.passes import drop_unused, stored_constants
+
+Layout = Literal["auto", "nchw", "nhwc"]
+
+_QUANTIZED = ("QuantizeLinear", "QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize")
+_RANDOM = ("Random", "Bernoulli", "Multinomial")
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization")
+_SPLIT_IT = "cut the file to one image input and its logits with onnx.utils.extract_model."
+_EVALUATE = "export the model in evaluation mode: model.eval()."
+
+
+def read_given(data: bytes | Path, *, size: int | None = None, layout: Layout = "auto") -> Given:
+    """Read an ONNX classifier: one image input, one output `(N, classes)` or `(N, classes, 1, 1)`.
+
+    `size` in pixels is needed where the file leaves it open, `layout` where the shape does not
+    show it. Raises UsageError for options that the file contradicts or that are missing, TraceError
+    for files that are no such classifier or cannot be run.
+    """
+    file = read_file(data)
+    for node in all_nodes(file.model.graph):
+        if node.op_type.startswith(_QUANTIZED) or node.op_type == "DequantizeLinear":
+            raise TraceError(
+                f"{file.name} is quantized already: it holds {called(node)}.",
+                fix="give the floating-point model; edgetl quantizes it for each target.",
+            )
+    computed = copy.deepcopy(file.model)  # what is left to compute decides, not what is constant
+    simplify(computed)
+    drop_unused(computed.graph)
+    for node in all_nodes(computed.graph):
+        _refuse(node, file.name)
+    _check_weights(computed.graph, file.name)
+    given = _interface(file.model, file.name, size, layout)
+    return find_logits(given._replace(sha256=file.sha256, opset=file.opset))
+
+
+def _refuse(node: onnx.NodeProto, name: str) -> None:
+    """TraceError for operators that no target reads, or that belong to training."""
+    if node.domain not in ("", "ai.onnx"):
+        raise TraceError(
+            f"{name}: {called(node)} is of the operator domain '{node.domain}'; no target reads "
+            "it.",
+            fix="export the model again with standard operators, not optimised for one runtime.",
+        )
+    kinds = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+    if any(a.type in kinds for a in node.attribute):
+        raise TraceError(
+            f"{name}: {called(node)} is control flow, which targets cannot read.",
+            fix="export the model by tracing, in evaluation mode and with fixed image size.",
+        )
+    training = any(a.name == "training_mode" and a.i for a in node.attribute)
+    if training or node.op_type.startswith(_RANDOM):
+        raise TraceError(f"{name}: {called(node)} belongs to training.", fix=_EVALUATE)
+
+
+def _check_weights(graph: onnx.GraphProto, name: str) -> None:
+    """TraceError for a Dropout that is told to drop, and for weights that are no numbers."""
+    constants = stored_constants(graph)
+    for node in graph.node:
+        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+            told = constants.get(node.input[2])
+            if told is None or bool(np.any(told)):
+                raise TraceError(f"{name}: {called(node)} is in training mode.", fix=_EVALUATE)
+        for place, source in enumerate(node.input):
+            array = constants.get(source)
+            if array is None or array.dtype.kind != "f":
+                continue
+            # an infinite constant may be meant (a mask, a limit); an infinite weight is not
+            weight = place > 0 and node.op_type in _WEIGHTED
+            bad = ~np.isfinite(array) if weight else np.isnan(array)
+            if bad.any():
+                what = "NaN" if np.isnan(array).any() else "infinity"
+                raise TraceError(
+                    f"{name}: '{source}', which {called(node)} reads, holds {what} in "
+                    f"{int(bad.sum())} of {array.size} values.",
+                    fix="export a checkpoint without NaN or infinity: its training diverged, or "
+                    "its conversion to float16 overflowed.",
+                )
+
+
+# --- the interface ----------------------------------------------------------------------------
+
+
+def _interface(model: onnx.ModelProto, name: str, size: int | None, layout: Layout) -> Given:
+    """What the file takes and returns; everything else of Given is filled in later."""
+    graph = model.graph
+    stored = {i.name for i in graph.initializer}
+    inputs = [i for i in graph.input if i.name not in stored]
+    for what, values in (("inputs", inputs), ("outputs", list(graph.output))):
+        if len(values) != 1:
+            names = ", ".join(v.name for v in values[:4]) or "none"
+            raise TraceError(f"{name} has {len(values)} {what} ({names}), not one.", fix=_SPLIT_IT)
+    kind = inputs[0].type.tensor_type
+    dims = [d.dim_value for d in kind.shape.dim] if kind.HasField("shape") else [0] * 4
+    if kind.elem_type not in TYPES or len(dims) != 4:
+        raise TraceError(
+            f"{name}'s input '{inputs[0].name}' is {type_name(kind.elem_type)} {_shown(dims)}, "
+            "not float32, float16 or uint8 images of four axes.",
+            fix="give an image classifier that reads (N, 3, H, W) or (N, H, W, 3).",
+        )
+    found = _layout(dims, layout, f"{name}'s input '{inputs[0].name}'")
+    sides = dims[2:] if found == "nchw" else dims[1:3]
+    return Given(
+        model=model,
+        name=name,
+        sha256="",
+        opset=0,
+        input=inputs[0].name,
+        output=graph.output[0].name,
+        dtype=kind.elem_type,
+        layout=found,
+        batch=dims[0],
+        size=_size(sides, size, name),
+        classes=0,
+        notes=(),
+    )
+
+
+def _layout(dims: list[int], asked: Layout, what: str) -> Literal["nchw", "nhwc"]:
+    possible = [k for k, axis in (("nchw", 1), ("nhwc", 3)) if dims[axis] in (0, 3)]
+    sure = [k for k, axis in (("nchw", 1), ("nhwc", 3)) if dims[axis] == 3]
+    if not possible:
+        raise TraceError(
+            f"{what} has shape {_shown(dims)}: no axis holds three colours.",
+            fix="give an image classifier that reads RGB.",
+        )
+    if asked != "auto" and asked not in possible:
+        raise UsageError(
+            f"--layout {asked} contradicts the shape {_shown(dims)} of {what}.",
+            fix=f"use --layout {possible[0]} or leave it away.",
+        )
+    choice = [asked] if asked != "auto" else sure or possible
+    if len(choice) > 1:
+        raise UsageError(
+            f"{what} has shape {_shown(dims)}: which axis holds the colours is not clear.",
+            fix="give --layout nchw or --layout nhwc.",
+        )
+    return "nchw" if choice[0] == "nchw" else "nhwc"
+
+
+def _size(sides: list[int], asked: int | None, name: str) -> int:
+    fixed = {side for side in sides if side}
+    if len(fixed) > 1:
+        raise TraceError(
+            f"{name} reads images of {sides[0]}x{sides[1]} pixels; edgetl's are square.",
+            fix="export the model for square images.",
+        )
+    if not fixed and asked is None:
+        raise UsageError(f"{name} leaves the image size open.", fix="give it: --size 224")
+    size = asked if asked is not None else fixed.pop()
+    if fixed and size not in fixed:
+        raise UsageError(
+            f"--size {size} contradicts {name}, which reads {fixed.pop()} pixels.",
+            fix="leave --size away, or export the model for that size.",
+        )
+    if size < 1:
+        raise UsageError(f"--size {size} is not possible.", fix="give pixels, such as 224.")
+    return size
+
+
+def _shown(dims: list[int]) -> str:
+    return "[" + ", ".join(str(d) if d else "?" for d in dims) + "]"

@@ -1,0 +1,116 @@
+"""Somebody else's ONNX classifier in ONNX Runtime, as it was given."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnx
+
+from edgetl.engines.base import first_line
+from edgetl.errors import TraceError, missing_extra
+from edgetl.exporter.onnx.checks import FLOAT, FLOAT16, UINT8
+from edgetl.exporter.onnx.importing.file import called
+from edgetl.inputs.image import Pixels
+from edgetl.machine import available_cores
+from edgetl.metrics import Logits
+from edgetl.spec import Normalize
+
+TYPES = {FLOAT: np.float32, FLOAT16: np.float16, UINT8: np.uint8}
+
+_BATCH = 16
+
+
+class Given(NamedTuple):
+    """An image classifier as it was given; only a Softmax at its end is cut off."""
+
+    model: onnx.ModelProto  # as `read_file` gives it
+    name: str  # of the file, for messages
+    sha256: str  # of the file, and of its external data after it
+    opset: int
+    input: str
+    output: str  # as the file calls it
+    dtype: int  # of the input, ONNX's number
+    layout: Literal["nchw", "nhwc"]
+    batch: int  # 0 where any is possible
+    size: int
+    classes: int
+    notes: tuple[str, ...]
+
+
+class GivenNetwork:
+    """The given file in ONNX Runtime, in its own types and layout."""
+
+    def __init__(self, given: Given) -> None:
+        """Raises TraceError when ONNX Runtime cannot load the file."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise missing_extra("export", "A given ONNX model") from error
+        self.given = given
+        config = onnxruntime.SessionOptions()
+        config.intra_op_num_threads = available_cores()
+        config.log_severity_level = 4
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                given.model.SerializeToString(), config, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions share no public base class
+            raise TraceError(
+                f"ONNX Runtime cannot load {given.name}: {first_line(error)}",
+                fix="export the model again, self-contained and at opset 17.",
+            ) from error
+
+    def logits(self, images: Pixels, normalize: Normalize) -> Logits:
+        """Logits float32 `(N, classes)` of images uint8 `(N, size, size, 3)`.
+
+        Raises TraceError when the file fails on them.
+        """
+        step = self.given.batch or _BATCH
+        parts = [images[i : i + step] for i in range(0, len(images), step)]
+        rows = np.concatenate([self.answer(part, normalize) for part in parts])
+        return rows.reshape(len(rows), -1).astype(np.float32)
+
+    def answer(self, images: Pixels, normalize: Normalize) -> Any:
+        """What the file itself returns for a few images: an array, of a classifier."""
+        result = self.answers(images, normalize)[0]
+        return result[: len(images)] if isinstance(result, np.ndarray) else result
+
+    def answers(self, images: Pixels, normalize: Normalize) -> list[Any]:
+        """All outputs for a few images, which a fixed batch fills up with the last one."""
+        count = len(images)
+        if self.given.batch:
+            rows = np.minimum(np.arange(self.given.batch), count - 1)
+            images = images[rows]
+        block: Any = images
+        if self.given.dtype != UINT8:
+            mean, std = np.asarray(normalize.mean), np.asarray(normalize.std)
+            block = (images - (255 * mean).astype(np.float32)) / (255 * std).astype(np.float32)
+        if self.given.layout == "nchw":
+            block = block.transpose(0, 3, 1, 2)
+        block = np.ascontiguousarray(block, TYPES[self.given.dtype])
+        try:
+            return list(self._session.run(None, {self.given.input: block}))
+        except Exception as error:
+            raise TraceError(
+                f"{self.given.name} fails on images of {self.given.size} pixels: "
+                f"{first_line(error)}",
+                fix="give the --size and --layout that the model was made for.",
+            ) from error
+
+
+def first_not_finite(given: Given, image: Pixels, normalize: Normalize) -> str:
+    """The first node whose result is NaN, else infinite, on an image `(1, size, size, 3)`."""
+    watched = copy.deepcopy(given.model)
+    graph = watched.graph
+    nodes = {output: node for node in graph.node for output in node.output if output}
+    del graph.output[:]
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in nodes)
+    values = GivenNetwork(given._replace(model=watched)).answers(image, normalize)
+    found = dict(zip(nodes, values, strict=True))
+    for bad in (np.isnan, np.isinf):
+        for name, value in found.items():
+            if getattr(value, "dtype", np.dtype(int)).kind == "f" and bad(value).any():
+                return called(nodes[name])
+    return called(graph.node[-1])

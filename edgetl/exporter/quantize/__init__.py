@@ -1,0 +1,1 @@
+"""Integers: calibration, ONNX Runtime, NNCF, quantization-aware training."""

@@ -1,0 +1,1 @@
+"""Search which parts of a network to keep in floating point."""

@@ -1,0 +1,1 @@
+"""What is exported, and the samples that judge and calibrate."""

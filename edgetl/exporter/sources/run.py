@@ -1,0 +1,69 @@
+"""A finished run as what an export starts from."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+
+import edgetl
+from edgetl.exporter.onnx.trace import trace
+from edgetl.exporter.sources.base import ValidationSet
+from edgetl.inputs.image import Pixels
+from edgetl.metrics import Logits
+from edgetl.runs.folder import finished_run
+from edgetl.runs.samples import RunPhotos, fingerprint
+from edgetl.spec import Calibration, Provenance
+from edgetl.train.restore import load_classifier, reference_logits
+
+HELD_OUT = 64  # at most a quarter of the training photos, but at least one
+
+
+class RunSource:
+    """The run's network, and its photos from their own files."""
+
+    def __init__(self, home: Path, moved_to: str = "") -> None:
+        """Raises RunError for what is no finished run, DataError when photos are missing."""
+        self.record = finished_run(home)
+        self.labels = self.record.labels
+        self.preprocess, self.normalize = self.record.preprocess, self.record.normalize
+        self.photos = RunPhotos(home, self.record, moved_to)
+        self.model = load_classifier(home, self.record)
+        ranked = self.photos.ranked("train")
+        out = min(HELD_OUT, max(1, len(ranked) // 4))
+        self._kept, self._out = ranked[:-out] or ranked, ranked[-out:]
+
+    def validation(self) -> ValidationSet:
+        chosen = self.photos.of("validation")
+        return ValidationSet(self.photos.pixels(chosen), self.photos.truth(chosen), "validation")
+
+    def calibration(self, count: int) -> tuple[Pixels, Calibration]:
+        chosen = self._kept[:count]
+        return self.photos.pixels(chosen), Calibration(n=len(chosen), sha256=fingerprint(chosen))
+
+    def held_out(self, count: int) -> Pixels:
+        return self.photos.pixels(self._out[:count])
+
+    def reference(self, images: Pixels) -> Logits:
+        return reference_logits(self.model, self.record, images)
+
+    def canonical(self) -> bytes:
+        return trace(self.model, self.preprocess, self.normalize)
+
+    def provenance(self, versions: dict[str, str], max_drop: float) -> Provenance:
+        record = self.record
+        return Provenance(
+            edgetl=edgetl.__version__,
+            created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            data_sha256=record.data.sha256,
+            weights=record.weights_origin,
+            # a bundle says nothing of the photos but counts and hashes, so not where they lay
+            config=msgspec.structs.replace(
+                record.config, data="", labels="", weights=Path(record.config.weights).name
+            ),
+            versions=record.versions | versions,
+            strategy=record.strategy,
+            max_drop=max_drop,
+            test=record.test,
+        )

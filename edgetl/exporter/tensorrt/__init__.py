@@ -1,0 +1,1 @@
+"""TensorRT's Q/DQ: placement, writing, and the rules that check it."""

@@ -1,1 +1,0 @@
-"""Photos of a data folder: found, checked, hashed, grouped by likeness, and split."""

@@ -1,0 +1,1 @@
+"""Measure candidates in turns, each in a process of its own."""

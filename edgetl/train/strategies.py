@@ -1,0 +1,284 @@
+"""The ways of training, each on one prepared data set: probe, LP-FT, scratch."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from edgetl.data.dataset import Dataset
+from edgetl.data.ingest import open_cache
+from edgetl.errors import TrainingError
+from edgetl.files import read_jsonl, write_bytes
+from edgetl.inputs.image import CROP, Pixels, pixels, rules_for
+from edgetl.machine import available_cores
+from edgetl.progress import progress_bar, status_line
+from edgetl.runs import folder as runs
+from edgetl.spec import EpochRow, FinetuneConfig, Normalize, Stage
+from edgetl.train import guidance
+from edgetl.train.augment import Batches
+from edgetl.train.backbones import Classifier
+from edgetl.train.infer import NotFiniteError, bf16_pays, forward_rows
+from edgetl.train.loop import Hyperparameters, Trainer, Validation, train
+from edgetl.train.probe import Head, fit_probe
+
+log = logging.getLogger("edgetl")
+BATCH = 32
+NAMED = 48  # photos in one message: a batch and its rounding
+TRAIN_SIZE = 0.8  # of the deployed size: random crops magnify (Touvron et al., NeurIPS 2019)
+FINETUNE_PHOTOS = 25_000  # photos seen in a default fine-tuning
+SCRATCH_PHOTOS = 60_000
+
+
+class Context(NamedTuple):
+    """What every stage works on."""
+
+    home: Path
+    config: FinetuneConfig
+    dataset: Dataset
+    normalize: Normalize
+    progress: bool
+    timings: dict[str, float]
+    warnings: list[str]
+
+    def warn(self, texts: list[str]) -> None:
+        """Say findings once, and keep them for the run's record."""
+        self.warnings.extend(texts)
+        for text in texts:
+            log.warning(text)
+
+    def validation(self) -> Validation:
+        """The photos that choose."""
+        rows = self.dataset.rows("validation")
+        return Validation(
+            np.ascontiguousarray(self.dataset.pixels[rows]),
+            self.dataset.truth(rows),
+            self.dataset.summary.labels,
+        )
+
+
+@contextlib.contextmanager
+def named_photos(context: Context) -> Iterator[None]:
+    """Tell whoever trains which photos gave NaN or infinity, and what is kept of the run."""
+    try:
+        yield
+    except NotFiniteError as error:
+        dataset = context.dataset
+        rows = dataset.rows(error.split)[error.rows] if error.split else error.rows
+        names = [dataset.photos[i].path for i in rows[:NAMED]]
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        kept = (context.home / runs.CHECKPOINT).is_file()
+        raise TrainingError(
+            f"{error.what} is NaN or infinity for {len(rows)} photo{'s' * (len(rows) != 1)}: "
+            f"{', '.join(names)}{more}.",
+            fix="look at these photos; where they are sound, the network diverges: train from "
+            "other --weights or with --strategy probe, by --overwrite or into another --out"
+            + (f" ({context.home} keeps the last whole epoch)." if kept else "."),
+        ) from error
+
+
+def fit_probe_stage(context: Context, model: Classifier) -> tuple[Classifier, Stage, EpochRow]:
+    """Fit the head of `model` on features of its frozen body."""
+    clock = time.perf_counter()
+    head = _saved_head(context.home / runs.PROBE) or _fit_head(context, model)
+    probed = copy.deepcopy(model)
+    with torch.no_grad():
+        probed.head.weight.copy_(torch.from_numpy(head.weight))
+        probed.head.bias.copy_(torch.from_numpy(head.bias))
+    validation = context.validation()
+    accuracy, macro_f1, loss = validation.score(probed, context.normalize, context.config.device)
+    seconds = time.perf_counter() - clock
+    context.timings["probe"] = seconds
+    rows = context.dataset.rows("train")
+    row = EpochRow(
+        stage="probe",
+        epoch=1,
+        loss=0.0,
+        learning_rate=0.0,
+        validation_accuracy=accuracy,
+        validation_macro_f1=macro_f1,
+        validation_loss=loss,
+        images_per_s=len(rows) / seconds,
+        seconds=seconds,
+    )
+    stage = Stage(
+        name="probe",
+        accuracy=accuracy,
+        macro_f1=macro_f1,
+        loss=loss,
+        seconds=seconds,
+        details={"regularisation C": head.strength},
+    )
+    return probed, stage, row
+
+
+def check_mirroring(context: Context, probed: Classifier) -> None:
+    """Warn where mirroring, which fine-tuning does, would make one class of another."""
+    device, validation = context.config.device, context.validation()
+    dtype = torch.bfloat16 if bf16_pays(device) else torch.float32
+    rows = np.arange(len(validation.truth), dtype=np.int64)
+    plain, mirrored = (
+        forward_rows(probed, images, rows, context.normalize, device=device, dtype=dtype)
+        for images in (validation.pixels, validation.pixels[:, :, ::-1])
+    )
+    context.warn(
+        guidance.mirroring(
+            plain.argmax(axis=1), mirrored.argmax(axis=1), validation.truth, validation.labels
+        )
+    )
+
+
+def _fit_head(context: Context, model: Classifier) -> Head:
+    dataset, device = context.dataset, context.config.device
+    rows = dataset.rows("train")
+    dtype = torch.bfloat16 if bf16_pays(device) else torch.float32
+    clock = time.perf_counter()
+    with progress_bar("frozen features", len(rows), show=context.progress) as advance:
+        features = forward_rows(
+            model.body,
+            dataset.pixels,
+            rows,
+            context.normalize,
+            device=device,
+            dtype=dtype,
+            advance=advance,
+        )
+    context.timings["features"] = time.perf_counter() - clock
+    clock = time.perf_counter()
+    with status_line(show=context.progress) as say:
+        say("fitting the probe's head")
+        head = fit_probe(
+            features,
+            dataset.truth(rows),
+            [dataset.photos[i].group for i in rows],
+            classes=len(dataset.summary.labels),
+            seed=context.config.seed,
+        )
+    context.timings["head"] = time.perf_counter() - clock
+    stream = io.BytesIO()
+    np.savez(stream, weight=head.weight, bias=head.bias, strength=head.strength)
+    write_bytes(context.home / runs.PROBE, stream.getvalue())
+    return head
+
+
+def _saved_head(path: Path) -> Head | None:
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as saved:
+        return Head(saved["weight"], saved["bias"], float(saved["strength"]))
+
+
+def settings_for(
+    stage: Literal["finetune", "scratch"], config: FinetuneConfig, photos: int
+) -> Hyperparameters:
+    """The recipe of a stage; defaults follow the number of training photos."""
+    pretrained = stage == "finetune"
+    wanted = FINETUNE_PHOTOS if pretrained else SCRATCH_PHOTOS
+    most = 30 if pretrained else 100
+    epochs = config.epochs or int(np.clip(round(wanted / photos), 6, most))
+    size = max(32, round(config.size * TRAIN_SIZE / 16) * 16)
+    return Hyperparameters(
+        stage=stage,
+        epochs=epochs,
+        batch=BATCH,
+        train_size=size if pretrained else config.size,
+        head_rate=5e-4 if pretrained else 2e-3,
+        body_rate=4e-4 if pretrained else 2e-3,
+        bottom_rate=0.1 if pretrained else 1.0,
+        freeze=0.2 if pretrained else 0.0,
+        weight_decay=0.01 if pretrained else 0.05,
+        smoothing=0.1,
+        warmup=0.05,
+        patience=max(3, epochs // 3),
+        train_norm=not pretrained,
+        flip=config.flip,
+        seed=config.seed,
+    )
+
+
+def fit_network(
+    context: Context, model: Classifier, stage: Literal["finetune", "scratch"]
+) -> tuple[Classifier, Stage, list[EpochRow]]:
+    """Train a copy of `model`; goes on from the run's checkpoint if there is one."""
+    clock = time.perf_counter()
+    dataset, config = context.dataset, context.config
+    rows = dataset.rows("train")
+    settings = settings_for(stage, config, len(rows))
+    batches = Batches(
+        training_pixels(context, rows),
+        dataset.truth(rows),
+        size=settings.train_size,
+        batch=settings.batch,
+        flip=settings.flip,
+        seed=settings.seed,
+        erase=stage == "finetune",
+    )
+    trainer = Trainer(
+        copy.deepcopy(model), settings, context.normalize, config.device, batches.steps
+    )
+    checkpoint = context.home / runs.CHECKPOINT
+    if checkpoint.is_file():
+        trainer.load(checkpoint, read_jsonl(context.home / runs.METRICS, EpochRow))
+
+    def save(state: Trainer) -> None:
+        # The rows first: a checkpoint without its rows could not be resumed, the reverse can.
+        runs.write_history(context.home, state.history)
+        state.save(checkpoint)
+
+    def bar(title: str, total: int) -> contextlib.AbstractContextManager[Any]:
+        return progress_bar(title, total, show=context.progress)
+
+    train(trainer, batches, context.validation(), checkpoint=save, bar=bar)
+    seconds = time.perf_counter() - clock
+    context.timings[stage] = seconds
+    best = max(trainer.history, key=lambda row: (row.validation_accuracy, -row.validation_loss))
+    return (
+        trainer.best.to("cpu"),
+        Stage(
+            name=stage,
+            accuracy=best.validation_accuracy,
+            macro_f1=best.validation_macro_f1,
+            loss=best.validation_loss,
+            seconds=seconds,
+            details={
+                "best epoch": best.epoch,
+                "epochs": settings.epochs,
+                "training size": settings.train_size,
+                "batch": settings.batch,
+                "rate": settings.body_rate,
+            },
+        ),
+        trainer.history,
+    )
+
+
+def training_pixels(context: Context, rows: Any) -> Pixels:
+    """Training photos a little larger than deployed, fitted alike, but with nothing cropped yet.
+
+    Random crops choose their own part; `crop` here only makes the photo square.
+    """
+    size = round(context.config.size / CROP / 8) * 8
+    spec = rules_for(size, context.config.fit, context.config.depth)
+    paths = [context.dataset.root / context.dataset.photos[i].path for i in rows]
+    cache = open_cache(context.home / runs.CACHE / runs.CROPS, len(rows), size)
+
+    def read(path: Path) -> Pixels:
+        return pixels(path, spec, crop=1.0)
+
+    with (
+        progress_bar("caching photos", len(rows), show=context.progress) as advance,
+        ThreadPoolExecutor(available_cores()) as pool,
+    ):
+        for index, image in enumerate(pool.map(read, paths)):
+            cache[index] = image
+            advance(1)
+    return cache
