@@ -17,7 +17,7 @@ import pytest
 
 import edgetl
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "tensorrt_api.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "tensorrt_api.py"
 
 
 @pytest.fixture(scope="module")
