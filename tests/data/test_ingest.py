@@ -104,7 +104,7 @@ def test_the_time_is_when_a_photo_was_taken(tmp_path: Path) -> None:
 
 def test_the_cache_is_a_map_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "new" / "photos.npy"
-    cache = open_cache(path, 3, 16)
+    cache = open_cache(path, 3, (16, 16, 3))
     cache[1] = 7
     del cache
     again = np.load(path, mmap_mode="r")
@@ -112,13 +112,13 @@ def test_the_cache_is_a_map_on_disk(tmp_path: Path) -> None:
     assert again.dtype == np.uint8
     assert (again[1] == 7).all()
     assert not again[2].any()
-    assert open_cache(path, 0, 16).shape == (1, 16, 16, 3)
+    assert open_cache(path, 0, (16, 16, 3)).shape == (1, 16, 16, 3)
     assert path.stat().st_blocks * 512 >= 16 * 16 * 3
 
 
 def test_the_cache_takes_its_space_at_once(tmp_path: Path) -> None:
     path = tmp_path / "photos.npy"
-    open_cache(path, 200, 64)
+    open_cache(path, 200, (64, 64, 3))
     assert path.stat().st_blocks * 512 >= 200 * 64 * 64 * 3
 
 
@@ -127,7 +127,7 @@ def test_a_cache_that_does_not_fit_is_a_storage_error(tmp_path: Path) -> None:
         "import resource, sys; from pathlib import Path\n"
         "from edgetl.data.ingest import open_cache; from edgetl.errors import StorageError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
-        "try: open_cache(Path(sys.argv[1]), 700, 64)\n"
+        "try: open_cache(Path(sys.argv[1]), 700, (64, 64, 3))\n"
         "except StorageError as error: print(error)"
     )
     path = tmp_path / "photos.npy"
@@ -142,4 +142,4 @@ def test_a_cache_that_does_not_fit_is_a_storage_error(tmp_path: Path) -> None:
 def test_a_cache_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"Cannot write .*photos\.npy, 0 MiB"):
-        open_cache(tmp_path / "file" / "photos.npy", 1, 8)
+        open_cache(tmp_path / "file" / "photos.npy", 1, (8, 8, 3))

@@ -146,7 +146,7 @@ def canonical(*, blocks: int = 4, fitted: bool = True, normalize: Normalize = NO
     model = _model(made, [helper.make_tensor_value_info(NORMALIZED, TensorProto.FLOAT, None)])
     rename(model.graph)
     prepend(model.graph, normalize)
-    return finish(model.graph, SIZE, 3 if fitted else 32)
+    return finish(model.graph, (SIZE, SIZE, 3), {OUTPUT: (3 if fitted else 32,)})
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,11 @@ def load(data: bytes) -> np.ndarray:
     return np.load(io.BytesIO(data), allow_pickle=False)
 
 
+def chosen(reference: Any, side: int) -> Any:
+    """The drawings that these logits choose."""
+    return golden_inputs(lambda images: {"logits": reference(images)}, (side, side, 3))
+
+
 def means(images: np.ndarray) -> np.ndarray:
     """A reference of six outputs: mean and deviation of each colour."""
     flat = images.reshape(len(images), -1, 3).astype(np.float32)
@@ -26,12 +32,19 @@ def means(images: np.ndarray) -> np.ndarray:
 def test_members_hold_inputs_logits_and_a_jpeg_with_its_pixels() -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 48, 48, 3), np.uint8)
     logits = {"one": np.ones((9, 3), np.float32), "two": np.zeros((9, 3), np.float32)}
-    golden, members = golden_members(images, logits, SPEC)
-    assert set(members) == {golden.inputs, golden.jpeg, golden.pixels, *golden.logits.values()}
-    assert set(golden.logits) == {"one", "two"}
+    golden, members = golden_members(
+        images, {name: {"logits": values} for name, values in logits.items()}, SPEC
+    )
+    assert set(members) == {
+        golden.inputs,
+        golden.jpeg,
+        golden.pixels,
+        *(o["logits"] for o in golden.outputs.values()),
+    }
+    assert set(golden.outputs) == {"one", "two"}
     np.testing.assert_array_equal(load(members[golden.inputs]), images)
-    for recipe, path in golden.logits.items():
-        np.testing.assert_array_equal(load(members[path]), logits[recipe])
+    for name, outputs in golden.outputs.items():
+        np.testing.assert_array_equal(load(members[outputs["logits"]]), logits[name])
     np.testing.assert_array_equal(load(members[golden.pixels]), pixels(members[golden.jpeg], SPEC))
 
 
@@ -43,11 +56,11 @@ def test_the_inputs_move_every_output_through_its_whole_range() -> None:
         seen.append(means(images) * [1e4, 1, 1, 1e-4, 1, 1] + [0, 0, -1e5, 0, 0, 0])
         return seen[-1]
 
-    inputs = golden_inputs(reference, 48)
+    inputs = chosen(reference, 48)
     assert inputs.dtype == np.uint8
     assert inputs.shape == (16, 48, 48, 3)
-    chosen = reference(inputs)
-    np.testing.assert_array_equal(np.ptp(chosen, axis=0), np.ptp(seen[0], axis=0))
+    moved = reference(inputs)
+    np.testing.assert_array_equal(np.ptp(moved, axis=0), np.ptp(seen[0], axis=0))
 
 
 def test_every_class_that_drawings_reach_is_reached() -> None:
@@ -56,23 +69,23 @@ def test_every_class_that_drawings_reach_is_reached() -> None:
     def alone(images: np.ndarray) -> np.ndarray:
         return np.eye(len(images), 12, dtype=np.float32)
 
-    inputs = golden_inputs(alone, 16)
+    inputs = chosen(alone, 16)
     pool: list[np.ndarray] = []
-    golden_inputs(lambda images: pool.append(images) or means(images), 16)
+    chosen(lambda images: pool.append(images) or means(images), 16)
     taken = {np.flatnonzero((pool[0] == one).all(axis=(1, 2, 3))).item() for one in inputs}
     assert taken >= set(range(12))
 
 
 def test_the_same_network_gets_the_same_drawings_and_another_others() -> None:
-    first = golden_inputs(means, 32)
-    np.testing.assert_array_equal(first, golden_inputs(means, 32))
-    assert (first != golden_inputs(lambda images: means(images)[:, ::-1] ** 2, 32)).any()
+    first = chosen(means, 32)
+    np.testing.assert_array_equal(first, chosen(means, 32))
+    assert (first != chosen(lambda images: means(images)[:, ::-1] ** 2, 32)).any()
     assert len({one.tobytes() for one in first}) == len(first)
 
 
 def test_large_inputs_are_fewer() -> None:
-    assert len(golden_inputs(means, 224)) == 13
-    assert len(golden_inputs(means, 320)) == 6
+    assert len(chosen(means, 224)) == 13
+    assert len(chosen(means, 320)) == 6
 
 
 def test_drawings_on_which_the_network_fails_are_left_out() -> None:
@@ -83,9 +96,9 @@ def test_drawings_on_which_the_network_fails_are_left_out() -> None:
         found[found[:, 0] > 128] = np.nan
         return found
 
-    assert (means(golden_inputs(means, 16))[:, 0] > 128).any()
-    assert not np.isnan(reference(golden_inputs(reference, 16))).any()
-    assert len(golden_inputs(lambda images: means(images) * np.nan, 16)) == 16
+    assert (means(chosen(means, 16))[:, 0] > 128).any()
+    assert not np.isnan(reference(chosen(reference, 16))).any()
+    assert len(chosen(lambda images: means(images) * np.nan, 16)) == 16
 
 
 def test_the_jpeg_is_the_same_each_time_and_must_be_turned() -> None:

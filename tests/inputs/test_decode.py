@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from edgetl.errors import ImageError
@@ -58,7 +59,7 @@ def test_a_huge_jpeg_is_read_at_a_smaller_scale_in_bounded_memory(tmp_path: Path
     del left
     code = (
         "import sys, resource, warnings; warnings.simplefilter('error')\n"
-        "from edgetl.inputs.image import read; from edgetl.inputs.image import ImageInput\n"
+        "from edgetl.inputs.image import read, square\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "got = read(sys.argv[1], square(64, 'squash'))\n"
         "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
@@ -159,7 +160,7 @@ def test_whole_numbers_in_floating_point_are_read_where_their_depth_is_stated(bi
 def test_rules_1_keep_the_upper_byte_whatever_depth_says() -> None:
     data = encoded(ramp(12), "PNG")
     assert pixels(data, square(256, "squash")).max() == 15
-    assert pixels(data, square(256, "squash", 12)).max() == 15  # rules 1
+    assert pixels(data, replace(square(256, "squash"), depth=12)).max() == 15  # rules 1
     assert square(64, "pad") == square(64, "pad")
     assert square(64, "pad", 12) == square(64, "pad", 12)
 

@@ -53,7 +53,7 @@ def test_photos_where_they_were(trained: Path, shapes: Path) -> None:
 
 def test_moved_photos_are_found_by_path(run: Path, data: Path) -> None:
     photos = RunPhotos(run, astray(run), str(data))
-    assert photos.pixels(photos.of("validation")).shape == (9, 48, 48, 3)
+    assert photos.read(photos.of("validation"))[0].shape == (9, 48, 48, 3)
 
 
 def test_moved_photos_are_found_by_content(run: Path, data: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetl.train.augment import COLOUR, RATIO, SCALE, Batches, jitter, random_box
+from tests.helpers import twin
 
 
 def gradient(count: int = 50, side: int = 48) -> np.ndarray:
@@ -23,9 +24,9 @@ def gradient(count: int = 50, side: int = 48) -> np.ndarray:
 
 def batches(**changes: Any) -> Batches:
     options: dict[str, Any] = {
-        "size": 32, "batch": 8, "flip": True, "seed": 0, "erase": True,
+        "size": (32, 32), "batch": 8, "flip": True, "seed": 0, "erase": True,
     }  # fmt: skip
-    return Batches(gradient(), np.arange(50), **(options | changes))
+    return Batches(gradient(), np.arange(50), twin(2), **(options | changes))
 
 
 def same(a: Any, b: Any) -> bool:
@@ -86,14 +87,15 @@ def test_erasing_fills_a_square_in_some_photos() -> None:
 
 
 def test_fewer_photos_than_a_batch_make_one_step() -> None:
-    few = Batches(gradient(3), np.arange(3), size=16, batch=32, flip=True, seed=0, erase=True)
+    options: dict[str, Any] = {"batch": 32, "flip": True, "seed": 0, "erase": True}
+    few = Batches(gradient(3), np.arange(3), twin(2), size=(16, 16), **options)
     assert [len(truth) for _, truth in few.epoch(0)] == [3]
 
 
 @settings(max_examples=150, derandomize=True, deadline=None)
 @given(st.integers(1, 600), st.integers(0, 2**32 - 1))
 def test_boxes_lie_inside_and_keep_their_share_and_shape(side: int, seed: int) -> None:
-    left, top, right, bottom = random_box(side, np.random.default_rng(seed))
+    left, top, right, bottom = random_box((side, side), np.random.default_rng(seed))
     assert 0 <= left < right <= side
     assert 0 <= top < bottom <= side
     width, height = right - left, bottom - top
@@ -104,7 +106,7 @@ def test_boxes_lie_inside_and_keep_their_share_and_shape(side: int, seed: int) -
 
 def test_boxes_are_drawn_from_the_whole_photo() -> None:
     rng = np.random.default_rng(0)
-    boxes = np.array([random_box(100, rng) for _ in range(3000)])
+    boxes = np.array([random_box((100, 100), rng) for _ in range(3000)])
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     assert np.allclose(centres.mean(axis=0), 50, atol=1)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 1e4

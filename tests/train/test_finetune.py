@@ -73,10 +73,10 @@ def test_a_run_from_scratch(trained: Path, shapes: Path) -> None:
     assert np.trace(record.validation.confusion) == round(record.validation.metrics["accuracy"] * 9)
     rows = read_jsonl(trained / "metrics.jsonl", EpochRow)
     assert [row.epoch for row in rows] == list(range(1, len(rows) + 1))
-    best = max(rows, key=lambda row: (row.validation_accuracy, -row.validation_loss))
+    best = max(rows, key=lambda row: (row.metrics["accuracy"], -row.validation_loss))
     assert (
-        record.stages[0].accuracy
-        == best.validation_accuracy
+        record.stages[0].score[0]
+        == best.metrics["accuracy"]
         == record.validation.metrics["accuracy"]
     )
     photos = read_jsonl(trained / "data.jsonl", Photo)
@@ -136,7 +136,7 @@ def test_strategy_finetune_ships_the_network_it_tuned(
 
 def stages(*scores: tuple[float, float]) -> list[Stage]:
     return [
-        Stage(name=name, accuracy=accuracy, macro_f1=accuracy, loss=loss, seconds=1)
+        Stage(name=name, metrics={"accuracy": accuracy}, loss=loss, seconds=1)
         for name, (accuracy, loss) in zip(("probe", "finetune"), scores, strict=True)
     ]
 
@@ -202,8 +202,7 @@ def _row(stage: Stage) -> EpochRow:
         epoch=1,
         loss=0,
         learning_rate=0,
-        validation_accuracy=stage.accuracy,
-        validation_macro_f1=stage.macro_f1,
+        metrics=stage.metrics,
         validation_loss=stage.loss,
         images_per_s=0,
         seconds=0,
@@ -215,7 +214,7 @@ def test_auto_is_never_worse_than_its_probe(
 ) -> None:
     record = finetune(shapes, tmp_path / "run", strategy="auto", weights=weights_file(NET))
     assert record.validation is not None
-    assert record.validation.metrics["accuracy"] == max(stage.accuracy for stage in record.stages)
+    assert record.validation.metrics["accuracy"] == max(stage.score[0] for stage in record.stages)
 
 
 def test_two_classes_of_two_photos_each(

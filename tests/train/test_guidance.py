@@ -61,13 +61,17 @@ def test_files_that_cannot_be_opened_do_not_count(tmp_path: Path) -> None:
     assert "1 of 1" in framing([tmp_path / "torn.png", *good], "crop")[0]
 
 
+def named(*columns: Any) -> list[list[str]]:
+    return [[LABELS[i] for i in column] for column in columns]
+
+
 # --- mirroring --------------------------------------------------------------------------------
 
 
 def test_classes_that_mirroring_swaps_are_named() -> None:
     truth = np.repeat([0, 1, 2], 5)
     swapped = np.array([1, 0, 2])[truth]
-    (said,) = mirroring(truth, swapped, truth, LABELS)
+    (said,) = mirroring(*named(truth, swapped, truth))
     assert "5 of 5 of left become right; 5 of 5 of right become left" in said
     assert "up" not in said
     assert "--no-flip" in said
@@ -85,7 +89,7 @@ def test_what_chance_explains_is_not_blamed_on_mirroring(
     plain: list[int], mirrored: list[int]
 ) -> None:
     truth = np.zeros(5, np.int64)
-    assert mirroring(np.array(plain), np.array(mirrored), truth, LABELS) == []
+    assert mirroring(*named(plain, mirrored, truth)) == []
 
 
 # --- fine-tuning below the probe --------------------------------------------------------------
@@ -101,7 +105,7 @@ def config(**changes: Any) -> FinetuneConfig:
 
 def stages(probe: float, tuned: float) -> tuple[Stage, Stage]:
     first, second = (
-        Stage(name=name, accuracy=accuracy, macro_f1=accuracy, loss=1, seconds=1)
+        Stage(name=name, metrics={"accuracy": accuracy}, loss=1, seconds=1)
         for name, accuracy in (("probe", probe), ("finetune", tuned))
     )
     return first, second

@@ -34,8 +34,8 @@ def photos(count: int) -> np.ndarray:
 def test_folding_changes_only_the_last_digits(name: str, single: None) -> None:
     model, images = settled(name), photos(5)
     rows = np.arange(5)
-    plain = forward_rows(model, images, rows, NORMALIZE, device="cpu", fold=False)
-    fast = forward_rows(model, images, rows, NORMALIZE, device="cpu")
+    plain = forward_rows(model, images, rows, NORMALIZE, device="cpu", fold=False)["logits"]
+    fast = forward_rows(model, images, rows, NORMALIZE, device="cpu")["logits"]
     assert plain.dtype == np.float32
     assert plain.shape == (5, 3)
     np.testing.assert_allclose(fast, plain, atol=1e-4 * np.abs(plain).max())
@@ -57,8 +57,13 @@ def test_rows_are_taken_in_the_order_asked_across_batches(
     model, images = settled("squeezenet1_1"), photos(10)
     rows = np.array([9, 0, 3, 3, 7, 1])
     counted: list[int] = []
-    out = forward_rows(model, images, rows, NORMALIZE, device="cpu", advance=counted.append)
-    each = [forward_rows(model, images, np.array([r]), NORMALIZE, device="cpu")[0] for r in rows]
+    out = forward_rows(model, images, rows, NORMALIZE, device="cpu", advance=counted.append)[
+        "logits"
+    ]
+    each = [
+        forward_rows(model, images, np.array([r]), NORMALIZE, device="cpu")["logits"][0]
+        for r in rows
+    ]
     np.testing.assert_allclose(out, np.stack(each), atol=1e-4)
     assert counted == [4, 2]
 
@@ -83,8 +88,10 @@ def test_what_torch_fx_cannot_follow_is_run_as_it_is() -> None:
             return (self.norm(x) if x.sum() > 0 else -self.norm(x)).mean(dim=(2, 3))
 
     rows = np.arange(2)
-    ours = forward_rows(Branching(), photos(2), rows, NORMALIZE, device="cpu")
-    plain = forward_rows(Branching(), photos(2), rows, NORMALIZE, device="cpu", fold=False)
+    ours = forward_rows(Branching(), photos(2), rows, NORMALIZE, device="cpu")[infer.FEATURES]
+    plain = forward_rows(Branching(), photos(2), rows, NORMALIZE, device="cpu", fold=False)[
+        infer.FEATURES
+    ]
     np.testing.assert_array_equal(ours, plain)
 
 

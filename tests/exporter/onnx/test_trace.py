@@ -15,11 +15,12 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from edgetl.errors import TraceError
-from edgetl.exporter.onnx.checks import check_onnx
+from edgetl.exporter.onnx.checks import check_onnx, output_shapes
 from edgetl.exporter.onnx.trace import trace
-from edgetl.inputs.image import square
+from edgetl.inputs.image import ImageInput, square
 from edgetl.spec import Normalize
 
+NORMAL = Normalize()
 SIZE = 64
 FAST = ("mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "resnet18")
 SLOW = (
@@ -160,17 +161,36 @@ def test_refuses_what_opset_17_lacks() -> None:
         trace(model, square(SIZE), Normalize())
 
 
-def test_refuses_outputs_that_are_not_logits() -> None:
-    """Feature maps and tuples are refused."""
-    for tail in (lambda _, x: x, lambda m, x: (m.head(x.mean((2, 3))), x)):
-        with pytest.raises(TraceError, match="return one tensor of logits"):
-            trace(Tiny(tail).eval(), square(SIZE), Normalize())
+def test_refuses_other_outputs_than_the_task_has() -> None:
+    """One too many, and one too few."""
+    model = Tiny(lambda m, x: (m.head(x.mean((2, 3))), x)).eval()
+    with pytest.raises(TraceError, match="The network returns 2 tensors, not 1: logits"):
+        trace(model, square(SIZE), Normalize())
+    model = Tiny(lambda m, x: m.head(x.mean((2, 3)))).eval()
+    with pytest.raises(TraceError, match="The network returns 1 tensors, not 2: one, two"):
+        trace(model, square(SIZE), Normalize(), ("one", "two"))
+
+
+def test_several_outputs_keep_their_names_and_shapes() -> None:
+    """Of a tuple and of a dict, in the order that is asked for."""
+    for tail in (
+        lambda m, x: (m.head(x.mean((2, 3))), x),
+        lambda m, x: {"logits": m.head(x.mean((2, 3))), "map": x},
+    ):
+        data = trace(
+            Tiny(tail).eval(), ImageInput(height=SIZE, width=96), NORMAL, ("logits", "map")
+        )
+        graph = onnx.load_model_from_string(data).graph
+        shapes = output_shapes(onnx.load_model_from_string(data))
+        assert list(shapes) == ["logits", "map"]
+        assert len(shapes["map"]) == 3
+        assert [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim][1:3] == [SIZE, 96]
 
 
 def test_refuses_control_flow_on_values() -> None:
     """What torch cannot export is a TraceError that names the network."""
     model = Tiny(lambda m, x: m.head(x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3)))).eval()
-    with pytest.raises(TraceError, match="torch cannot export Tiny at 64 pixels"):
+    with pytest.raises(TraceError, match="torch cannot export Tiny at 64x64 pixels"):
         trace(model, square(SIZE), Normalize())
 
 

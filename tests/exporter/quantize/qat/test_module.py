@@ -30,7 +30,7 @@ Step = tuple[str, list[str], dict[str, Any]]
 
 def answers(graph: OnnxModule, images: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        found: np.ndarray = graph(torch.from_numpy(images)).numpy()
+        found: np.ndarray = graph(torch.from_numpy(images))[OUTPUT].numpy()
     return found
 
 
@@ -95,7 +95,9 @@ def of(*steps: Step) -> bytes:
     model.graph.input.append(images)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info
     dims = next(v for v in inferred if v.name == last).type.tensor_type.shape.dim
-    return finish(graph, SIDE, int(np.prod([d.dim_value for d in dims][1:])))
+    return finish(
+        graph, (SIDE, SIDE, 3), {OUTPUT: (int(np.prod([d.dim_value for d in dims][1:])),)}
+    )
 
 
 KERNEL = {"kernel_shape": [3, 3]}
@@ -287,7 +289,7 @@ def test_a_turned_weight_has_its_channels_elsewhere() -> None:
 
 def test_gradients_reach_every_weight_through_the_rounding() -> None:
     graph = observed("asymmetric")
-    graph(torch.from_numpy(images())).square().mean().backward()
+    graph(torch.from_numpy(images()))[OUTPUT].square().mean().backward()
     for name in graph.trained:
         gradient = graph.get_parameter(graph.trained[name]).grad
         assert gradient is not None
