@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from edgetl.inputs.base import Input
-from edgetl.spec import DataSummary, FinetuneConfig, Normalize, Record, WeightsOrigin
+from edgetl.options import FinetuneConfig
+from edgetl.spec import DataSummary, Normalize, Record, WeightsOrigin
 from edgetl.tasks.base import Evaluation, Task
 
 RUN_VERSION = 2

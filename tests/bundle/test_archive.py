@@ -30,7 +30,8 @@ from edgetl.bundle import open_bundle, unpack, write_bundle
 from edgetl.bundle.manifest import Artifact, Candidate, Golden, Manifest, Provenance
 from edgetl.errors import BundleError, StorageError
 from edgetl.inputs.image import ImageInput
-from edgetl.spec import FinetuneConfig, Normalize, WeightsOrigin
+from edgetl.options import FinetuneConfig
+from edgetl.spec import Normalize, WeightsOrigin
 from edgetl.tasks.classification import Classification
 
 TASK = Classification(labels=("bolt", "nut — Mutter"))
