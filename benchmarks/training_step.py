@@ -21,7 +21,6 @@ import msgspec
 import numpy as np
 import torch
 import torchvision
-from edgetl.data.dataset import Dataset, load_dataset
 from torch import nn
 
 from benchmarks.common import parser, write_rows

@@ -37,7 +37,7 @@ class Option(NamedTuple):
     """What a field says of itself beside its type and its default."""
 
     help: str
-    flags: tuple[str, ...] = ()  # if not --FIELD-NAME; the first is shown, the rest are older names
+    flags: tuple[str, ...] = ()  # if not --FIELD-NAME; messages have the first, others may be older
     default: str = ""  # in words, where the field's own default is None
     metavar: str | None = None  # what stands for the value in the help, if not the type
     parse: Callable[[str, str], Any] | None = None  # (flag, text) → value, where it has a text form
@@ -113,7 +113,7 @@ def fields(kind: type[Options]) -> tuple[Field, ...]:
     known = {field.name: field for field in msgspec.structs.fields(kind)}
     found = []
     for name in dict.fromkeys(n for base in kind.__mro__ for n in inspect.get_annotations(base)):
-        hint, *notes = get_args(known[name].type) if name in known else (None,)
+        hint, *notes = (get_args(known[name].type) if name in known else ()) or (None,)
         for option in (note for note in notes if isinstance(note, Option)):
             flags = option.flags or (f"--{name.replace('_', '-')}",)
             plain = (flag.removeprefix("--").removeprefix("no-") for flag in flags)

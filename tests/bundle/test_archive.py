@@ -701,8 +701,8 @@ def test_manifest_without_a_field(path: Path) -> None:
     del tree["golden"]
     refused(path, with_manifest(msgspec.json.encode(tree)), "missing required field `golden`")
     tree = tree_of()
-    del tree["provenance"]["config"]["seed"]
-    message = r"missing required field `seed` - at `\$.provenance.config`"
+    del tree["provenance"]["config"]["data"]
+    message = r"missing required field `data` - at `\$.provenance.config`"
     refused(path, with_manifest(msgspec.json.encode(tree)), message)
 
 
