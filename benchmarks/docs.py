@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.common import ROOT, read_rows
+from edgetl import options
 
 VERBS = (
     "finetune", "export", "evaluate", "predict", "bench", "build", "compare", "inspect", "unpack",
@@ -46,6 +47,10 @@ def command_reference() -> str:
         )
         text = "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
         parts.append(f"## {verb}\n\n```text\n{text}\n```\n")
+        kind = getattr(options, f"{verb.capitalize()}Options", None)
+        if kind is not None:
+            keys = ", ".join(f"`{field.keys[0]}`" for field in options.fields(kind))
+            parts.append(f"Keys of a `--config` file: {keys}.\n")
     return "\n".join(parts)
 
 
@@ -308,9 +313,9 @@ def filled(text: str) -> str:
 
 def main() -> None:
     """Write, or check and exit 1 when something is out of date."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--check", action="store_true")
-    check = options.parse_args().check
+    given = argparse.ArgumentParser(description=__doc__)
+    given.add_argument("--check", action="store_true")
+    check = given.parse_args().check
     wanted = {ROOT / "docs" / "cli.md": command_reference()}
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = path.read_text(encoding="utf-8")

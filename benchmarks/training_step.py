@@ -25,7 +25,8 @@ from torch import nn
 
 from benchmarks.common import parser, write_rows
 from edgetl.inputs.image import ImageInput
-from edgetl.spec import FinetuneConfig, Normalize
+from edgetl.options import FinetuneConfig
+from edgetl.spec import Normalize
 from edgetl.tasks.classification import Classification
 from edgetl.train.augment import Batches
 from edgetl.train.dataset import Dataset, load_dataset
@@ -108,7 +109,7 @@ def main() -> None:
         twin = twin_of(dataset.task)
         config = FinetuneConfig(
             data=str(given.data), backbone="mobilenet_v2", weights=str(given.weights),
-            strategy="finetune", epochs=0, size=224, fit="crop", flip=True, seed=0, device="cpu",
+            strategy="finetune", epochs=None, size=224, fit="crop", flip=True, seed=0, device="cpu",
         )  # fmt: skip
         context = Context(home, config, spec, dataset, twin, Normalize(), False, {}, [])
         shipped = settings_for("finetune", config, spec.size, len(dataset.rows("train")))

@@ -1,7 +1,8 @@
 """Fine-tune compact vision models, quantize and gate them, measure them, run them on the edge.
 
-The verbs are those of the command line: `finetune`, `export`, `evaluate`, `bench`, and `load` for
-what `predict` does. They are imported on first use, so that a device needs only what it uses.
+The verbs are those of the command line: `finetune`, `export`, `evaluate`, `bench`, `build`,
+`compare`, and `load` for what `predict` does. They are imported on first use, so that a device
+needs only what it uses.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from edgetl.evaluation import evaluate as evaluate
     from edgetl.exporter.export import export as export
     from edgetl.runtime.bench.measure import bench as bench
-    from edgetl.runtime.build import prepare as prepare
+    from edgetl.runtime.build import build as build
     from edgetl.runtime.compare.compare import compare as compare
     from edgetl.runtime.model import Model as Model
     from edgetl.runtime.model import load as load
@@ -24,24 +25,24 @@ if TYPE_CHECKING:
 _HOMES = {
     "Model": ("edgetl.runtime.model", ""),
     "bench": ("edgetl.runtime.bench.measure", ""),
+    "build": ("edgetl.runtime.build", ""),
     "compare": ("edgetl.runtime.compare.compare", ""),
     "evaluate": ("edgetl.evaluation", ""),
     "export": ("edgetl.exporter.export", "export"),
     "finetune": ("edgetl.train.finetune", "train"),
     "load": ("edgetl.runtime.model", ""),
-    "prepare": ("edgetl.runtime.build", ""),
 }
 
 __all__ = [
     "Model",
     "__version__",
     "bench",
+    "build",
     "compare",
     "evaluate",
     "export",
     "finetune",
     "load",
-    "prepare",
 ]
 
 

@@ -6,46 +6,46 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from edgetl.errors import UsageError, missing_extra
 from edgetl.files import read_jsonl, user_path
 from edgetl.inputs.base import Pixels
-from edgetl.runtime.choose import AUTO
+from edgetl.options import EvaluateOptions, LoadOptions, fields, takes
 from edgetl.runtime.model import load
 from edgetl.runtime.scoring import evaluate_samples
 from edgetl.spec import Photo, SkippedFile
 from edgetl.tasks.base import Evaluation, Outputs, join
 
 
+@takes(EvaluateOptions)
 def evaluate(
     model: str | os.PathLike[str],
     data: str | os.PathLike[str],
     *,
-    labels: str | os.PathLike[str] | None = None,
-    engine: str = AUTO,
-    precision: str = AUTO,
-    candidate: str = AUTO,
     advance: Callable[[int], None] = lambda _: None,
     skipped: list[SkippedFile] | None = None,
+    options: EvaluateOptions | None = None,
+    **changes: Any,
 ) -> Evaluation:
     """Score a run folder or a bundle on the test split of `data`, or on all of it.
 
-    `labels` is a CSV as finetune takes it. Unreadable files are added to `skipped`; that a run was
-    trained on some of the photos is logged. Raises UsageError, DataError, RunError, BundleError,
-    EngineError.
+    Unreadable files are added to `skipped`; that a run was trained on some of the photos is logged.
+    Raises UsageError, DataError, RunError, BundleError, EngineError.
     """
-    table = os.fspath(labels) if labels else ""
+    asked = EvaluateOptions.of(options, changes)
+    table = asked.labels or ""
     if user_path(model).is_dir():
-        if not engine == precision == candidate == AUTO:
+        if any(getattr(asked, field.name) != field.default for field in fields(LoadOptions)):
             raise UsageError(
                 f"{model} is a run, which PyTorch runs: it has no engines and candidates.",
-                fix="leave --engine, --precision and --candidate away, or give a bundle.",
+                fix="leave --engine, --precision, --candidate, --threads away, or give a bundle.",
             )
         scores, left_out = _evaluate_run(user_path(model), data, table, advance)
     else:
-        with load(model, engine=engine, precision=precision, candidate=candidate) as opened:
+        with load(model, options=asked) as opened:
 
             def one_by_one(images: Pixels) -> Outputs:
                 return join([opened.run(images[i : i + 1]) for i in range(len(images))])

@@ -33,8 +33,9 @@ from edgetl.exporter.onnx.checks import NORMALIZED
 from edgetl.exporter.sources.base import ValidationSet
 from edgetl.files import sha256_bytes
 from edgetl.inputs.image import square
+from edgetl.options import FinetuneConfig
 from edgetl.recipes import find_recipe
-from edgetl.spec import FinetuneConfig, Normalize, WeightsOrigin
+from edgetl.spec import Normalize, WeightsOrigin
 from edgetl.tasks.base import join
 from edgetl.tasks.classification import Classification
 

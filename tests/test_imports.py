@@ -119,12 +119,12 @@ def test_all_is_exact_and_sorted() -> None:
         "Model",
         "__version__",
         "bench",
+        "build",
         "compare",
         "evaluate",
         "export",
         "finetune",
         "load",
-        "prepare",
     ]
     assert dir(edgetl) == edgetl.__all__
     with pytest.raises(AttributeError, match="no attribute 'bogus'"):

@@ -15,7 +15,7 @@ FLOORS = (
     {"spec"},
     {"files"},
     {"machine", "telemetry", "progress"},
-    {"recipes"},
+    {"recipes", "options"},
     {"devices"},
     {"inputs", "metrics"},
     {"bundle"},

@@ -23,7 +23,6 @@ from edgetl.bundle.manifest import BUNDLE_VERSION, Manifest
 from edgetl.errors import BundleError
 from edgetl.files import atomic_file, printable, sha256_bytes, write_bytes
 from edgetl.inputs.base import INPUTS
-from edgetl.spec import FinetuneConfig
 from edgetl.tasks.base import TASKS, decode_stored
 
 MANIFEST = "manifest.json"
@@ -268,10 +267,6 @@ def _parse(data: bytes) -> Manifest:
         other = f"is of version {version}, and this edgetl reads {major}.x"
         _require(version.partition(".")[0] == major, other, _UPGRADE)
         _check_known(tree)
-        match tree:  # FinetuneConfig refuses unknown fields, but a later minor version may add some
-            case {"provenance": {"config": dict(config)}}:
-                for later in config.keys() - set(FinetuneConfig.__struct_fields__):
-                    del config[later]
         manifest = msgspec.convert(tree, Manifest, dec_hook=decode_stored)
         settings = manifest.task.Settings
         candidates = tuple(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from edgetl.inputs.base import Input
-from edgetl.spec import EngineName, FinetuneConfig, Normalize, Precision, Record, WeightsOrigin
+from edgetl.options import FinetuneConfig
+from edgetl.spec import EngineName, Normalize, Precision, Record, WeightsOrigin
 from edgetl.tasks.base import ClassDrop, Evaluation, Output, Score, Task
 
 BUNDLE_VERSION = "1.0"

@@ -10,45 +10,32 @@ import typer
 import edgetl
 from edgetl.cli.common import (
     Debug,
-    EngineChoice,
     Json,
-    PrecisionChoice,
     emit,
+    message,
     number,
-    say,
     show,
     table,
     verb,
 )
+from edgetl.options import BenchOptions
 from edgetl.progress import status_line
 
 
 @verb
 def bench(
     bundle: Annotated[Path, typer.Argument(help="A bundle that `edgetl export` wrote.")],
-    engine: Annotated[EngineChoice, typer.Option(help="Measure only this one.")] = "auto",
-    precision: Annotated[PrecisionChoice, typer.Option(help="Measure only this one.")] = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="0: every core.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Images a run.")] = 1,
-    duration: Annotated[float, typer.Option(help="Seconds for each candidate.")] = 3.0,
+    options: BenchOptions,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Measure the candidates of a bundle here, in turns; the fastest is then what runs here."""
     with status_line(show=not json) as progress:
-        done = edgetl.bench(
-            bundle,
-            engine=engine,
-            precision=precision,
-            threads=threads,
-            batch=batch,
-            duration=duration,
-            progress=progress,
-        )
+        done = edgetl.bench(bundle, options=options, progress=progress)
     for item in done.skipped:
-        say(f"not measured: {item.candidate}: {item.reason} Fix: {item.fix}")
+        message(f"not measured: {item.candidate}: {item.reason} Fix: {item.fix}")
     for note in done.notes:
-        say(note)
+        message(note)
     if json:
         emit(done)
         return

@@ -10,7 +10,7 @@ import typer
 
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.bundle import unpack as unpack_bundle
-from edgetl.cli.common import Debug, Json, emit, number, say, show, table, verb
+from edgetl.cli.common import Debug, Json, emit, message, number, show, table, verb
 from edgetl.cli.rows import manifest_document
 from edgetl.runtime.selftest import Check, mending, self_test, verdict
 
@@ -37,10 +37,12 @@ def inspect(
             _print(opened, checks)
     if verify and not verified:
         if verified is None:
-            say("error: no candidate can run here. Fix: see `edgetl doctor`, or use its device.")
+            message(
+                "error: no candidate can run here. Fix: see `edgetl doctor`, or use its device."
+            )
         else:
             failed = ", ".join(check.name for check in checks if check.passed is False)
-            say(f"error: the self-test failed: {failed}. Fix: {mending(checks)}")
+            message(f"error: the self-test failed: {failed}. Fix: {mending(checks)}")
         raise typer.Exit(1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import functools
+import inspect
 import io
 import json
 import logging
@@ -12,17 +13,15 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from edgetl.cli.interrupts import INTERRUPTED, noted_interrupts
+from edgetl.cli.options import chosen, parameters
 from edgetl.errors import EdgetlError
 from edgetl.files import encode_json, storage_error
 from edgetl.progress import Interrupt
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 WIDEST = 10_000  # columns of a table in a file or a pipe: no line is broken there
@@ -55,24 +54,29 @@ Debug = Annotated[
     bool,
     typer.Option("--debug", help="Show tracebacks of errors.", callback=_set_debug, is_eager=True),
 ]
-EngineChoice = Literal["auto", "onnxruntime", "openvino", "tensorrt"]
-PrecisionChoice = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 
 
-def verb(run: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors of a verb into one line on stderr (and JSON) and exit 1; Ctrl-C is 130."""
+def verb(run: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors of a verb into one line on stderr (and JSON) and exit 1; Ctrl-C is 130.
+
+    Its parameter `options`, a struct of edgetl.options, becomes an option for each field.
+    """
+    hints = get_type_hints(run, include_extras=True)
+    kind = hints.get("options")
 
     @functools.wraps(run)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(**given: Any) -> None:
         _log_to_stderr()
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not fit its encoding
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             with noted_interrupts():
-                return run(*args, **kwargs)
+                if kind is not None:
+                    given["options"] = chosen(kind, given)
+                return run(**given)
         except KeyboardInterrupt:
             Interrupt.noted = False
-            say("interrupted")
+            message("interrupted")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # the reader, such as `head`, has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -83,11 +87,18 @@ def verb(run: Callable[P, R]) -> Callable[P, R]:
             report(storage_error(error), error)
         raise typer.Exit(1)
 
+    typed = []
+    for name, given in inspect.signature(run).parameters.items():
+        if name == "options":
+            typed += parameters(hints[name])
+        else:
+            typed.append(given.replace(annotation=hints[name], kind=given.KEYWORD_ONLY))
+    wrapped.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]
     return wrapped
 
 
 def report(error: EdgetlError, cause: Exception | None = None) -> None:
-    """Say an error in one line on stderr, and with --json as the document on stdout too."""
+    """Tell an error in one line on stderr, and with --json as the document on stdout too."""
     if State.debug:
         import traceback
 
@@ -96,7 +107,7 @@ def report(error: EdgetlError, cause: Exception | None = None) -> None:
         kind = type(error).__name__
         with contextlib.suppress(OSError):  # stdout itself may be what failed
             emit({"error": {"type": kind, "message": error.message, "fix": error.fix}})
-    say(f"error: {error}")
+    message(f"error: {error}")
 
 
 # --- what is printed ---------------------------------------------------------------------------
@@ -122,7 +133,7 @@ def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-def say(text: str) -> None:
+def message(text: str) -> None:
     """One line to stderr; after Ctrl-C it ends the verb instead."""
     if Interrupt.noted:
         raise KeyboardInterrupt

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from edgetl.cli.common import Debug, Json, emit, number, say, show, table, verb
+from edgetl.cli.common import Debug, Json, emit, message, number, show, table, verb
 from edgetl.errors import UsageError, missing_extra
 from edgetl.files import check_room
+from edgetl.options import CompareOptions
 from edgetl.progress import progress_bar
 from edgetl.runtime.compare.compare import compare as run
 from edgetl.runtime.compare.compare import find_images
@@ -25,20 +26,13 @@ def compare(
             help="An image or a folder of them; may be repeated. Class folders are truth."
         ),
     ],
-    engines: Annotated[
-        str, typer.Option(help="Compare each bundle's fastest of these, as onnxruntime,openvino.")
-    ] = "",
-    candidates: Annotated[
-        str, typer.Option(help="Compare these of each bundle, as ort-fp32,ov-int8.")
-    ] = "",
-    top: Annotated[int, typer.Option(min=0, help="Images to show, worst first.")] = 10,
+    options: CompareOptions,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with thumbnails of these images.")
     ] = None,
     fail_below: Annotated[
         float, typer.Option(min=0, max=1, help="Exit 1 when the agreement is below this.")
     ] = 0.0,
-    threads: Annotated[int, typer.Option(min=0, help="0: every core.")] = 0,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -47,15 +41,7 @@ def compare(
         _check_html(html)
     total = len(find_images(images))
     with progress_bar("comparing", total, unit="images", show=not json) as advance:
-        found = run(
-            bundles,
-            images,
-            engines=_names(engines),
-            candidates=_names(candidates),
-            top=top,
-            threads=threads,
-            advance=advance,
-        )
+        found = run(bundles, images, options=options, advance=advance)
     if html is not None:
         from edgetl.report.compare import write_comparison
 
@@ -65,16 +51,12 @@ def compare(
     else:
         _print(found)
         if html is not None:
-            say(f"wrote {html}")
+            message(f"wrote {html}")
     low = [pair for pair in found.pairs if pair.agreement < fail_below]
     for pair in low:
-        say(f"agreement of {pair.other} is {pair.agreement:.4f}, below {fail_below}.")
+        message(f"agreement of {pair.other} is {pair.agreement:.4f}, below {fail_below}.")
     if low:
         raise typer.Exit(1)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _check_html(path: Path) -> None:
@@ -99,7 +81,7 @@ def _print(found: Comparison) -> None:
     for note in found.notes:
         show(note)
     for item in found.unread:
-        say(f"skipped: {item.error}")
+        message(f"skipped: {item.error}")
     if found.images:
         names = [str(i) for i in range(1, len(found.sides) + 1)]
         columns = ["image", "truth", *names, "max |Δp|#", "KL#"]

@@ -10,17 +10,16 @@ import typer
 import edgetl
 from edgetl.cli.common import (
     Debug,
-    EngineChoice,
     Json,
-    PrecisionChoice,
     emit,
-    say,
+    message,
     show,
     table,
     verb,
 )
 from edgetl.cli.rows import evaluation_row
 from edgetl.data.found import skipped_line
+from edgetl.options import EvaluateOptions
 from edgetl.spec import SkippedFile
 
 
@@ -31,28 +30,15 @@ def evaluate(
         Path,
         typer.Argument(help="Photos as finetune takes them; their test split if they have one."),
     ],
-    labels: Annotated[
-        Path | None, typer.Option(help="CSV of what is true, as finetune takes it.")
-    ] = None,
-    engine: Annotated[EngineChoice, typer.Option(help="Engine of a bundle's candidate.")] = "auto",
-    precision: Annotated[PrecisionChoice, typer.Option(help="Its precision.")] = "auto",
-    candidate: Annotated[str, typer.Option(help="A candidate by its name instead.")] = "auto",
+    options: EvaluateOptions,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Score a run or a bundle on labelled photos: accuracy, macro-F1, per class, confusion."""
     skipped: list[SkippedFile] = []
-    scores = edgetl.evaluate(
-        model,
-        data,
-        labels=labels,
-        engine=engine,
-        precision=precision,
-        candidate=candidate,
-        skipped=skipped,
-    )
+    scores = edgetl.evaluate(model, data, options=options, skipped=skipped)
     for item in skipped:
-        say(skipped_line(item))
+        message(skipped_line(item))
     if json:
         emit({**(evaluation_row(scores) or {}), "skipped_files": skipped})
         return

@@ -8,29 +8,11 @@ from typing import Annotated, Any
 import typer
 
 import edgetl
-from edgetl.cli.common import Debug, Json, emit, say, show, table, verb
+from edgetl.cli.common import Debug, Json, emit, message, show, table, verb
 from edgetl.cli.rows import evaluation_row, stage_row
-from edgetl.errors import UsageError, shell
-from edgetl.recipes import parse_toml
+from edgetl.errors import shell
+from edgetl.options import FinetuneOptions
 from edgetl.runs.record import RunRecord
-from edgetl.spec import Fit, Strategy, Strict, TorchDevice
-
-
-class FileOptions(Strict, frozen=True, kw_only=True):
-    """What --config FILE.toml may hold; the names are those of the options."""
-
-    backbone: str | None = None
-    weights: str | None = None
-    strategy: Strategy | None = None
-    epochs: int | None = None
-    size: int | None = None
-    fit: Fit | None = None
-    flip: bool | None = None
-    seed: int | None = None
-    device: TorchDevice | None = None
-    labels: str | None = None
-    depth: int | None = None
-    task: str | None = None
 
 
 @verb
@@ -44,85 +26,22 @@ def finetune(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The run folder to write.")],
-    backbone: Annotated[
-        str | None, typer.Option(help="See `edgetl backbones`. [default: mobilenet_v2]")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="imagenet, none, or a file. [default: imagenet]")
-    ] = None,
-    strategy: Annotated[
-        Strategy | None,
-        typer.Option(help="auto: the better of probe and finetune. [default: auto]"),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="[default: by the number of photos]")] = None,
-    size: Annotated[int | None, typer.Option(help="Pixels a side. [default: 224]")] = None,
-    fit: Annotated[
-        Fit | None, typer.Option(help="How a photo fits the square. [default: crop]")
-    ] = None,
-    no_flip: Annotated[
-        bool, typer.Option("--no-flip", help="Never mirror training photos.")
-    ] = False,
-    seed: Annotated[int | None, typer.Option(help="[default: 0]")] = None,
-    device: Annotated[
-        TorchDevice | None, typer.Option(help="torch's device. [default: auto]")
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="CSV: path, label and, if you like, split and group.")
-    ] = None,
-    depth: Annotated[
-        int | None,
-        typer.Option(help="Bits of grey samples in 16-bit and wider files, 8…16. [default: 16]"),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(help="classification, multilabel, or a plug-in's. [default: classification]"),
-    ] = None,
+    options: FinetuneOptions,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is in --out.")
     ] = False,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML with these options; the command line goes first.")
-    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Train a classifier on a folder of photos: probe, then fine-tune, and ship the better."""
-    given: dict[str, Any] = {
-        "backbone": backbone,
-        "weights": weights,
-        "strategy": strategy,
-        "epochs": epochs,
-        "size": size,
-        "fit": fit,
-        "flip": False if no_flip else None,
-        "seed": seed,
-        "device": device,
-        "labels": labels,
-        "depth": depth,
-        "task": task,
-    }
-    options = _from_file(config) | {k: v for k, v in given.items() if v is not None}
     record = edgetl.finetune(
-        data, out=out, resume=resume, overwrite=overwrite, progress=not json, **options
+        data, out=out, resume=resume, overwrite=overwrite, progress=not json, options=options
     )
     if json:
         emit(_document(out, record))
     else:
         _print(out, record)
-
-
-def _from_file(config: Path | None) -> dict[str, Any]:
-    if config is None:
-        return {}
-    try:
-        text = config.read_bytes()
-    except OSError as error:
-        raise UsageError(
-            f"Cannot read --config {config}: {error.strerror}.", fix="give a TOML file."
-        ) from error
-    read = parse_toml(text, FileOptions, where=str(config))
-    return {k: v for k in read.__struct_fields__ if (v := getattr(read, k)) is not None}
 
 
 def _document(out: Path, record: RunRecord) -> dict[str, Any]:
@@ -155,7 +74,7 @@ def _print(out: Path, record: RunRecord) -> None:
     columns = ["split", *(f"{m.title}#" for m in metrics), "photos#"]
     show(table(f"{record.config.backbone}, {record.strategy}", columns, rows))
     if record.test is None:
-        say("there is no test split, so there are no test metrics")
-    say(f"{out} finished in {record.seconds:.1f} s; open {out / 'report.html'}")
+        message("there is no test split, so there are no test metrics")
+    message(f"{out} finished in {record.seconds:.1f} s; open {out / 'report.html'}")
     bundle = Path(f"{out.name or 'model'}.edgetl")
-    say(f"next: {shell('edgetl', 'export', out, '--target', 'cpu', '--out', bundle)}")
+    message(f"next: {shell('edgetl', 'export', out, '--target', 'cpu', '--out', bundle)}")

@@ -11,10 +11,10 @@ from typer.core import TyperGroup
 
 from edgetl.cli.common import State, report
 from edgetl.cli.interrupts import INTERRUPTED
+from edgetl.cli.options import Refusal
 from edgetl.errors import UsageError
 
 REFUSED = 2
-Refusal: Any = typer.BadParameter.__base__  # UsageError of click, wherever typer keeps it
 
 
 class Verbs(TyperGroup):

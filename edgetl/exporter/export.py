@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -20,14 +20,15 @@ from edgetl.exporter.plan import BASELINE, Plan, plan
 from edgetl.exporter.sources.open import open_source
 from edgetl.exporter.variants import add_placements, add_trained, search_pays, training_pays
 from edgetl.files import check_room, check_temporary_room, user_path
+from edgetl.options import ExportOptions, takes
+from edgetl.options.export import When
 from edgetl.runtime.bench.measure import measure
 from edgetl.runtime.choose import AUTO
-from edgetl.spec import OnnxOptions, Record
+from edgetl.spec import Record
 from edgetl.tasks.base import Task
 
 MEASURE_SECONDS = 2.0
 BUDGET_S = 600.0
-When = Literal["auto", "always", "never"]
 
 
 class Export(Record, frozen=True, kw_only=True):
@@ -43,60 +44,46 @@ class Export(Record, frozen=True, kw_only=True):
     front: tuple[FrontPoint, ...] = ()
 
 
+@takes(ExportOptions)
 def export(
     source: str | os.PathLike[str],
     *,
-    target: str,
     out: str | os.PathLike[str],
-    precision: str = AUTO,
-    engine: str = AUTO,
-    max_drop: float = 0.01,
-    data: str | os.PathLike[str] | None = None,
-    onnx: OnnxOptions | None = None,
-    recipes: Sequence[str | os.PathLike[str]] = (),
-    dla: bool = False,
-    qat: When = "auto",
-    search: When = "auto",
-    budget_s: float | None = None,
     progress: Say = lambda _: None,
     bar: bool = False,
     report: Callable[[list[Candidate]], None] = lambda _: None,
+    options: ExportOptions | None = None,
+    **changes: Any,
 ) -> Export:
     """Write the bundle `out` for the devices `target` (names, separated by commas).
 
-    `source` is a finished run, or an ONNX classifier that `onnx` describes; its photos score every
-    candidate, and what fails the gate is not shipped. `recipes` are TOML files tried as well, `dla`
-    adds a Jetson's accelerator. `qat` adds integers after training for them ("auto": when an INT8
-    candidate is further from FP32 than the gate allows), `search` mixed placements, for up to
-    `budget_s` seconds of trials ("auto": when INT8 is not both the fastest and within the gate).
+    `source` is a finished run, or an ONNX classifier, which `calib` and the other fields of
+    OnnxOptions describe; its photos score every candidate, and what fails the gate is not shipped.
     `bar` draws the search's progress on a terminal; `report` is called with all candidates, also
     when the gate then fails. Raises EdgetlErrors of every kind.
     """
+    asked = ExportOptions.of(options, changes)
+    engine, precision = asked.engine, asked.precision
     destination, start = user_path(out), user_path(source)
-    planned = plan(target, engine, precision, dla=dla, extra=[Path(path) for path in recipes])
-    _check(destination, planned, max_drop=max_drop, qat=qat, search=search, budget_s=budget_s)
+    extra = [Path(path) for path in asked.recipes]
+    planned = plan(asked.target, engine, precision, dla=asked.dla, extra=extra)
+    _check(destination, planned, asked)
     for recipe in planned.recipes:
         if AUTO not in (engine, precision) or engine == recipe.engine:
             ready_engine(proxy_engine(recipe), proxy_session(recipe))
-    opened = open_source(
-        start,
-        onnx or OnnxOptions(),
-        moved_to="" if data is None else os.fspath(data),
-        progress=progress,
-    )
+    opened = open_source(start, asked, progress=progress)
     with tempfile.TemporaryDirectory(prefix="edgetl-export-") as folder:
         job = ExportJob(
             opened,
             planned,
             engine=engine,
             precision=precision,
-            max_drop=max_drop,
+            max_drop=asked.max_drop,
             progress=progress,
             bar=bar,
         )
         trial = Path(folder) / destination.name
-        bound = BUDGET_S if budget_s is None else budget_s
-        notes = _try_all(job, trial, qat=qat, search=search, budget_s=bound, report=report)
+        notes = _try_all(job, trial, asked, report)
         sha256 = job.write(destination)
     chosen, provisional = job.choice()
     return Export(
@@ -114,13 +101,11 @@ def export(
 def _try_all(
     job: ExportJob,
     trial: Path,
-    *,
-    qat: When,
-    search: When,
-    budget_s: float,
+    asked: ExportOptions,
     report: Callable[[list[Candidate]], None],
 ) -> list[str]:
     """Build, judge and measure every candidate that is asked for; returns what to tell."""
+    qat, search = asked.qat, asked.search
     job.try_recipes(job.plan.recipes)
     trains = qat == "always" or (qat == "auto" and training_pays(job))
     notes = add_trained(job) if trains else []
@@ -131,7 +116,7 @@ def _try_all(
     measure_here(job, trial)
     if search == "always" or (search == "auto" and search_pays(job)):
         before = set(job.built)
-        notes += add_placements(job, budget_s)
+        notes += add_placements(job, BUDGET_S if asked.budget_s is None else asked.budget_s)
         if set(job.built) != before:
             measure_here(job, trial)
     report(list(job.candidates.values()))
@@ -139,41 +124,22 @@ def _try_all(
     return notes
 
 
-def _check(
-    destination: Path,
-    planned: Plan,
-    *,
-    max_drop: float,
-    qat: When,
-    search: When,
-    budget_s: float | None,
-) -> None:
-    """UsageError for what cannot be asked for, before anything is computed."""
-    if not 0 <= max_drop < 1:
-        raise UsageError(f"--max-drop {max_drop} is not possible.", fix="give 0…1, such as 0.01.")
+def _check(destination: Path, planned: Plan, asked: ExportOptions) -> None:
+    """UsageError for what cannot be had of a plan, before anything is computed."""
     if destination.is_dir():
         raise UsageError(f"--out {destination} is a folder.", fix="name a file: NAME.edgetl")
-    if budget_s is not None and search == "never":
-        raise UsageError(
-            "--budget bounds a search, and --search never makes none.",
-            fix="leave one of them away.",
-        )
-    if budget_s is not None and not budget_s > 0:
-        raise UsageError(
-            f"--budget {budget_s:g} s leaves no time.", fix="give more, or --search never."
-        )
     integers = any(recipe.precision == "int8" for recipe in planned.recipes)
-    if qat == "always" and not integers:
+    if asked.qat == "always" and not integers:
         raise UsageError(
             "--qat always trains for INT8, but no INT8 recipe is tried.",
             fix="leave --qat or --precision away, or choose a target with INT8 recipes.",
         )
-    if search == "always" and not integers:
+    if asked.search == "always" and not integers:
         raise UsageError(
             "--search always places INT8, but no INT8 recipe is tried.",
             fix="leave --search or --precision away, or choose a target with INT8 recipes.",
         )
-    if search == "always" and not planned.measured:
+    if asked.search == "always" and not planned.measured:
         raise UsageError(
             "--search always measures INT8 placements on this machine, which none of the targets "
             "is.",

@@ -14,8 +14,9 @@ import msgspec
 from edgetl.data.walk import is_run
 from edgetl.errors import RunError, StorageError
 from edgetl.files import decode_json, user_path, write_json, write_jsonl
+from edgetl.options import FinetuneConfig
 from edgetl.runs.record import RUN_VERSION, EpochRow, RunRecord
-from edgetl.spec import FinetuneConfig, Record
+from edgetl.spec import Record
 from edgetl.tasks.base import decode_stored
 
 RUN_JSON = "run.json"

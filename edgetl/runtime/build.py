@@ -14,16 +14,16 @@ from typing import Any
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.bundle.manifest import Candidate
 from edgetl.engines import Options, find_engine, ready_engine
-from edgetl.errors import EngineError, EngineMissingError, StorageError, UsageError, shell
-from edgetl.runtime.choose import AUTO, matching
+from edgetl.errors import EngineError, EngineMissingError, StorageError, shell
+from edgetl.options import BuildOptions, takes
+from edgetl.runtime.choose import matching
 from edgetl.runtime.session import check_batch
 from edgetl.spec import Record
 
 LOG = logging.getLogger("edgetl")
-MOST_IMAGES = 1024
 
 
-class PreparedEngine(Record, frozen=True, kw_only=True):
+class BuiltEngine(Record, frozen=True, kw_only=True):
     """One engine that lies in the cache now."""
 
     candidate: str
@@ -38,7 +38,7 @@ class PreparedEngine(Record, frozen=True, kw_only=True):
     placement: str  # what runs on a DLA, if anything
 
 
-class NotPrepared(Record, frozen=True, kw_only=True):
+class NotBuilt(Record, frozen=True, kw_only=True):
     """A candidate that this machine cannot build, and why."""
 
     candidate: str
@@ -47,32 +47,32 @@ class NotPrepared(Record, frozen=True, kw_only=True):
     fix: str
 
 
-class Prepared(Record, frozen=True, kw_only=True):
-    """What one `prepare` did, in the bundle's order."""
+class Built(Record, frozen=True, kw_only=True):
+    """What one `build` did, in the bundle's order."""
 
-    engines: tuple[PreparedEngine, ...]
-    skipped: tuple[NotPrepared, ...]
+    engines: tuple[BuiltEngine, ...]
+    skipped: tuple[NotBuilt, ...]
     ready: tuple[str, ...]  # candidates that run as they are
 
 
-def prepare(
+@takes(BuildOptions)
+def build(
     bundle: str | os.PathLike[str],
     *,
-    engine: str = AUTO,
-    precision: str = AUTO,
-    batch: int = 1,
     progress: Callable[[str], None] = lambda _: None,
-) -> Prepared:
+    options: BuildOptions | None = None,
+    **changes: Any,
+) -> Built:
     """Build the engines of every matching candidate for `batch` images a run.
 
     Raises EngineError when no candidate needs it or none could be built (EngineMissingError when
     TensorRT or its GPU is not here), and StorageError when an engine cannot be kept.
     """
-    if not 1 <= batch <= MOST_IMAGES:
-        raise UsageError(f"--batch {batch} is not possible.", fix=f"give 1…{MOST_IMAGES}.")
+    asked = BuildOptions.of(options, changes)
+    batch = asked.batch
     with open_bundle(bundle) as opened:
         check_batch(opened, batch)
-        found = matching(opened, engine, precision)
+        found = matching(opened, asked.engine, asked.precision)
         wanted = [c for c in found if builds(c)]
         ready = tuple(c.name for c in found if not builds(c))
         if not wanted:
@@ -80,18 +80,18 @@ def prepare(
                 f"Nothing to build in {opened.path}: {', '.join(ready)} run as they are.",
                 fix=f"run `{shell('edgetl', 'bench', opened.path)}`.",
             )
-        done: list[PreparedEngine] = []
+        done: list[BuiltEngine] = []
         failed: dict[str, EngineError] = {}
         for candidate in wanted:
             progress(f"preparing {candidate.name}")
             try:
-                done.append(_prepared(opened, candidate, batch))
+                done.append(_built(opened, candidate, batch))
             except EngineError as error:
                 failed[candidate.name] = error
         if not done:
             raise _none_built(opened, failed)
     skipped = tuple(
-        NotPrepared(
+        NotBuilt(
             candidate=candidate.name,
             recipe=candidate.recipe,
             reason=failed[candidate.name].message,
@@ -100,7 +100,7 @@ def prepare(
         for candidate in wanted
         if candidate.name in failed
     )
-    return Prepared(engines=tuple(done), skipped=skipped, ready=ready)
+    return Built(engines=tuple(done), skipped=skipped, ready=ready)
 
 
 def _none_built(bundle: Bundle, failed: dict[str, EngineError]) -> EngineError:
@@ -135,11 +135,11 @@ def announce(bundle: Bundle, candidate: Candidate, batch: int) -> bool:
     return False
 
 
-def _prepared(bundle: Bundle, candidate: Candidate, batch: int) -> PreparedEngine:
+def _built(bundle: Bundle, candidate: Candidate, batch: int) -> BuiltEngine:
     engine: Any = ready_engine(candidate.engine, candidate.session)
     files, options = _given(bundle, candidate)
     ahead = engine.prepare(files, options, batch)
-    return PreparedEngine(
+    return BuiltEngine(
         candidate=candidate.name,
         recipe=candidate.recipe,
         engine=candidate.engine,

@@ -14,6 +14,7 @@ from edgetl.bundle.manifest import Candidate
 from edgetl.engines import Description, Images, Outputs, Session
 from edgetl.errors import EdgetlError, EngineError, ImageError, UsageError, shell
 from edgetl.inputs.image import ImageSource, is_source
+from edgetl.options import LoadOptions, takes
 from edgetl.runtime.choose import AUTO, named
 from edgetl.runtime.trust import open_best, open_named
 from edgetl.tasks.base import Result, finite
@@ -117,13 +118,9 @@ class Model(contextlib.AbstractContextManager["Model"]):
         )
 
 
+@takes(LoadOptions)
 def load(
-    bundle: str | os.PathLike[str],
-    *,
-    engine: str = AUTO,
-    precision: str = AUTO,
-    candidate: str = AUTO,
-    threads: int = 0,
+    bundle: str | os.PathLike[str], *, options: LoadOptions | None = None, **changes: Any
 ) -> Model:
     """Open a bundle with its fastest candidate here; an explicit engine or precision is kept to.
 
@@ -132,17 +129,14 @@ def load(
     either is logged as a warning. `threads` 0 means every core. Raises BundleError,
     EngineMissingError or EngineError.
     """
+    asked = LoadOptions.of(options, changes)
     opened = open_bundle(bundle)
     try:
-        if candidate != AUTO:
-            if (engine, precision) != (AUTO, AUTO):
-                raise UsageError(
-                    f"Candidate {candidate} has an engine and a precision of its own.",
-                    fix="leave --engine and --precision away, or --candidate.",
-                )
-            asked = named(opened, candidate)
-            return Model(opened, asked, open_named(opened, asked, threads=threads))
-        return Model(opened, *open_best(opened, engine, precision, threads=threads))
+        if asked.candidate != AUTO:
+            one = named(opened, asked.candidate)
+            return Model(opened, one, open_named(opened, one, threads=asked.threads))
+        best = open_best(opened, asked.engine, asked.precision, threads=asked.threads)
+        return Model(opened, *best)
     except BaseException:
         opened.close()
         raise

@@ -13,7 +13,7 @@ from edgetl.spec.base import (
     TorchDevice,
 )
 from edgetl.spec.data import DataSummary, Normalize, Photo, SkippedFile, WeightsOrigin
-from edgetl.spec.device import Device, FinetuneConfig, OnnxOptions, Recipe
+from edgetl.spec.device import Device, Recipe
 from edgetl.spec.measurement import Measurement
 
 __all__ = [
@@ -21,12 +21,10 @@ __all__ = [
     "DataSummary",
     "Device",
     "EngineName",
-    "FinetuneConfig",
     "Fit",
     "Form",
     "Measurement",
     "Normalize",
-    "OnnxOptions",
     "Photo",
     "Precision",
     "Recipe",

@@ -1,10 +1,10 @@
-"""Device profiles, export recipes, and how somebody's ONNX file reads images."""
+"""Device profiles and export recipes."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from edgetl.spec.base import Calibrator, EngineName, Fit, Form, Precision, Strategy, Strict
+from edgetl.spec.base import Calibrator, EngineName, Form, Precision, Strict
 
 
 class Device(Strict, frozen=True, kw_only=True):
@@ -57,34 +57,3 @@ class Recipe(Strict, frozen=True, kw_only=True):
     fast_bias_correction: bool = True
     session: dict[str, str] = {}
     notes: str = ""
-
-
-class OnnxOptions(Strict, frozen=True, kw_only=True):
-    """How somebody's ONNX file reads images; a run knows this by itself. None: the default."""
-
-    calib: str | None = None  # folder of photos
-    labels: str | None = None  # file with one label a line
-    size: int | None = None
-    fit: Fit | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    range_: Literal[1, 255] | None = None  # mean and std are of 0…1 or 0…255
-    layout: Literal["auto", "nchw", "nhwc"] | None = None
-
-
-class FinetuneConfig(Strict, frozen=True, kw_only=True):
-    """Resolved options of `edgetl finetune`; what a resumed run must have in common."""
-
-    data: str
-    backbone: str
-    weights: str  # "imagenet", "none" or a file
-    strategy: Strategy
-    epochs: int
-    size: int
-    fit: Fit
-    flip: bool
-    seed: int
-    device: Literal["cpu", "cuda"]
-    labels: str = ""
-    depth: int = 16
-    task: str = "classification"

@@ -9,6 +9,7 @@ import time
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,11 +22,12 @@ from edgetl.data.found import photo_lines, skipped_line
 from edgetl.errors import DataError, UsageError, WeightsError
 from edgetl.files import user_path, write_bytes
 from edgetl.inputs.image import square
+from edgetl.options import FinetuneConfig, FinetuneOptions, takes
 from edgetl.progress import progress_bar
 from edgetl.report import write_run_report
 from edgetl.runs import folder as runs
 from edgetl.runs.record import RUN_VERSION, EpochRow, RunRecord, Stage
-from edgetl.spec import FinetuneConfig, Fit, Split, Strategy, TorchDevice
+from edgetl.spec import Split, Strategy
 from edgetl.tasks.base import TASKS, Evaluation, Outputs
 from edgetl.train import guidance
 from edgetl.train.backbones import BackboneInfo, Network, find_backbone
@@ -46,48 +48,24 @@ from edgetl.train.weights import load_weights, save_network
 log = logging.getLogger("edgetl")
 
 
+@takes(FinetuneOptions)
 def finetune(
     data: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str],
-    backbone: str = "mobilenet_v2",
-    weights: str | os.PathLike[str] | None = None,
-    strategy: Strategy = "auto",
-    epochs: int | None = None,
-    size: int = 224,
-    fit: Fit = "crop",
-    flip: bool = True,
-    seed: int = 0,
-    device: TorchDevice = "auto",
-    labels: str | os.PathLike[str] | None = None,
-    depth: int = 16,
-    task: str = "classification",
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,
+    options: FinetuneOptions | None = None,
+    **changes: Any,
 ) -> RunRecord:
     """Train a classifier on the photos in `data` and write the run folder `out`.
 
-    `weights` is "imagenet" (the default; "none" with strategy "scratch"), "none", or a file.
     Returns the finished run's record. Raises UsageError, UnknownNameError, DataError, WeightsError,
     RunError or StorageError.
     """
     start = time.perf_counter()
-    config = resolve(
-        data=os.fspath(data),
-        backbone=backbone,
-        weights=None if weights is None else os.fspath(weights),
-        strategy=strategy,
-        epochs=epochs,
-        size=size,
-        fit=fit,
-        flip=flip,
-        seed=seed,
-        device=device,
-        labels=os.fspath(labels) if labels else "",
-        depth=depth,
-        task=task,
-    )
+    config = resolve(os.fspath(data), FinetuneOptions.of(options, changes))
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other.", fix="give one of them.")
     info = find_backbone(config.backbone)
@@ -116,7 +94,7 @@ def _train(
         TASKS.find(config.task),
         spec,
         home / runs.CACHE / runs.PIXELS,
-        labels_csv=config.labels,
+        labels_csv=config.labels or "",
         seed=config.seed,
         ignore=home,
         bar=bar,

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from edgetl.inputs.image import CROP
+from edgetl.options import FinetuneConfig
 from edgetl.runs.record import Stage
-from edgetl.spec import FinetuneConfig, Fit, Split
+from edgetl.spec import Fit, Split
 from edgetl.tasks.base import Evaluation
 
 LOOKED_AT = 1000  # photos whose shape is read

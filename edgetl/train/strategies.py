@@ -22,10 +22,11 @@ from edgetl.files import read_jsonl, write_bytes
 from edgetl.inputs.base import Pixels
 from edgetl.inputs.image import CROP, ImageInput
 from edgetl.machine import available_cores
+from edgetl.options import FinetuneConfig
 from edgetl.progress import Advance, progress_bar, status_line
 from edgetl.runs import folder as runs
 from edgetl.runs.record import EpochRow, Stage
-from edgetl.spec import FinetuneConfig, Normalize
+from edgetl.spec import Normalize
 from edgetl.train import guidance
 from edgetl.train.augment import Batches
 from edgetl.train.backbones import Network

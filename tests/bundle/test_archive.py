@@ -30,7 +30,8 @@ from edgetl.bundle import open_bundle, unpack, write_bundle
 from edgetl.bundle.manifest import Artifact, Candidate, Golden, Manifest, Provenance
 from edgetl.errors import BundleError, StorageError
 from edgetl.inputs.image import ImageInput
-from edgetl.spec import FinetuneConfig, Normalize, WeightsOrigin
+from edgetl.options import FinetuneConfig
+from edgetl.spec import Normalize, WeightsOrigin
 from edgetl.tasks.classification import Classification
 
 TASK = Classification(labels=("bolt", "nut — Mutter"))
@@ -706,8 +707,8 @@ def test_manifest_without_a_field(path: Path) -> None:
     del tree["golden"]
     refused(path, with_manifest(msgspec.json.encode(tree)), "missing required field `golden`")
     tree = tree_of()
-    del tree["provenance"]["config"]["seed"]
-    message = r"missing required field `seed` - at `\$.provenance.config`"
+    del tree["provenance"]["config"]["data"]
+    message = r"missing required field `data` - at `\$.provenance.config`"
     refused(path, with_manifest(msgspec.json.encode(tree)), message)
 
 

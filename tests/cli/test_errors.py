@@ -103,7 +103,7 @@ REFUSED = {
     "precision": (("bench", "b.edgetl", "--precision", "int3"), "'int3' is not one of 'auto'"),
     "engine": (("predict", "b.edgetl", "x.jpg", "--engine", "tflite"), "'tflite' is not one of"),
     "missing": (("predict", "b.edgetl"), "Missing argument 'images'"),
-    "missing option": (("export", "run"), "Missing option '--target'"),
+    "missing option": (("export", "run", "--out", "x"), "Missing option '--target'"),
     "number": (("bench", "b.edgetl", "--threads", "many"), "Invalid value for '--threads'"),
     "range": (("compare", "b.edgetl", "--images", "x", "--fail-below", "2"), "'--fail-below'"),
     "verb": (("bogus",), "No such command 'bogus'"),

@@ -6,14 +6,11 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from edgetl.bundle import open_bundle
-from edgetl.cli.export import _colours, _seconds
-from edgetl.errors import UsageError
 from edgetl.exporter.sources.onnx import LICENCE
 from edgetl.files import sha256_bytes
 from edgetl.machine import this_machine
@@ -113,55 +110,6 @@ def test_everything_at_once(model: Path, photos: Path, home: Path, quick: None) 
         passed = {name for name, row in rows.items() if row["rejected"] is None}
         assert {c.name for c in opened.manifest.candidates if c.artifacts} == passed
         assert all(check.passed is not False for check in self_test(opened))
-
-
-# --- spellings --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("90", 90),
-        ("90s", 90),
-        ("10m", 600),
-        ("1h", 3600),
-        ("1.5m", 90),
-        (" 2m ", 120),
-        ("0.5", 0.5),
-    ],
-)
-def test_budget(text: str, seconds: float) -> None:
-    assert _seconds(text) == seconds
-
-
-@pytest.mark.parametrize(
-    "text", ["", "m", "10 m", "1h30m", "-5m", "10M", "1e3", "inf", "ten", "5d"]
-)
-def test_budget_that_is_no_time(text: str) -> None:
-    with pytest.raises(UsageError, match="is not a time") as got:
-        _seconds(text)
-    assert "90s, 10m or 1h" in got.value.fix
-
-
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        (None, None),
-        ("0.5", (0.5, 0.5, 0.5)),
-        ("0.1,0.2,0.3", (0.1, 0.2, 0.3)),
-        ("123.7, 116.3, 103.5", (123.7, 116.3, 103.5)),
-        ("0", (0.0, 0.0, 0.0)),
-        ("1e-1,.2,3.", (0.1, 0.2, 3.0)),
-    ],
-)
-def test_colours(text: str | None, values: Any) -> None:
-    assert _colours("--mean", text) == values
-
-
-@pytest.mark.parametrize("text", ["", ",", "0.1,0.2", "1,2,3,4", "0.1;0.2;0.3", "a", "0,1 0,2 0,3"])
-def test_colours_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match=r"^--std .*is not one number or three"):
-        _colours("--std", text)
 
 
 # --- options that cannot be -------------------------------------------------------------------

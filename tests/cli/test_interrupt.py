@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from edgetl.cli.common import say, verb
+from edgetl.cli.common import message, verb
 from edgetl.errors import EngineError
 
 pytestmark = pytest.mark.usefixtures("interruptible")
@@ -32,7 +32,7 @@ def plain() -> None:
 def swallowed_before_a_step() -> None:
     with contextlib.suppress(KeyboardInterrupt):
         press()
-    say("the next step")
+    message("the next step")
     raise AssertionError("it went on")
 
 
@@ -61,7 +61,7 @@ def test_it_is_130_and_one_line(
     assert got.value.exit_code == 130
     assert capsys.readouterr().err == "edgetl: interrupted\n"
     assert signal.getsignal(signal.SIGINT) is before
-    say("the next verb")  # is not ended by what the last one was
+    message("the next verb")  # is not ended by what the last one was
 
 
 def test_errors_without_it_stay_what_they_are() -> None:

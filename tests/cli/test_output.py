@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from edgetl.cli.common import emit, say, show, table, verb
+from edgetl.cli.common import emit, message, show, table, verb
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -98,7 +98,7 @@ def test_every_encoding_of_stdout_will_do(encoding: str, monkeypatch: pytest.Mon
     name = f"naïve 🍎 {LATIN}"
 
     def run() -> None:
-        say(name)
+        message(name)
         show(name)
         show(table(name, [name], [[name]]))
         emit({"plain": "naïve 🍎"})
@@ -140,7 +140,7 @@ def test_letters_that_move_the_cursor_are_shown_and_not_sent(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     name = "a\x1b[31mred\r\nedgetl: error: forged"
-    say(name)
+    message(name)
     show(name)
     show(table(name, [name, "n#"], [[name, "1"]]))
     shown = capsys.readouterr()

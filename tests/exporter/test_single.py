@@ -17,10 +17,9 @@ from edgetl.exporter.onnx.checks import check_onnx
 from edgetl.exporter.onnx.importing.given import read_given
 from edgetl.exporter.onnx.importing.importer import OUTPUT, import_onnx
 from edgetl.exporter.quantize.qat.train import train_integers
-from edgetl.runtime.build import prepare
 from edgetl.runtime.selftest import self_test
 from edgetl.runtime.session import open_session
-from edgetl.spec import Normalize, OnnxOptions
+from edgetl.spec import Normalize
 from tests.exporter import small
 
 MEAN, STD = small.NORMALIZE.mean, small.NORMALIZE.std
@@ -55,12 +54,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Export:
     folder = tmp_path_factory.mktemp("single")
     (folder / "mixing.onnx").write_bytes(mixing())
-    options = OnnxOptions(calib=str(photos), mean=MEAN, std=STD, fit="squash")
     return export(
         folder / "mixing.onnx",
         target="x86-vnni,jetson-orin-nano",
         out=folder / "mixing.edgetl",
-        onnx=options,
+        calib=photos,
+        mean=MEAN,
+        std=STD,
+        fit="squash",
         max_drop=0.5,
         qat="always",
         search="never",
@@ -105,7 +106,7 @@ def test_every_candidate_runs_any_number(exported: Export) -> None:
 
 
 def test_several_at_once_are_refused_where_they_were_asked_for(exported: Export) -> None:
-    for verb in (edgetl.bench, prepare):
+    for verb in (edgetl.bench, edgetl.build):
         with pytest.raises(UsageError, match="--batch 2 is not possible: the network in"):
             verb(exported.bundle, batch=2)
     assert edgetl.bench(exported.bundle, precision="fp32", duration=0.1).rows

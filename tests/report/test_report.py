@@ -18,6 +18,7 @@ from PIL import Image
 
 from edgetl import spec
 from edgetl.inputs.image import ImageInput
+from edgetl.options import FinetuneConfig
 from edgetl.report import Mistake, write_run_report
 from edgetl.runs.record import EpochRow, RunRecord, Stage
 from edgetl.spec import SkippedFile
@@ -81,7 +82,7 @@ def run_record(labels: tuple[str, ...] = ("cat", "dog", "eel"), wrong: int = 2) 
     split = dict.fromkeys(labels, 10)
     return RunRecord(
         edgetl_run=2, status="finished",
-        config=spec.FinetuneConfig(
+        config=FinetuneConfig(
             data="/photos/pets", backbone="mobilenet_v2", weights="imagenet", strategy="auto",
             epochs=3, size=224, fit="crop", flip=True, seed=7, device="cpu",
         ),

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from edgetl.errors import RunError, StorageError
-from edgetl.spec import FinetuneConfig
+from edgetl.options import FinetuneConfig
 from edgetl.runs import folder as runs
 from edgetl.runs.folder import claim, finished_run, locked, read_run
 

@@ -11,7 +11,7 @@ import pytest
 from edgetl.bundle import open_bundle
 from edgetl.engines import tensorrt
 from edgetl.errors import EngineError, EngineMissingError, StorageError, UsageError
-from edgetl.runtime.build import announce, builds, prepare
+from edgetl.runtime.build import announce, build, builds
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def able(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 def test_without_tensorrt_the_reason_and_the_fix_are_said(jetson_bundle: Path) -> None:
     reason = str(tensorrt.missing())
     with pytest.raises(EngineMissingError) as error:
-        prepare(jetson_bundle)
+        build(jetson_bundle)
     assert error.value.message == (
         f"This machine cannot build trt-fp16-weak, trt-fp16-strong of {jetson_bundle}: "
         + reason.partition(" Fix: ")[0]
@@ -54,29 +54,29 @@ def test_a_bundle_of_cpu_candidates_needs_no_build(
 ) -> None:
     path = write_tiny(tmp_path / "cpu.edgetl", ("ort-fp32",))
     with pytest.raises(EngineError, match=r"Nothing to build in .*ort-fp32.* run as they are") as e:
-        prepare(path)
+        build(path)
     assert not isinstance(e.value, EngineMissingError)
     assert "edgetl bench" in e.value.fix
 
 
 def test_one_engine_alone(jetson_bundle: Path) -> None:
     with pytest.raises(EngineError, match=r"Nothing to build in .*: ort-fp32 run"):
-        prepare(jetson_bundle, engine="onnxruntime")
+        build(jetson_bundle, engine="onnxruntime")
     with pytest.raises(EngineError, match="has no candidate for engine openvino"):
-        prepare(jetson_bundle, engine="openvino")
+        build(jetson_bundle, engine="openvino")
 
 
 @pytest.mark.parametrize("batch", [0, -1, 1025])
 def test_an_impossible_batch_is_refused(batch: int, jetson_bundle: Path) -> None:
     with pytest.raises(UsageError, match=f"--batch {batch} is not possible"):
-        prepare(jetson_bundle, batch=batch)
+        build(jetson_bundle, batch=batch)
 
 
 def test_what_can_be_built_is_built_and_the_rest_is_explained(
     jetson_bundle: Path, able: list[tuple[str, int]]
 ) -> None:
     said: list[str] = []
-    done = prepare(jetson_bundle, batch=4, progress=said.append)
+    done = build(jetson_bundle, batch=4, progress=said.append)
     assert able == [("weak", 4)]
     (row,) = done.engines
     assert (row.candidate, row.engine, row.engine_version) == ("trt-fp16-weak", "tensorrt", "8.5.2")
@@ -88,7 +88,7 @@ def test_what_can_be_built_is_built_and_the_rest_is_explained(
     assert left.fix == "use the weakly typed candidate"
     assert done.ready == ("ort-fp32",)
     assert said == ["preparing trt-fp16-weak", "preparing trt-fp16-strong"]
-    assert prepare(jetson_bundle).engines[0].cached
+    assert build(jetson_bundle).engines[0].cached
 
 
 @pytest.mark.usefixtures("able")
@@ -100,7 +100,7 @@ def test_a_failed_build_is_told_from_a_missing_engine(
 
     monkeypatch.setattr(tensorrt, "prepare", fail)
     with pytest.raises(EngineError, match="could not build it: no memory") as error:
-        prepare(jetson_bundle)
+        build(jetson_bundle)
     assert not isinstance(error.value, EngineMissingError)
 
     def full(*_: Any) -> None:
@@ -108,7 +108,7 @@ def test_a_failed_build_is_told_from_a_missing_engine(
 
     monkeypatch.setattr(tensorrt, "prepare", full)
     with pytest.raises(StorageError, match="Cannot write it"):
-        prepare(jetson_bundle)
+        build(jetson_bundle)
 
 
 @pytest.mark.usefixtures("able")
@@ -136,5 +136,5 @@ def test_refused_candidates_are_not_built(
         {"trt-fp16-weak": {"rejected": "accuracy drop 0.2"}},
     )
     with pytest.raises(EngineError, match="Nothing to build"):
-        prepare(path)
+        build(path)
     assert able == []

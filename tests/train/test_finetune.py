@@ -30,6 +30,7 @@ from edgetl.errors import (
     WeightsError,
 )
 from edgetl.files import read_jsonl
+from edgetl.options import FinetuneOptions
 from edgetl.runs.folder import read_run
 from edgetl.runs.record import EpochRow, RunRecord, Stage
 from edgetl.spec import Photo
@@ -336,15 +337,15 @@ def test_no_data_folder(tmp_path: Path) -> None:
     ],
 )
 def test_a_config_file_with_a_mistake(text: str, message: str, tmp_path: Path) -> None:
-    from edgetl.cli.finetune import _from_file
+    from edgetl.cli.options import from_file
 
     path = tmp_path / "options.toml"
     path.write_text(text)
     with pytest.raises(UsageError, match=message) as got:
-        _from_file(path)
+        from_file(FinetuneOptions, path)
     assert str(path) in got.value.message
     with pytest.raises(UsageError, match="Cannot read --config"):
-        _from_file(tmp_path / "gone.toml")
+        from_file(FinetuneOptions, tmp_path / "gone.toml")
 
 
 def test_photos_on_which_the_weights_overflow_are_named(

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from edgetl.options import FinetuneConfig
 from edgetl.runs.folder import read_run
 from edgetl.runs.record import Stage
-from edgetl.spec import FinetuneConfig
 from edgetl.tasks.base import Evaluation
 from edgetl.train.guidance import far_below, framing, mirroring, never_right
 from tests.helpers import evaluate_classes

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgetl.errors import UsageError
-from edgetl.spec import FinetuneConfig
+from edgetl.options import FinetuneConfig, FinetuneOptions
 from edgetl.train.options import resolve
 
 
@@ -27,12 +27,13 @@ def resolved(**changes: Any) -> FinetuneConfig:
         "device": "cpu",
         "labels": "",
     }
-    return resolve(**given | changes)
+    given |= changes
+    return resolve(given.pop("data"), FinetuneOptions.of(None, given))
 
 
 def test_defaults() -> None:
     config = resolved()
-    assert (config.weights, config.strategy, config.epochs) == ("imagenet", "auto", 0)
+    assert (config.weights, config.strategy, config.epochs) == ("imagenet", "auto", None)
     assert config.data == str(Path("photos").resolve())
 
 

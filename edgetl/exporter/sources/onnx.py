@@ -8,26 +8,25 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
 
 import edgetl
 from edgetl.bundle.manifest import Calibration, Provenance
 from edgetl.data.names import nfc, order_of_numbers
 from edgetl.errors import DataError, UsageError
 from edgetl.exporter.onnx.checks import UINT8
-from edgetl.exporter.onnx.importing.given import Layout, read_given
+from edgetl.exporter.onnx.importing.given import read_given
 from edgetl.exporter.onnx.importing.importer import AS_IT_IS, import_onnx
 from edgetl.exporter.onnx.importing.run import Given, GivenNetwork
 from edgetl.exporter.sources.base import UNLABELLED, ValidationSet
 from edgetl.exporter.sources.folder import Folder
+from edgetl.files import user_path
 from edgetl.inputs.base import Input, Pixels
 from edgetl.inputs.image import CROP, ImageInput, Interpolation, Order
+from edgetl.options import OnnxOptions
+from edgetl.options.export import Colours
 from edgetl.runs.samples import fingerprint
-from edgetl.spec import Fit, Normalize, Photo, WeightsOrigin
+from edgetl.spec import Normalize, Photo, WeightsOrigin
 from edgetl.tasks.base import DEFAULT_TASK, TASKS, Evaluation, Outputs
-
-Colours = tuple[float, float, float]
-Range = Literal[1, 255]
 
 LICENCE = "unknown: the model was given"
 
@@ -46,14 +45,8 @@ class OnnxSource:
         self,
         path: Path,
         calib: Path,
+        options: OnnxOptions,
         *,
-        labels: Path | None,
-        size: int | tuple[int, int] | None,
-        fit: Fit,
-        mean: Colours | None,
-        std: Colours | None,
-        range_: Range,
-        layout: Layout,
         order: Order = "rgb",
         crop: float = CROP,
         interpolation: Interpolation = "bilinear",
@@ -63,25 +56,25 @@ class OnnxSource:
     ) -> None:
         """Read and rewrite the file, and check and split the photos of `calib`.
 
-        `mean` and `std` normalise colours, in `order`, in 0…`range_`; `labels` holds one label a
-        line in output order; `crop`, `fit` and `interpolation` are those of inputs/image.py;
-        `output` names one of several. Raises UsageError for options that contradict the file or
-        each other, TraceError for files that cannot become the canonical ONNX, DataError for photos
-        or labels that do not fit.
+        `options` say how the file reads images; `order`, `crop` and `interpolation` are those of
+        inputs/image.py; `output` names one of several. Raises UsageError for options that
+        contradict the file or each other, TraceError for files that cannot become the canonical
+        ONNX, DataError for photos or labels that do not fit.
         """
         self.warnings: list[str] = []
         progress(f"reading {path.name}")
-        given = read_given(path, size=size, layout=layout, output=output)
-        self.normalize = self._normalization(given, mean, std, range_)
+        layout = options.layout or "auto"
+        given = read_given(path, size=options.size, layout=layout, output=output)
+        self.normalize = self._normalization(given, options)
         self.input: Input = ImageInput(
             height=given.height,
             width=given.width,
-            fit=fit,
+            fit=options.fit or "crop",
             crop=crop,
             interpolation=interpolation,
             order=order,
         )
-        stated = () if labels is None else _read_labels(labels, given)
+        stated = _read_labels(user_path(options.labels), given) if options.labels else ()
         progress(f"reading the photos in {calib}")
         self.folder = Folder(calib, self.input, labels=stated, seed=seed)
         self.warnings += self.folder.warnings
@@ -134,10 +127,9 @@ class OnnxSource:
             max_drop=max_drop,
         )
 
-    def _normalization(
-        self, given: Given, mean: Colours | None, std: Colours | None, range_: Range
-    ) -> Normalize:
+    def _normalization(self, given: Given, options: OnnxOptions) -> Normalize:
         """What stands in front of the network, in units of 0…1."""
+        mean, std, range_ = options.mean, options.std, options.range_ or 1
         if (mean is None) != (std is None):
             raise UsageError(
                 f"--{'std' if mean is None else 'mean'} stands alone.",
@@ -193,7 +185,7 @@ class OnnxSource:
         log.warning(text)
 
 
-def _check_colours(mean: Colours, std: Colours, range_: Range) -> None:
+def _check_colours(mean: Colours, std: Colours, range_: int) -> None:
     """UsageError for what cannot normalise RGB in 0…range_."""
     shown = f"--mean {_shown(mean)} --std {_shown(std)}"
     if not all(math.isfinite(v) for v in (*mean, *std)) or min(std) <= 0:

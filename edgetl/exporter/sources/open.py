@@ -12,17 +12,15 @@ from edgetl.errors import UsageError, missing_extra
 from edgetl.exporter.sources.base import Source
 from edgetl.exporter.sources.onnx import OnnxSource
 from edgetl.files import user_path
-from edgetl.spec import OnnxOptions
+from edgetl.options import ExportOptions, OnnxOptions, fields
 
 SUFFIX = ".onnx"
 
 
-def open_source(
-    path: Path, options: OnnxOptions, *, moved_to: str, progress: Callable[[str], None]
-) -> Source:
+def open_source(path: Path, options: ExportOptions, *, progress: Callable[[str], None]) -> Source:
     """The run, or the ONNX file; UsageError for options that belong to the other one."""
     given = [
-        f"--{k.rstrip('_')}" for k in options.__struct_fields__ if getattr(options, k) is not None
+        field.flags[0] for field in fields(OnnxOptions) if getattr(options, field.name) is not None
     ]
     if path.suffix.lower() != SUFFIX:
         if path.is_file():
@@ -36,8 +34,8 @@ def open_source(
             from edgetl.exporter.sources.run import RunSource
         except ModuleNotFoundError as error:
             raise missing_extra("export", "Exporting a run") from error
-        return RunSource(path, moved_to)
-    if moved_to:
+        return RunSource(path, options.data or "")
+    if options.data:
         raise UsageError(
             "--data is where a run's photos are now; an ONNX file has none.",
             fix="give photos of its kind by --calib FOLDER.",
@@ -46,18 +44,7 @@ def open_source(
         raise UsageError(
             f"{path} needs photos to calibrate and check it.", fix="give --calib FOLDER."
         )
-    return OnnxSource(
-        path,
-        user_path(options.calib),
-        labels=None if options.labels is None else user_path(options.labels),
-        size=options.size,
-        fit=options.fit or "crop",
-        mean=options.mean,
-        std=options.std,
-        range_=options.range_ or 1,
-        layout=options.layout or "auto",
-        progress=progress,
-    )
+    return OnnxSource(path, user_path(options.calib), options, progress=progress)
 
 
 def _no_source(path: Path) -> UsageError:

@@ -62,7 +62,7 @@ class RunSource:
             weights=record.weights_origin,
             # a bundle says nothing of the photos but counts and hashes, so not where they lay
             config=msgspec.structs.replace(
-                record.config, data="", labels="", weights=Path(record.config.weights).name
+                record.config, data="", labels=None, weights=Path(record.config.weights).name
             ),
             versions=record.versions | versions,
             strategy=record.strategy,

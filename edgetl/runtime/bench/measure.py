@@ -13,8 +13,9 @@ import numpy as np
 import edgetl
 from edgetl.bundle import MEASUREMENTS, Bundle, open_bundle
 from edgetl.bundle.manifest import Candidate
-from edgetl.errors import EngineError, EngineMissingError, StorageError, UsageError
+from edgetl.errors import EngineError, EngineMissingError, StorageError
 from edgetl.machine import available_cores, power_mode, this_machine
+from edgetl.options import BenchOptions, takes
 from edgetl.runtime.bench.process import WARMUP
 from edgetl.runtime.bench.turns import Run, Turns
 from edgetl.runtime.choose import AUTO, matching
@@ -43,15 +44,13 @@ class Bench(Record, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+@takes(BenchOptions)
 def bench(
     bundle: str | os.PathLike[str],
     *,
-    engine: str = AUTO,
-    precision: str = AUTO,
-    threads: int = 0,
-    batch: int = 1,
-    duration: float = 3.0,
     progress: Callable[[str], None] = lambda _: None,
+    options: BenchOptions | None = None,
+    **changes: Any,
 ) -> Bench:
     """Time every matching candidate for `duration` seconds each, in interleaved turns.
 
@@ -60,15 +59,14 @@ def bench(
     one engine or precision alone are not, as they were not taken in turns with the others. Raises
     EngineError when nothing can be measured.
     """
-    if batch < 1 or batch > 1024:
-        raise UsageError(f"--batch {batch} is not possible.", fix="give 1…1024.")
-    if not 0.05 <= duration <= 3600:
-        raise UsageError(f"--duration {duration} is not possible.", fix="give 0.05…3600 seconds.")
+    asked = BenchOptions.of(options, changes)
+    engine, precision, threads, batch = asked.engine, asked.precision, asked.threads, asked.batch
     check_threads(threads)
     with open_bundle(bundle) as opened:
         check_batch(opened, batch)
         found = matching(opened, engine, precision)
-        turns = Turns(opened, threads=threads, batch=batch, duration=duration, progress=progress)
+        seconds = asked.duration
+        turns = Turns(opened, threads=threads, batch=batch, duration=seconds, progress=progress)
         runs = turns.take(found)
         rows, skipped = _rows(opened, runs, batch), _skipped(runs)
         if not rows:

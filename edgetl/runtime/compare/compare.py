@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, Union
+from typing import Any, NamedTuple, TypeAlias, Union
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from edgetl.data.walk import images_in
 from edgetl.engines import NAMES, Outputs, Session
 from edgetl.errors import DataError, EngineError, ImageError, UnknownNameError, UsageError, shell
 from edgetl.inputs.base import Input, Pixels
+from edgetl.options import CompareOptions, takes
 from edgetl.runtime.compare.comparison import Answers, Comparison, Scores, Side, Unread
 from edgetl.runtime.session import open_session
 from edgetl.runtime.trust import best_candidate
@@ -50,15 +51,14 @@ class _Seen(NamedTuple):
     outputs: list[Outputs]
 
 
+@takes(CompareOptions)
 def compare(
     bundles: PathLike | Sequence[PathLike],
     images: PathLike | Sequence[PathLike],
     *,
-    engines: Sequence[str] = (),
-    candidates: Sequence[str] = (),
-    top: int = 20,
-    threads: int = 0,
     advance: Callable[[int], None] = lambda _: None,
+    options: CompareOptions | None = None,
+    **changes: Any,
 ) -> Comparison:
     """Run candidates of bundles on images, one at a time, and compare each with the first.
 
@@ -68,17 +68,19 @@ def compare(
     preprocessing. `top` images are returned, those with other answers first, then by KL divergence.
     Raises UsageError, DataError, UnknownNameError, BundleError, EngineError.
     """
-    _check_options(engines, candidates, top)
+    asked = CompareOptions.of(options, changes)
+    _check_engines(asked.engines)
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(open_bundle(path)) for path in _listed(bundles)]
         _check_tasks(opened)
-        entries = _open(opened, _chosen(opened, engines, candidates), threads, stack)
+        wanted = _chosen(opened, asked.engines, asked.candidates)
+        entries = _open(opened, wanted, asked.threads, stack)
         files = find_images(images, log.warning)
         seen, unread = _run(entries, files, advance)
         if not seen:
             first, _, fix = unread[0].error.partition(" Fix: ")
             raise DataError(f"None of the {len(files)} images can be read: {first}", fix=fix)
-        return _summary(entries, seen, unread, top)
+        return _summary(entries, seen, unread, asked.top)
 
 
 def _listed(paths: PathLike | Sequence[PathLike]) -> list[Path]:
@@ -110,13 +112,7 @@ def find_images(
 # --- who is compared ----------------------------------------------------------------------------
 
 
-def _check_options(engines: Sequence[str], candidates: Sequence[str], top: int) -> None:
-    if engines and candidates:
-        raise UsageError(
-            "Engines and candidates were both given.", fix="name engines, or candidates, not both."
-        )
-    if top < 0:
-        raise UsageError(f"top is {top}.", fix="ask for 0 or more images.")
+def _check_engines(engines: Sequence[str]) -> None:
     for engine in engines:
         if engine not in NAMES:
             raise UnknownNameError("engine", engine, NAMES, listing="edgetl doctor")

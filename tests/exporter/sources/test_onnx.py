@@ -20,6 +20,7 @@ from edgetl.exporter.onnx.checks import check_onnx
 from edgetl.exporter.sources.onnx import LICENCE, OnnxSource
 from edgetl.files import sha256_bytes
 from edgetl.metrics import softmax
+from edgetl.options import OnnxOptions
 from edgetl.spec import Normalize
 
 SIZE = 24
@@ -82,17 +83,16 @@ def make(photos: Path, tmp_path: Path) -> Make:
         path = tmp_path / "colours.onnx"
         path.write_bytes(model() if data is None else data)
         options: dict[str, Any] = {
-            "labels": None,
-            "size": None,
+            "calib": photos,
             "fit": "squash",
             "mean": (0.5, 0.5, 0.5),
             "std": (0.25, 0.25, 0.25),
-            "range_": 1,
-            "layout": "auto",
-            "progress": lambda _: None,
         }
         options |= changes
-        return OnnxSource(path, options.pop("calib", photos), **options)
+        rest = {k: options.pop(k) for k in options.keys() - set(OnnxOptions.__struct_fields__)}
+        asked = OnnxOptions.of(None, options)
+        calib = Path(str(asked.calib))
+        return OnnxSource(path, calib, asked, **{"progress": lambda _: None} | rest)
 
     return build
 

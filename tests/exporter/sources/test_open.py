@@ -15,7 +15,8 @@ from edgetl.exporter.sources.onnx import OnnxSource
 from edgetl.exporter.sources.open import open_source
 from edgetl.exporter.sources.run import RunSource
 from edgetl.inputs.image import square
-from edgetl.spec import Normalize, OnnxOptions
+from edgetl.options import ExportOptions, OnnxOptions
+from edgetl.spec import Normalize
 from tests.exporter import small
 
 
@@ -32,7 +33,8 @@ def model(tmp_path: Path) -> Path:
 
 
 def opened(path: Path, *, moved_to: str = "", **options: Any) -> Source:
-    return open_source(path, OnnxOptions(**options), moved_to=moved_to, progress=lambda _: None)
+    given = ExportOptions(target="cpu", data=moved_to or None, **options)
+    return open_source(path, given, progress=lambda _: None)
 
 
 def test_a_run(trained: Path) -> None:

@@ -114,7 +114,7 @@ def test_provenance_is_of_the_run_and_of_what_the_export_used(source: RunSource)
     assert found.edgetl == edgetl.__version__
     assert found.data_sha256 == source.record.data.sha256
     assert source.record.config.data
-    assert found.config == msgspec.structs.replace(source.record.config, data="", labels="")
+    assert found.config == msgspec.structs.replace(source.record.config, data="", labels=None)
     assert found.versions["onnxruntime"] == "1.2.3"
     assert found.versions["torch"] == source.record.versions["torch"]
     assert found.max_drop == 0.02

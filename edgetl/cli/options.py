@@ -1,0 +1,90 @@
+"""A verb's options on its command line, made from the fields of its struct, and --config."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+import typer
+
+from edgetl.errors import UsageError
+from edgetl.options.base import Field, Options, fields
+from edgetl.recipes import parse_toml
+
+Refusal: Any = typer.BadParameter.__base__  # UsageError of click, wherever typer keeps it
+CONFIG = "TOML with these options; the command line goes first."
+
+
+def parameters(kind: type[Options]) -> list[inspect.Parameter]:
+    """What typer is to read for a struct: each of its options, None where it is not given."""
+    hints: dict[str, Any] = {
+        field.name: Annotated[_typed(field) | None, _option(field)] for field in fields(kind)
+    }
+    hints["config"] = Annotated[Path | None, typer.Option("--config", help=CONFIG)]
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+        for name, hint in hints.items()
+    ]
+
+
+def chosen(kind: type[Options], given: dict[str, Any]) -> Options:
+    """The struct of what typer read, taken out of `given`, and of the file behind it."""
+    config = given.pop("config")
+    changes = {} if config is None else from_file(kind, config)
+    for field in fields(kind):
+        value = given.pop(field.name)
+        if isinstance(field.default, bool):  # a switch says the opposite of its default
+            value = not field.default if value else None
+        if value not in (None, []):
+            spelled = (choice for choice in field.choices if str(choice) == value)
+            changes[field.name] = next(spelled, value)
+        if field.name not in changes and field.default is msgspec.NODEFAULT:
+            raise Refusal(f"Missing option '{field.flags[0]}'.")
+    return kind.of(None, changes)
+
+
+def from_file(kind: type[Options], path: Path) -> dict[str, Any]:
+    """The options in a --config file, by field name; UsageError names the file."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"Cannot read --config {path}: {error.strerror}.", fix="give a TOML file."
+        ) from error
+    homes = {key: field for field in fields(kind) for key in field.keys}
+    partial = msgspec.defstruct(
+        kind.__name__,
+        [(key, _partial(field), msgspec.UNSET) for key, field in homes.items()],
+        forbid_unknown_fields=True,
+    )
+    read = msgspec.structs.asdict(parse_toml(data, partial, where=str(path)))
+    return {homes[key].name: v for key, v in read.items() if v is not msgspec.UNSET}
+
+
+def _partial(field: Field) -> Any:
+    """A field's type in a file, which need not hold it and may hold its text form."""
+    return field.type | msgspec.UnsetType | (str if field.option.parse else msgspec.UnsetType)
+
+
+def _typed(field: Field) -> Any:
+    """What typer converts the text to; the struct converts the rest."""
+    if field.choices:
+        return Literal[tuple(str(choice) for choice in field.choices)]
+    if field.option.parse:
+        return str
+    if get_origin(field.type) is tuple:
+        return list[get_args(field.type)[0]]  # type: ignore[misc]
+    return field.type
+
+
+def _option(field: Field) -> Any:
+    option, default = field.option, field.default
+    plain = default is not msgspec.NODEFAULT and not isinstance(default, bool)
+    words = option.default or (str(default) if plain and default not in (None, "", ()) else "")
+    notes = "; ".join(filter(None, (words and f"default: {words}", option.range)))
+    text = f"{option.help} [{notes}]" if notes else option.help
+    if default is msgspec.NODEFAULT:
+        text += " [required]"
+    return typer.Option(*field.flags, help=text, metavar=option.metavar, show_default=False)

@@ -1,0 +1,150 @@
+"""What a struct of options is made of, and what is read from it.
+
+    class SliceOptions(Options, frozen=True, kw_only=True):
+        \"\"\"Options of `edgetl slice`.\"\"\"
+
+        thickness: Annotated[float, Option("Millimetres.", low=0.1, high=50)] = 5.0
+
+That one field is `--thickness` with its help and default, the key `thickness` of `--config`, the
+keyword `thickness` of `edgetl.slice`, and it refuses what is not within 0.1…50, wherever the value
+came from. Options that contradict each other are refused by `Options.check`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import os
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+
+import msgspec
+
+from edgetl.errors import UsageError
+from edgetl.spec import Strict
+
+Self = TypeVar("Self", bound="Options")
+Run = TypeVar("Run", bound=Callable[..., Any])
+
+KEYWORDS = (
+    "Options are given by the names of the fields of edgetl.options.{}, or as one such struct by "
+    "`options`, which those given by name change."
+)
+
+
+class Option(NamedTuple):
+    """What a field says of itself beside its type and its default."""
+
+    help: str
+    flags: tuple[str, ...] = ()  # if not --FIELD-NAME; messages have the first, others may be older
+    default: str = ""  # in words, where the field's own default is None
+    metavar: str | None = None  # what stands for the value in the help, if not the type
+    parse: Callable[[str, str], Any] | None = None  # (flag, text) → value, where it has a text form
+    low: float = -math.inf
+    high: float = math.inf
+    step: int = 0  # values are multiples of it
+    unit: str = ""
+
+    @property
+    def range(self) -> str:
+        """The numbers that are possible, in words."""
+        upto = " or more" if self.high == math.inf else f"…{self.high:.10g}{self.unit}"
+        steps = f", a multiple of {self.step}" if self.step else ""
+        return "" if self.low == -math.inf else f"{self.low:g}{upto}{steps}"
+
+
+class Field(NamedTuple):
+    """One option of a struct, and how it is written elsewhere."""
+
+    name: str  # of the field, and of the keyword in Python
+    type: Any
+    default: Any  # msgspec.NODEFAULT where the option is required
+    option: Option
+    flags: tuple[str, ...]  # on a command line; messages have the first
+    keys: tuple[str, ...]  # in a --config file: `--max-drop` is max_drop, `--no-flip` is flip
+    choices: tuple[Any, ...]  # of a Literal
+
+    def read(self, value: Any) -> Any:
+        """The value as the struct holds it: a path as text, a text form as what it means.
+
+        UsageError for one that is not possible.
+        """
+        value = [*map(_text, value)] if isinstance(value, (list, tuple)) else _text(value)
+        option, flag = self.option, self.flags[0]
+        if option.parse and isinstance(value, str):
+            value = option.parse(flag, value)
+        try:
+            read = msgspec.convert(value, self.type)
+            if not isinstance(read, (int, float)) or (
+                option.low <= read <= option.high and not (option.step and read % option.step)
+            ):
+                return read
+            wanted = option.range
+        except msgspec.ValidationError as error:
+            wanted = option.range or str(error)
+        if self.choices:
+            wanted = f"among {', '.join(map(str, self.choices))}"
+        raise UsageError(f"{flag} {value} is not possible.", fix=f"choose {wanted}.")
+
+
+class Options(Strict, frozen=True, kw_only=True):
+    """Base of the options of a verb: unknown ones are refused."""
+
+    def check(self) -> None:
+        """UsageError for options that contradict each other; each by itself is checked before."""
+
+    @classmethod
+    def of(cls: type[Self], options: Self | None, changes: dict[str, Any]) -> Self:
+        """`options` (all defaults, if None) with `changes` by field name, read and checked.
+
+        TypeError for a name that is no field, UsageError for what is not possible.
+        """
+        made = cls(**changes) if options is None else msgspec.structs.replace(options, **changes)
+        read = {field.name: field.read(getattr(made, field.name)) for field in fields(type(made))}
+        made = msgspec.structs.replace(made, **read)
+        made.check()
+        return made
+
+
+@functools.cache
+def fields(kind: type[Options]) -> tuple[Field, ...]:
+    """The options of a struct: its own first, then those of its bases."""
+    known = {field.name: field for field in msgspec.structs.fields(kind)}
+    found = []
+    for name in dict.fromkeys(n for base in kind.__mro__ for n in inspect.get_annotations(base)):
+        hint, *notes = (get_args(known[name].type) if name in known else ()) or (None,)
+        for option in (note for note in notes if isinstance(note, Option)):
+            flags = option.flags or (f"--{name.replace('_', '-')}",)
+            plain = (flag.removeprefix("--").removeprefix("no-") for flag in flags)
+            keys = tuple(key.replace("-", "_") for key in plain)
+            literals = (part for part in (hint, *get_args(hint)) if get_origin(part) is Literal)
+            choices = tuple(choice for part in literals for choice in get_args(part))
+            found.append(Field(name, hint, known[name].default, option, flags, keys, choices))
+    return tuple(found)
+
+
+def takes(kind: type[Options]) -> Callable[[Run], Run]:
+    """Decorator: the signature and text of a function name the options of `kind`."""
+
+    def show(run: Run) -> Run:
+        signature = inspect.signature(run)
+        kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        shown = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=kept[0].empty if field.default is msgspec.NODEFAULT else field.default,
+                annotation=field.type,
+            )
+            for field in fields(kind)
+        ]
+        run.__signature__ = signature.replace(parameters=[*kept, *shown])  # type: ignore[attr-defined]
+        run.__doc__ = f"{run.__doc__ or ''}\n{KEYWORDS.format(kind.__name__)}"
+        return run
+
+    return show
+
+
+def _text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -1,0 +1,127 @@
+"""Options of `edgetl export`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from edgetl.errors import UsageError
+from edgetl.options.base import Option, Options
+from edgetl.options.runtime import Engine, Precision
+from edgetl.spec import Fit
+
+When = Literal["auto", "always", "never"]
+Colours = tuple[float, float, float]
+
+
+def seconds(flag: str, text: str) -> float:
+    """Seconds of a time such as 90s, 10m or 1h."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if not found:
+        raise UsageError(f"{flag} {text} is not a time.", fix="give one such as 90s, 10m or 1h.")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def colours(flag: str, text: str) -> Colours:
+    """Three numbers, or one for all three."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) == 1:
+        values *= 3
+    if len(values) != 3:
+        raise UsageError(f"{flag} {text} is not one number or three.", fix="give R,G,B.")
+    return values[0], values[1], values[2]
+
+
+class OnnxOptions(Options, frozen=True, kw_only=True):
+    """How somebody's ONNX file reads images; a run knows this by itself. None: not given."""
+
+    calib: Annotated[
+        str | None,
+        Option("Photos for an ONNX file: class folders, or loose ones.", metavar="<path>"),
+    ] = None
+    labels: Annotated[
+        str | None,
+        Option("An ONNX file's labels: a file with one a line.", metavar="<path>"),
+    ] = None
+    size: Annotated[int | None, Option("Pixels a side that an ONNX file reads.")] = None
+    fit: Annotated[
+        Fit | None, Option("How a photo fits an ONNX file's square.", default="crop")
+    ] = None
+    mean: Annotated[
+        Colours | None,
+        Option("Mean that an ONNX file's input was normalised by.", metavar="R,G,B", parse=colours),
+    ] = None
+    std: Annotated[
+        Colours | None, Option("Its standard deviation.", metavar="R,G,B", parse=colours)
+    ] = None
+    range_: Annotated[
+        Literal[1, 255] | None,
+        Option("Whether pixels were 0…1 or 0…255 before that.", flags=("--range",), default="1"),
+    ] = None
+    layout: Annotated[
+        Literal["auto", "nchw", "nhwc"] | None,
+        Option("Axes of an ONNX file's input.", default="auto"),
+    ] = None
+
+
+class ExportOptions(OnnxOptions, frozen=True, kw_only=True):
+    """Options of `edgetl export`."""
+
+    target: Annotated[
+        str, Option("Devices, as cpu,jetson: see `edgetl devices`; cpu is this machine.")
+    ]
+    engine: Engine = "auto"
+    precision: Precision = "auto"
+    max_drop: Annotated[
+        float,
+        Option("Accuracy and macro-F1 that a candidate may lose, as a fraction.", low=0, high=0.99),
+    ] = 0.01
+    recipes: Annotated[
+        tuple[str, ...],
+        Option(
+            "Try this recipe (TOML) too; may be repeated.", flags=("--recipe",), metavar="<path>"
+        ),
+    ] = ()
+    qat: Annotated[
+        When,
+        Option(
+            "Quantization-aware training; auto: when an INT8 candidate is further from FP32 than "
+            "the gate allows."
+        ),
+    ] = "auto"
+    search: Annotated[
+        When,
+        Option(
+            "Search which layers to leave in float; auto: when INT8 is not both the fastest and "
+            "within the gate."
+        ),
+    ] = "auto"
+    budget_s: Annotated[
+        float | None,
+        Option(
+            "Longest time for the search: 90s, 10m, 1h.",
+            flags=("--budget",),
+            default="10m",
+            metavar="<time>",
+            parse=seconds,
+        ),
+    ] = None
+    dla: Annotated[bool, Option("Try a Jetson's deep learning accelerator too.")] = False
+    data: Annotated[
+        str | None,
+        Option("Where a run's photos are now, if they were moved.", metavar="<path>"),
+    ] = None
+
+    def check(self) -> None:
+        if self.budget_s is not None and self.search == "never":
+            raise UsageError(
+                "--budget bounds a search, and --search never makes none.",
+                fix="leave one of them away.",
+            )
+        if self.budget_s is not None and not self.budget_s > 0:
+            raise UsageError(
+                f"--budget {self.budget_s:g} s leaves no time.", fix="give more, or --search never."
+            )

@@ -1,0 +1,65 @@
+"""Options of `edgetl finetune`, and what becomes of them in a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from edgetl.errors import UsageError
+from edgetl.options.base import Option, Options
+from edgetl.spec import Fit, Strategy, TorchDevice
+
+
+class FinetuneOptions(Options, frozen=True, kw_only=True):
+    """Options of `edgetl finetune`."""
+
+    backbone: Annotated[str, Option("See `edgetl backbones`.")] = "mobilenet_v2"
+    weights: Annotated[
+        str | None, Option("imagenet, none, or a file.", default="imagenet", metavar="<path>")
+    ] = None
+    strategy: Annotated[Strategy, Option("auto: the better of probe and finetune.")] = "auto"
+    epochs: Annotated[
+        int | None,
+        Option("Passes over the photos.", default="by the number of photos", low=1),
+    ] = None
+    size: Annotated[int, Option("Pixels a side.", low=32, high=1024, step=8)] = 224
+    fit: Annotated[Fit, Option("How a photo fits the square.")] = "crop"
+    flip: Annotated[bool, Option("Never mirror training photos.", flags=("--no-flip",))] = True
+    seed: Annotated[int, Option("Of every random draw.", low=0, high=2**32 - 1)] = 0
+    device: Annotated[TorchDevice, Option("torch's device.")] = "auto"
+    labels: Annotated[
+        str | None,
+        Option("CSV: path, label and, if you like, split and group.", metavar="<path>"),
+    ] = None
+    depth: Annotated[
+        int,
+        Option("Bits of grey samples in 16-bit and wider files.", low=8, high=16, unit=" bits"),
+    ] = 16
+    task: Annotated[str, Option("classification, multilabel, or a plug-in's.")] = "classification"
+
+    def check(self) -> None:
+        if self.epochs is not None and self.strategy == "probe":
+            raise UsageError(
+                "--strategy probe trains no epochs: it fits a head on fixed features.",
+                fix="leave --epochs away, or choose --strategy finetune.",
+            )
+        if self.strategy == "scratch" and self.weights not in (None, "none"):
+            raise UsageError(
+                f"--strategy scratch does not use --weights {self.weights}.",
+                fix="leave --weights out, or choose another strategy.",
+            )
+        if self.strategy in ("probe", "finetune") and self.weights == "none":
+            raise UsageError(
+                f"--strategy {self.strategy} needs pretrained weights.",
+                fix="give --weights imagenet or a file, or choose --strategy scratch.",
+            )
+
+
+class FinetuneConfig(FinetuneOptions, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """The options of a run, with nothing left open, and its photos: what a resumed run must share.
+
+    It is stored in run.json and in bundles, where options that a later version adds are ignored.
+    """
+
+    data: str  # absolute; "" in a bundle
+    weights: str  # "imagenet", "none" or an absolute path
+    device: Literal["cpu", "cuda"]

@@ -1,0 +1,1 @@
+"""The run folder: its record, and its samples again."""
