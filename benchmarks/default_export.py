@@ -70,7 +70,7 @@ def raced(bundles: tuple[Path, Path]) -> dict[str, Any]:
         with open_bundle(bundle) as opened:
             names.append(opened.manifest.chosen)
     with load(bundles[0], candidate=names[0]) as one, load(bundles[1], candidate=names[1]) as two:
-        size = one.manifest.preprocess.size
+        size = one.manifest.input.size
         image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
         for _ in range(ROUNDS):
             for model, kept in zip((one, two), samples, strict=True):

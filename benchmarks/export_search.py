@@ -36,7 +36,8 @@ from edgetl.exporter.sources.base import Source
 from edgetl.exporter.variants import add_placements
 from edgetl.files import sha256_bytes
 from edgetl.runtime.bench.measure import measure
-from edgetl.spec import Artifact, Candidate, Measurement, Recipe
+from edgetl.bundle.manifest import Artifact, Candidate
+from edgetl.spec import Measurement, Recipe
 
 BACKBONES = ("mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0")
 SECONDS = 1.5  # for each candidate in each interleaved round

@@ -40,7 +40,7 @@ def serve(bundle: str, recipe: str, threads: int, pinned: bool) -> None:
     with open_bundle(bundle) as opened:
         candidate = next(c for c in opened.manifest.candidates if c.recipe == recipe)
         session: Any = open_session(opened, candidate, threads=threads)
-        size = opened.manifest.preprocess.size
+        size = opened.manifest.input.size
     assert session._first.model.get_property(openvino.PINNING) is pinned
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
     for _ in range(WARMUP):

@@ -12,8 +12,9 @@ from edgetl.data.walk import images_in
 from edgetl.errors import DataError
 from edgetl.exporter.onnx.trace import trace
 from edgetl.exporter.sources.base import ValidationSet
-from edgetl.inputs.image import Pixels, pixels
-from edgetl.spec import Calibration, Normalize, Preprocess, Provenance, WeightsOrigin
+from edgetl.inputs.image import ImageInput, Pixels, pixels
+from edgetl.bundle.manifest import Calibration, Provenance
+from edgetl.spec import Normalize, WeightsOrigin
 from edgetl.train.backbones import build_classifier
 from edgetl.train.infer import forward_rows
 
@@ -26,13 +27,13 @@ class RandomSource:
 
     def __init__(self, backbone: str, data: Path) -> None:
         self.labels = tuple(f"class {i}" for i in range(CLASSES))
-        self.preprocess, self.normalize = Preprocess(), Normalize()
+        self.input, self.normalize = ImageInput(), Normalize()
         self.model = build_classifier(backbone, CLASSES, seed=0).eval()
         found = images_in(data / "train")
         if len(found) < PHOTOS:
             raise DataError(f"{data} holds {len(found)} training photos.", fix=f"{PHOTOS} at least")
         chosen = found[:: len(found) // PHOTOS][:PHOTOS]
-        self.images = np.stack([pixels(path, self.preprocess) for path in chosen])
+        self.images = np.stack([pixels(path, self.input) for path in chosen])
 
     def validation(self) -> ValidationSet:
         images = self.images[:20]
@@ -51,7 +52,7 @@ class RandomSource:
         return forward_rows(self.model, images, rows, self.normalize, device="cpu", fold=False)
 
     def canonical(self) -> bytes:
-        return trace(self.model, self.preprocess, self.normalize)
+        return trace(self.model, self.input, self.normalize)
 
     def provenance(self, versions: dict[str, str], max_drop: float) -> Provenance:
         return Provenance(

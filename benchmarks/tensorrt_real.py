@@ -85,14 +85,13 @@ def prepare(folder: Path, wheels: list[Path], data: Path, weights: Path) -> None
 def photos(data: Path, count: int) -> Any:
     """Photos from all over a folder, uint8 `(count, 224, 224, 3)`."""
     from edgetl.data.walk import images_in
-    from edgetl.inputs.image import pixels
-    from edgetl.spec import Preprocess
+    from edgetl.inputs.image import ImageInput, pixels
 
     found = images_in(data)
     if len(found) < count:
         raise SystemExit(f"{data} holds {len(found)} photos, and {count} are needed.")
     order = np.random.default_rng(0).permutation(len(found))[:count]
-    return np.stack([pixels(found[i], Preprocess()) for i in order])
+    return np.stack([pixels(found[i], ImageInput()) for i in order])
 
 
 def networks(
@@ -103,7 +102,8 @@ def networks(
     from edgetl.exporter.onnx.trace import trace
     from edgetl.exporter.quantize.calibration import activation_ranges, float_tensors
     from edgetl.exporter.tensorrt.qdq import trt_qdq
-    from edgetl.spec import Normalize, Preprocess
+    from edgetl.inputs.image import ImageInput
+    from edgetl.spec import Normalize
     from edgetl.train.backbones import build_classifier
     from edgetl.train.weights import load_weights
 
@@ -112,7 +112,7 @@ def networks(
     origin = load_weights(model, backbone, str(weights) if trained else "none")
     if not trained:
         fit_batch_norm(model, calibration)
-    canonical = trace(model.eval(), Preprocess(), Normalize())
+    canonical = trace(model.eval(), ImageInput(), Normalize())
     tensors = float_tensors(canonical)
     ranges = activation_ranges(canonical, calibration, tensors, methods=("percentile",))
     quantized = trt_qdq(canonical, ranges["percentile"], strong=False)

@@ -25,7 +25,8 @@ from torch import nn
 
 from benchmarks.common import parser, write_rows
 from edgetl.data.dataset import Dataset, load_dataset
-from edgetl.spec import FinetuneConfig, Normalize, Preprocess
+from edgetl.inputs.image import ImageInput
+from edgetl.spec import FinetuneConfig, Normalize
 from edgetl.train.augment import Batches
 from edgetl.train.backbones import build_classifier
 from edgetl.train.loop import Hyperparameters, Trainer
@@ -99,7 +100,7 @@ def main() -> None:
     given = parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        spec = Preprocess()
+        spec = ImageInput()
         dataset: Dataset = load_dataset(str(given.data), spec, home / "cache" / "photos.npy")
         config = FinetuneConfig(
             data=str(given.data), backbone="mobilenet_v2", weights=str(given.weights),

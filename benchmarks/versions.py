@@ -26,7 +26,7 @@ import json, sys, time
 import numpy as np
 import edgetl
 with edgetl.load(sys.argv[1]) as model:
-    size = model.manifest.preprocess.size
+    size = model.manifest.input.size
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
     for _ in range({WARMUP}):
         model.logits(image)

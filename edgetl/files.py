@@ -11,7 +11,7 @@ import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -20,6 +20,7 @@ import msgspec
 from edgetl.errors import StorageError
 
 T = TypeVar("T")
+Hook = Callable[[type[Any], Any], Any]
 ROOM = 4096  # bytes: a block of most file systems
 CACHE = "set EDGETL_CACHE to a folder you may write to."
 SCRATCH = "free disk space, or let the environment variable TMPDIR name a folder with room."
@@ -163,15 +164,18 @@ def printable(value: T) -> T:
     return value
 
 
-def decode_json(data: bytes, kind: type[T]) -> T:
-    """What `encode_json` wrote; msgspec.DecodeError when it is no JSON or no `kind`."""
+def decode_json(data: bytes, kind: type[T], hook: Hook | None = None) -> T:
+    """What `encode_json` wrote; msgspec.DecodeError when it is no JSON or no `kind`.
+
+    `hook` is msgspec's `dec_hook`, for types that it does not know.
+    """
     try:
-        return msgspec.json.decode(data, type=kind)
+        return msgspec.json.decode(data, type=kind, dec_hook=hook)
     except msgspec.DecodeError:
         if b"\\udc" not in data:
             raise
     try:
-        return msgspec.convert(json.loads(data), kind)
+        return msgspec.convert(json.loads(data), kind, dec_hook=hook)
     except ValueError as error:
         raise msgspec.DecodeError(str(error)) from error
 

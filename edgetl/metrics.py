@@ -3,66 +3,55 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
-from edgetl.spec import ClassScore, Evaluation
 
 Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 Interval = tuple[float, float]
 
 
-def softmax(logits: Logits, temperature: float = 1.0) -> Logits:
-    """Probabilities float32 `(N, C)` of logits `(N, C)` divided by `temperature`."""
-    scaled = logits.astype(np.float32) / np.float32(temperature)
+def softmax(logits: Any, temperature: float = 1.0) -> Any:
+    """Probabilities `(N, C)` of logits `(N, C)` divided by `temperature`, in the logits' type."""
+    scaled = logits / logits.dtype.type(temperature)
     scaled = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    result: Logits = scaled / scaled.sum(axis=-1, keepdims=True)
-    return result
+    return scaled / scaled.sum(axis=-1, keepdims=True)
 
 
-def evaluate_logits(logits: Logits, truth: Indices, labels: tuple[str, ...]) -> Evaluation:
-    """Accuracy, macro-F1 (over the classes present in `truth`), per-class scores and confusion."""
-    return evaluate_classes(logits.argmax(axis=1), truth, labels)
+class Counts(NamedTuple):
+    """`confusion[t, p]` counts truth t predicted as p; scores are worked out from it."""
+
+    confusion: Indices  # (C, C)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the diagonal."""
+        return float(self.confusion.trace() / max(1, self.confusion.sum()))
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 over the classes that are true of something."""
+        _, _, f1, shown = self.by_class()
+        present = [value for value, n in zip(f1, shown, strict=True) if n]
+        return sum(present) / max(1, len(present))
+
+    def by_class(self) -> tuple[list[float], list[float], list[float], list[int]]:
+        """Precision, recall, F1, and how many samples there are, of each class."""
+        right = self.confusion.diagonal()
+        shown, called = self.confusion.sum(axis=1), self.confusion.sum(axis=0)
+        precision, recall = right / np.maximum(called, 1), right / np.maximum(shown, 1)
+        f1 = 2 * right / np.maximum(shown + called, 1)
+        return precision.tolist(), recall.tolist(), f1.tolist(), shown.tolist()
 
 
-def evaluate_classes(predicted: Indices, truth: Indices, labels: tuple[str, ...]) -> Evaluation:
-    """The same from predicted classes `(N,)`."""
-    count = len(labels)
-    confusion = np.zeros((count, count), np.int64)
-    np.add.at(confusion, (truth, predicted), 1)
-    right = confusion.diagonal()
-    shown, called = confusion.sum(axis=1), confusion.sum(axis=0)
-    recall = right / np.maximum(shown, 1)
-    precision = right / np.maximum(called, 1)
-    f1 = 2 * right / np.maximum(shown + called, 1)
-    present = shown > 0
-    return Evaluation(
-        accuracy=float(right.sum() / max(1, len(truth))),
-        macro_f1=float(f1[present].mean()) if present.any() else 0.0,
-        n=len(truth),
-        labels=labels,
-        per_class=tuple(
-            ClassScore(
-                label=label,
-                precision=float(precision[i]),
-                recall=float(recall[i]),
-                f1=float(f1[i]),
-                n=int(shown[i]),
-            )
-            for i, label in enumerate(labels)
-        ),
-        confusion=tuple(tuple(int(v) for v in row) for row in confusion),
-    )
-
-
-def never_predicted(evaluation: Evaluation) -> set[str]:
-    """Labels that have photos and are the answer for none."""
-    shown = {score.label for score in evaluation.per_class if score.n}
-    called = zip(*evaluation.confusion, strict=True)  # by predicted class
-    pairs = zip(evaluation.labels, called, strict=False)
-    return {label for label, counts in pairs if label in shown and not any(counts)}
+def evaluate_logits(logits: Logits, truth: Indices, classes: int) -> Counts:
+    """Count what logits `(N, C)` predict against the truth `(N,)`."""
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (truth, logits.argmax(axis=1)), 1)
+    return Counts(confusion)
 
 
 def cross_entropy(logits: Logits, truth: Indices, temperature: float = 1.0) -> float:
@@ -120,12 +109,15 @@ def _paired_mean(changes: npt.NDArray[np.float64]) -> tuple[float, Interval]:
     return mean, (mean - half, mean + half)
 
 
-def divergence(reference: Logits, logits: Logits) -> float:
-    """Mean Kullback-Leibler divergence in nats of `logits` from `reference`, both `(N, C)`."""
-    if not np.isfinite(logits).all():
-        return math.inf
+def divergences(reference: Logits, logits: Logits) -> npt.NDArray[np.float64]:
+    """Kullback-Leibler divergence in nats of each row of `logits` from `reference`, `(N, C)`."""
     p, q = _log_softmax(reference), _log_softmax(logits)
-    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+    return np.asarray((np.exp(p) * (p - q)).sum(axis=1))
+
+
+def divergence(reference: Logits, logits: Logits) -> float:
+    """Their mean; infinite where a logit is not finite."""
+    return float(divergences(reference, logits).mean()) if np.isfinite(logits).all() else math.inf
 
 
 def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
@@ -155,14 +147,42 @@ def fit_temperature(logits: Logits, truth: Indices) -> float:
         norm = np.log(np.exp(scaled).sum(axis=1))
         return float((norm - (1 - doubt) * right - doubt / others * wrong).mean())
 
-    low, high, ratio = math.log(0.05), math.log(20.0), (math.sqrt(5) - 1) / 2
+    return round(math.exp(lowest(loss, math.log(0.05), math.log(20.0))), 4)
+
+
+def lowest(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a unimodal function is lowest between two ends, by golden-section search."""
+    ratio = (math.sqrt(5) - 1) / 2
     for _ in range(40):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if loss(left) < loss(right):
+        if function(left) < function(right):
             high = right
         else:
             low = left
-    return round(math.exp((low + high) / 2), 4)
+    return (low + high) / 2
+
+
+def sigmoid(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Probabilities of logits, without overflow."""
+    return np.asarray(np.exp(-np.logaddexp(0, -logits)))
+
+
+def average_precision(
+    scores: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """Average precision of each column of `(N, C)`: the sum of precision times gain of recall.
+
+    Equal scores count as one step, so that their order does not matter (as scikit-learn's).
+    """
+    found = np.zeros(scores.shape[1])
+    for i in range(scores.shape[1]):
+        order = np.argsort(-scores[:, i], kind="stable")
+        right = np.cumsum(truth[order, i])
+        last = np.append(np.diff(scores[order, i]) < 0, True)[: len(order)]
+        precision = (right / np.arange(1, len(order) + 1))[last]
+        gained = np.diff(right[last], prepend=0) / max(1, int(truth[:, i].sum()))
+        found[i] = float((precision * gained).sum())
+    return found
 
 
 def paired_drop(
@@ -183,3 +203,9 @@ def paired_drop(
         max(-1.0, centre - half),
         min(1.0, centre + half),
     )
+
+
+def bootstrap_rows(n: int, count: int, seed: int = 0) -> list[Indices]:
+    """Rows of `count` samples with replacement of n (Efron, Annals of Statistics 7, 1979)."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, n, n) for _ in range(count)]

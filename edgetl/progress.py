@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 Advance = Callable[[int], None]
+Bar = Callable[[str, int], contextlib.AbstractContextManager[Advance]]  # of a title and a total
 PERIOD_S = 60.0  # between lines where stderr is no terminal
 
 
@@ -55,6 +56,12 @@ def _left(done: int, total: int, unit: str, since: float) -> str:
         return text
     rate = "" if unit == "s" else f", {speed:.1f} {unit}/s"
     return f"{text}{rate}, about {max(0, total - done) / speed:.0f} s left"
+
+
+@contextlib.contextmanager
+def no_bar(_title: str, _total: int) -> Iterator[Advance]:
+    """A bar that draws nothing."""
+    yield lambda _: None
 
 
 @contextlib.contextmanager

@@ -24,19 +24,10 @@ from edgetl.exporter.golden import golden_members
 from edgetl.exporter.onnx.checks import NORMALIZED
 from edgetl.exporter.sources.base import ValidationSet
 from edgetl.files import sha256_bytes
+from edgetl.inputs.image import square
 from edgetl.recipes import find_recipe
-from edgetl.spec import (
-    BUNDLE_VERSION,
-    Artifact,
-    Calibration,
-    Candidate,
-    FinetuneConfig,
-    Manifest,
-    Normalize,
-    Preprocess,
-    Provenance,
-    WeightsOrigin,
-)
+from edgetl.bundle.manifest import BUNDLE_VERSION, Artifact, Calibration, Candidate, Manifest, Provenance
+from edgetl.spec import FinetuneConfig, Normalize, WeightsOrigin
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLASSES = ("bars", "disc", "square")
@@ -238,7 +229,7 @@ class TinySource:
     """The tiny model as a source of exports: 12 photos calibrate, 4 are held out, all judge."""
 
     labels = CLASSES
-    preprocess, normalize = Preprocess(size=32, fit="squash"), Normalize()
+    input, normalize = square(32, "squash"), Normalize()
 
     def __init__(self, images: Any) -> None:
         self.images = images
@@ -322,7 +313,7 @@ def write_tiny(
         members: dict[str, bytes] | None = None,
         **changes: Any,
     ) -> Path:
-        spec, listed = Preprocess(size=32, fit="squash"), []
+        spec, listed = square(32, "squash"), []
         files: dict[str, tuple[Any, bytes]] = {}
         for name in recipes:
             recipe, more = tiny(name).recipe, (candidates or {}).get(name, {})

@@ -19,9 +19,12 @@ from typing import IO, Any
 
 import msgspec
 
+from edgetl.bundle.manifest import BUNDLE_VERSION, Manifest
 from edgetl.errors import BundleError
 from edgetl.files import atomic_file, printable, sha256_bytes, write_bytes
-from edgetl.spec import BUNDLE_VERSION, FinetuneConfig, Manifest
+from edgetl.inputs.base import INPUTS
+from edgetl.spec import FinetuneConfig
+from edgetl.tasks.base import TASKS, decode_stored
 
 MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.jsonl"
@@ -42,6 +45,7 @@ _VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}")
 _COPY = "copy it again from where it was exported."
 _EXPORT = "export it again with `edgetl export`."
 _UPGRADE = "use the version of edgetl that wrote it, or export it again with this one."
+_ADD = "use a newer edgetl, or install the package that adds it."
 _GIVE = "give the .edgetl file that `edgetl export` wrote."
 
 _Entries = dict[str, tuple[int, int, int]]  # name → where the data begin, their size and CRC-32
@@ -263,13 +267,34 @@ def _parse(data: bytes) -> Manifest:
         _require(_VERSION.fullmatch(version), f"states no version in its manifest ({version!r})")
         other = f"is of version {version}, and this edgetl reads {major}.x"
         _require(version.partition(".")[0] == major, other, _UPGRADE)
+        _check_known(tree)
         match tree:  # FinetuneConfig refuses unknown fields, but a later minor version may add some
             case {"provenance": {"config": dict(config)}}:
                 for later in config.keys() - set(FinetuneConfig.__struct_fields__):
                     del config[later]
-        return msgspec.convert(tree, Manifest)
+        manifest = msgspec.convert(tree, Manifest, dec_hook=decode_stored)
+        settings = manifest.task.Settings
+        candidates = tuple(
+            msgspec.structs.replace(c, settings=msgspec.convert(c.settings or {}, settings))
+            for c in manifest.candidates
+        )
+        return msgspec.structs.replace(manifest, candidates=candidates)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise BundleError(f"has an invalid manifest: {error}", fix=_EXPORT) from error
+
+
+def _check_known(tree: dict[str, Any]) -> None:
+    """BundleError for a task, an input or anything else that this edgetl does not know."""
+    for key, registry in (("task", TASKS), ("input", INPUTS)):
+        stated = tree.get(key)
+        kind = stated.get("type") if isinstance(stated, dict) else None
+        if isinstance(kind, str) and kind not in registry.own and kind not in registry.names():
+            raise BundleError(
+                f"has the {key} {kind[:80]!r}, which this edgetl does not know", fix=_ADD
+            )
+    needs = tree.get("needs")
+    if isinstance(needs, list) and needs:
+        raise BundleError(f"needs {str(needs[0])[:80]!r}, which this edgetl lacks", fix=_UPGRADE)
 
 
 def _check_manifest(manifest: Manifest, sizes: dict[str, int]) -> None:
@@ -287,14 +312,15 @@ def _check_manifest(manifest: Manifest, sizes: dict[str, int]) -> None:
             a.size == sizes[a.path], f"holds {sizes[a.path]} bytes of {a.path!r}, not {a.size}"
         )
         _require(_HEX.fullmatch(a.sha256), f"states no valid SHA-256 of artifact {a.path!r}")
-    recipes = {c.recipe for c in manifest.candidates}
-    _require(len(recipes) == len(manifest.candidates), "describes a candidate twice")
+    names = {c.name for c in manifest.candidates}
+    _require(len(names) == len(manifest.candidates), "describes a candidate twice")
     for c in manifest.candidates:
-        _require(c.rejected is None or not c.artifacts, f"has artifacts of rejected {c.recipe!r}")
+        _require(c.rejected is None or not c.artifacts, f"has artifacts of rejected {c.name!r}")
         whole = c.rejected is not None or (c.artifacts and artifacts.issuperset(c.artifacts))
-        _require(whole, f"lacks artifacts of its candidate {c.recipe!r}")
-    shipped = {c.recipe for c in manifest.candidates if c.rejected is None}
+        _require(whole, f"lacks artifacts of its candidate {c.name!r}")
+    shipped = {c.name for c in manifest.candidates if c.rejected is None}
     _require(manifest.chosen in shipped, f"chooses {manifest.chosen!r}, which it does not ship")
     golden = manifest.golden
-    for name in (golden.inputs, golden.jpeg, golden.pixels, *golden.logits.values()):
+    expected = [member for outputs in golden.outputs.values() for member in outputs.values()]
+    for name in (golden.inputs, golden.jpeg, golden.pixels, *expected):
         _require(name in held, f"names {name!r} for its self-test but does not hold it")

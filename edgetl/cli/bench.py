@@ -46,7 +46,7 @@ def bench(
             progress=progress,
         )
     for item in done.skipped:
-        say(f"not measured: {item.recipe}: {item.reason} Fix: {item.fix}")
+        say(f"not measured: {item.candidate}: {item.reason} Fix: {item.fix}")
     for note in done.notes:
         say(note)
     if json:
@@ -54,7 +54,7 @@ def bench(
         return
     rows = [
         [
-            row.recipe,
+            row.candidate,
             f"{row.engine} {row.engine_version}",
             row.precision,
             str(row.batch),

@@ -38,7 +38,7 @@ def build(
             bundle, engine=engine, precision=precision, batch=batch, progress=progress
         )
     for item in done.skipped:
-        say(f"not built: {item.recipe}: {item.reason} Fix: {item.fix}")
+        say(f"not built: {item.candidate}: {item.reason} Fix: {item.fix}")
     if json:
         emit(done)
         return
@@ -46,7 +46,7 @@ def build(
         say(f"needs no build: {', '.join(done.ready)}")
     rows = [
         [
-            row.recipe,
+            row.candidate,
             f"{row.engine} {row.engine_version}",
             row.precision,
             str(row.batch),

@@ -11,6 +11,7 @@ import typer
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.bundle import unpack as unpack_bundle
 from edgetl.cli.common import Debug, Json, emit, number, say, show, table, verb
+from edgetl.cli.rows import manifest_document
 from edgetl.runtime.selftest import Check, mending, self_test, verdict
 
 
@@ -28,7 +29,7 @@ def inspect(
         checks = self_test(opened) if verify else []
         verified = verdict(checks)
         if json:
-            document = msgspec.to_builtins(opened.manifest) | {"sha256": opened.sha256}
+            document = manifest_document(opened.manifest) | {"sha256": opened.sha256}
             if verify:
                 document |= {"verified": verified, "checks": msgspec.to_builtins(checks)}
             emit(document)
@@ -49,32 +50,42 @@ def _print(bundle: Bundle, checks: list[Check]) -> None:
     backbone = made.config.backbone if made.config else made.weights.source
     show(f"{bundle.path}  sha256 {bundle.sha256}")
     show(
-        f"{manifest.name}: {backbone} ({made.strategy}), {len(manifest.labels)} "
-        f"classes, {manifest.preprocess.size} px {manifest.preprocess.fit}, "
+        f"{manifest.name}: {manifest.task.name} by {backbone} ({made.strategy}), "
+        f"{len(manifest.task.labels)} classes, {manifest.input}, "
         f"for {', '.join(manifest.targets)}"
     )
-    show(f"labels: {', '.join(manifest.labels)}")
+    show(f"labels: {', '.join(manifest.task.labels)}")
     show(f"weights: {made.weights.source} (licence: {made.weights.licence})")
     show(f"made by edgetl {made.edgetl}, {made.created_utc}")
-    if not any(c.calibrated for c in manifest.candidates):
+    if not any(getattr(c.settings, "calibrated", True) for c in manifest.candidates):
         show("probabilities: uncalibrated, as no labelled photos judged the candidates")
+    first = manifest.task.metrics[0]
     sizes = {artifact.path: artifact.size for artifact in manifest.artifacts}
     rows = [
         [
-            c.recipe,
+            c.name,
             c.engine,
             c.precision,
-            number(c.accuracy),
+            number(c.scores[first.name].value if first.name in c.scores else None),
             number(c.agreement),
             number(c.p50_ms, 3),
             number(sum(sizes[p] for p in c.artifacts) / 2**20, 1) if c.artifacts else "–",
             f"refused: {c.rejected}"
             if c.rejected
-            else ("chosen" if c.recipe == manifest.chosen else "passed"),
+            else ("chosen" if c.name == manifest.chosen else "passed"),
         ]
         for c in manifest.candidates
     ]
-    columns = ["recipe", "engine", "precision", "accuracy#", "agreement#", "p50 ms#", "MiB#", ""]
+    columns = [
+        "candidate",
+        "engine",
+        "precision",
+        f"{first.title}#",
+        "agreement#",
+        "p50 ms#",
+        "MiB#",
+        "",
+    ]
     show(table("", columns, rows))
     for check in checks:
         word = {True: "passed", False: "FAILED", None: ""}[

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 import edgetl
@@ -20,6 +19,7 @@ from edgetl.cli.common import (
     table,
     verb,
 )
+from edgetl.cli.rows import evaluation_row
 from edgetl.data.found import skipped_line
 from edgetl.spec import SkippedFile
 
@@ -31,6 +31,9 @@ def evaluate(
         Path,
         typer.Argument(help="Photos as finetune takes them; their test split if they have one."),
     ],
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV of what is true, as finetune takes it.")
+    ] = None,
     engine: Annotated[EngineChoice, typer.Option(help="Engine of a bundle's candidate.")] = "auto",
     precision: Annotated[PrecisionChoice, typer.Option(help="Its precision.")] = "auto",
     candidate: Annotated[str, typer.Option(help="A candidate by its name instead.")] = "auto",
@@ -40,12 +43,18 @@ def evaluate(
     """Score a run or a bundle on labelled photos: accuracy, macro-F1, per class, confusion."""
     skipped: list[SkippedFile] = []
     scores = edgetl.evaluate(
-        model, data, engine=engine, precision=precision, candidate=candidate, skipped=skipped
+        model,
+        data,
+        labels=labels,
+        engine=engine,
+        precision=precision,
+        candidate=candidate,
+        skipped=skipped,
     )
     for item in skipped:
         say(skipped_line(item))
     if json:
-        emit({**msgspec.structs.asdict(scores), "skipped_files": skipped})
+        emit({**(evaluation_row(scores) or {}), "skipped_files": skipped})
         return
     rows = [
         [c.label, f"{c.precision:.4f}", f"{c.recall:.4f}", f"{c.f1:.4f}", str(c.n)]
@@ -55,9 +64,10 @@ def evaluate(
     show(table("", ["class", "precision#", "recall#", "F1#", "photos#"], rows))
     cells = [
         [label, *(str(v) for v in row)]
-        for label, row in zip(scores.labels, scores.confusion, strict=True)
+        for label, row in zip(scores.labels, scores.confusion, strict=False)
         if sum(row)
     ]
-    if len(scores.labels) <= 20:
+    if scores.confusion and len(scores.labels) <= 20:
         show(table("truth \\ predicted", ["", *(f"{name}#" for name in scores.labels)], cells))
-    show(f"accuracy {scores.accuracy:.4f}, macro-F1 {scores.macro_f1:.4f}, {scores.n} photos")
+    shown = ", ".join(f"{k.replace('_f1', '-F1')} {v:.4f}" for k, v in scores.metrics.items())
+    show(f"{shown}, {scores.n} photos")

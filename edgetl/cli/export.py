@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import msgspec
 import typer
 
 import edgetl
+from edgetl.bundle.manifest import Candidate, FrontPoint
 from edgetl.cli.common import (
     Debug,
     EngineChoice,
@@ -21,9 +23,10 @@ from edgetl.cli.common import (
     table,
     verb,
 )
+from edgetl.cli.rows import candidate_row
 from edgetl.devices import find_device
 from edgetl.errors import UsageError
-from edgetl.spec import Candidate, FrontPoint, OnnxOptions
+from edgetl.spec import OnnxOptions
 
 if TYPE_CHECKING:
     from edgetl.exporter.export import Export
@@ -135,9 +138,11 @@ def export(
         )
     finally:
         if last and not json:
-            show(table("", COLUMNS, [_row(c, done.chosen if done else "") for c in last]))
+            shown = [_row(c, done.chosen if done else "") for c in last]
+            show(table("", [_renamed(last, name) for name in COLUMNS], shown))
     if json:
-        emit(done)
+        rows = [candidate_row(c, done.task) for c in done.candidates]
+        emit(msgspec.to_builtins(done) | {"candidates": rows})
         return
     _tell(done, target, qat=qat != "never")
 
@@ -149,7 +154,7 @@ def _tell(done: Export, target: str, *, qat: bool) -> None:
         show(table(title, FRONT, [_placement(p) for p in done.front]))
     for note in done.notes:
         say(note)
-    chosen = next(c for c in done.candidates if c.recipe == done.chosen)
+    chosen = next(c for c in done.candidates if c.name == done.chosen)
     if chosen.regressions:
         lost = ", ".join(f"{c.label} ({c.lost} of {c.n})" for c in chosen.regressions)
         say(f"{done.chosen} has fewer photos right than the reference in: {lost}")
@@ -165,7 +170,7 @@ def _verdict(done: Export, *, qat: bool) -> str:
         "provisional: choose by `edgetl bench` on the device" if done.provisional else "measured"
     )
     text = f"{done.bundle}: {done.chosen} is chosen ({state})"
-    rows = {c.recipe: c for c in done.candidates}
+    rows = {c.name: c for c in done.candidates}
     chosen, integers = rows[done.chosen], [c for c in rows.values() if c.precision == "int8"]
     if chosen.precision == "int8" or not integers:
         return text
@@ -179,7 +184,7 @@ def _verdict(done: Export, *, qat: bool) -> str:
     best = min(timed, key=lambda c: c.p50_ms or 0.0)
     return (
         f"{text}; keep {chosen.precision}: {number(chosen.p50_ms, 3)} ms against "
-        f"{number(best.p50_ms, 3)} ms of {best.recipe}{mend}"
+        f"{number(best.p50_ms, 3)} ms of {best.name}{mend}"
     )
 
 
@@ -220,10 +225,10 @@ def _placement(item: FrontPoint) -> list[str]:
 
 
 COLUMNS = [
-    "recipe",
+    "candidate",
     "engine",
     "precision",
-    "accuracy#",
+    "score#",
     "drop#",
     "95 % interval#",
     "n#",
@@ -235,19 +240,20 @@ COLUMNS = [
 
 
 def _row(candidate: Candidate, chosen: str) -> list[str]:
-    low, high = candidate.drop_interval or (None, None)
+    score = next(iter(candidate.scores.values()), None)
+    low, high = (score.interval if score else None) or (None, None)
     interval = "–" if low is None else f"{number(low)}…{number(high)}"
-    verdict = candidate.rejected or ("chosen" if candidate.recipe == chosen else "passed")
+    verdict = candidate.rejected or ("chosen" if candidate.name == chosen else "passed")
     if candidate.undecidable and not candidate.rejected:
         verdict += "; undecidable by accuracy"
     if candidate.engine == "tensorrt" and candidate.checked_with:
         verdict += f"; scored by {candidate.checked_with}"
     return [
-        candidate.recipe,
+        candidate.name,
         candidate.engine,
         candidate.precision,
-        number(candidate.accuracy),
-        number(candidate.drop),
+        number(score.value if score else None),
+        number(score.drop if score else None),
         interval,
         str(candidate.n),
         number(candidate.agreement),
@@ -255,3 +261,9 @@ def _row(candidate: Candidate, chosen: str) -> list[str]:
         number(candidate.p50_ms, 3),
         ("refused: " if candidate.rejected else "") + verdict,
     ]
+
+
+def _renamed(candidates: list[Candidate], column: str) -> str:
+    """The column of scores is called as the task's primary metric is."""
+    first = next((name for c in candidates for name in c.scores), "score")
+    return f"{first}#" if column == "score#" else column

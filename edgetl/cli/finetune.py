@@ -9,9 +9,11 @@ import typer
 
 import edgetl
 from edgetl.cli.common import Debug, Json, emit, say, show, table, verb
+from edgetl.cli.rows import evaluation_row, stage_row
 from edgetl.errors import UsageError, shell
 from edgetl.recipes import parse_toml
-from edgetl.spec import Fit, RunRecord, Strategy, Strict, TorchDevice
+from edgetl.runs.record import RunRecord
+from edgetl.spec import Fit, Strategy, Strict, TorchDevice
 
 
 class FileOptions(Strict, frozen=True, kw_only=True):
@@ -28,6 +30,7 @@ class FileOptions(Strict, frozen=True, kw_only=True):
     device: TorchDevice | None = None
     labels: str | None = None
     depth: int | None = None
+    task: str | None = None
 
 
 @verb
@@ -70,6 +73,10 @@ def finetune(
         int | None,
         typer.Option(help="Bits of grey samples in 16-bit and wider files, 8…16. [default: 16]"),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="classification, multilabel, or a plug-in's. [default: classification]"),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is in --out.")
@@ -93,6 +100,7 @@ def finetune(
         "device": device,
         "labels": labels,
         "depth": depth,
+        "task": task,
     }
     options = _from_file(config) | {k: v for k, v in given.items() if v is not None}
     record = edgetl.finetune(
@@ -121,25 +129,30 @@ def _document(out: Path, record: RunRecord) -> dict[str, Any]:
     return {
         "run": str(out),
         "seconds": record.seconds,
-        "metrics": {"validation": record.validation, "test": record.test},
+        "metrics": {
+            "validation": evaluation_row(record.validation),
+            "test": evaluation_row(record.test),
+        },
         "strategy": record.strategy,
         "weights_origin": record.weights_origin,
         "skipped_files": record.data.skipped_files,
         "warnings": [*record.data.warnings, *record.weights_origin.notes, *record.warnings],
-        "stages": record.stages,
+        "stages": [stage_row(stage) for stage in record.stages],
         "backbone": record.config.backbone,
-        "labels": record.labels,
+        "labels": record.task.labels,
         "timings_s": record.timings_s,
     }
 
 
 def _print(out: Path, record: RunRecord) -> None:
+    known = record.validation.metrics if record.validation else {}
+    metrics = [m for m in record.task.metrics if m.name in known]
     rows = [
-        [name, f"{scores.accuracy:.4f}", f"{scores.macro_f1:.4f}", str(scores.n)]
+        [name, *(f"{scores.metrics[m.name]:.4f}" for m in metrics), str(scores.n)]
         for name, scores in (("validation", record.validation), ("test", record.test))
         if scores is not None
     ]
-    columns = ["split", "accuracy#", "macro-F1#", "photos#"]
+    columns = ["split", *(f"{m.title}#" for m in metrics), "photos#"]
     show(table(f"{record.config.backbone}, {record.strategy}", columns, rows))
     if record.test is None:
         say("there is no test split, so there are no test metrics")

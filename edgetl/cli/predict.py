@@ -10,7 +10,7 @@ import typer
 import edgetl
 from edgetl.cli.common import Debug, EngineChoice, Json, PrecisionChoice, emit, say, show, verb
 from edgetl.data.walk import images_in
-from edgetl.spec import Result
+from edgetl.tasks.base import Result
 
 
 @verb
@@ -33,7 +33,7 @@ def predict(
     ) as model:
         if not json:
             described = model.describe()
-            say(f"{model.candidate.recipe} on {described.engine} {described.version}")
+            say(f"{model.candidate.name} on {described.engine} {described.version}")
         for path in paths:
             result = model.predict(path, top=top, keep_going=True)[0]
             results.append(result)

@@ -9,8 +9,10 @@ from edgetl.data.found import Found
 from edgetl.data.ingest import Look
 from edgetl.data.names import twins
 from edgetl.errors import DataError
+from edgetl.inputs.base import Input
 from edgetl.inputs.decode import FULL_DEPTH, MAX_PIXELS
-from edgetl.spec import Photo, Preprocess, SkippedFile, Split
+from edgetl.inputs.image import ImageInput
+from edgetl.spec import Photo, SkippedFile, Split
 
 MAX_BAD, FEW_BAD = 0.05, 1
 DARK, DIM = 4, 2  # unused bits that leave 16 and 64 of 256 levels
@@ -149,9 +151,10 @@ def _places(items: list[Found]) -> str:
     )
 
 
-def dark_warning(looks: list[Look], spec: Preprocess) -> list[str]:
+def dark_warning(looks: list[Look], spec: Input) -> list[str]:
     """A warning about 16-bit files whose samples use few of the bits that are kept."""
-    depth = spec.depth if spec.rules == 2 else FULL_DEPTH
+    stated = isinstance(spec, ImageInput) and spec.rules == 2
+    depth = getattr(spec, "depth", FULL_DEPTH) if stated else FULL_DEPTH
     wide = [seen.bits for seen in looks if seen.bits]
     all_dim = bool(wide) and max(wide) <= depth - DIM
     dark = wide if all_dim else [bits for bits in wide if bits <= depth - DARK]

@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from edgetl.errors import DataError
-from edgetl.files import user_path
-from edgetl.spec import Record, SkippedFile, Split
+from edgetl.files import encode_json, user_path
+from edgetl.spec import Photo, Record, SkippedFile, Split
+
+SEPARATOR = "|"  # of the classes of one photo
 
 
 class Found(Record, frozen=True, kw_only=True):
     """A photo as found; `split` is None where the user made no split."""
 
     path: str  # relative to the data folder, with forward slashes, as spelled there
-    label: str  # in normal form C
+    label: str  # in normal form C; several classes with `SEPARATOR` between them
     split: Split | None = None
     group: str = ""
+    target: Any = None  # what else a task knows of it, as JSON holds it
 
 
 class Scan(Record, frozen=True, kw_only=True):
@@ -58,3 +62,8 @@ def skipped_line(file: SkippedFile) -> str:
     if file.n == 1:
         return f"skipped {file.path}: {file.reason}"
     return f"skipped {file.n} files, {file.path} for one: {file.reason}"
+
+
+def photo_lines(photos: list[Photo]) -> bytes:
+    """data.jsonl as bytes; its hash identifies the data set."""
+    return b"".join(encode_json(photo) + b"\n" for photo in photos)

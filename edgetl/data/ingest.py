@@ -15,10 +15,9 @@ from PIL import Image
 
 from edgetl.errors import ImageError, StorageError
 from edgetl.files import sha256_bytes
+from edgetl.inputs.base import Geometry, Input, Pixels
 from edgetl.inputs.formats import open_image
-from edgetl.inputs.image import Pixels, read
 from edgetl.machine import available_cores
-from edgetl.spec import Preprocess
 
 GRID_SIDE = 24
 THUMB_SIDE = 8
@@ -29,19 +28,20 @@ EXIF_IFD, TAKEN, CHANGED = 0x8769, 0x9003, 0x0132
 class Look:
     """One photo as read: `error` is set instead of the rest where it cannot be."""
 
-    __slots__ = ("bits", "error", "grid", "pixels", "sha256", "stored", "thumb")
+    __slots__ = ("bits", "error", "geometry", "grid", "pixels", "sha256", "stored", "thumb")
 
     def __init__(self) -> None:
         self.error = ""
         self.sha256 = ""
-        self.pixels: Pixels | None = None  # (size, size, 3)
+        self.pixels: Pixels | None = None  # (H, W, 3)
+        self.geometry: Geometry | None = None
         self.bits = 0  # of the largest sample of a 16-bit or wider file; 0 for 8-bit images
         self.stored = (0, 0)  # width and height in the file
         self.grid: npt.NDArray[np.float32] | None = None  # (24, 24)
         self.thumb: Pixels | None = None  # (8, 8, 3)
 
 
-def look(path: Path, spec: Preprocess) -> Look:
+def look(path: Path, spec: Input) -> Look:
     """Read one file; never raises for what is wrong with the file itself."""
     seen = Look()
     try:
@@ -54,7 +54,7 @@ def look(path: Path, spec: Preprocess) -> Look:
         return seen
     seen.sha256 = sha256_bytes(data)
     try:
-        seen.pixels, seen.bits, seen.stored = read(data, spec)
+        seen.pixels, seen.geometry, seen.bits, seen.stored = spec.read(data)
     except ImageError as error:
         seen.error = error.message.removeprefix("Cannot read image <bytes>: ").rstrip(".")
         return seen
@@ -81,7 +81,7 @@ def time_taken(path: Path) -> str:
 
 
 def look_all(
-    paths: list[Path], spec: Preprocess, *, progress: Callable[[int], None] | None = None
+    paths: list[Path], spec: Input, *, progress: Callable[[int], None] | None = None
 ) -> Iterator[Look]:
     """Read files in order, on all cores; at most a few hundred decoded photos wait in memory."""
     workers = available_cores()
@@ -94,16 +94,16 @@ def look_all(
                 yield seen
 
 
-def open_cache(path: Path, count: int, size: int) -> npt.NDArray[np.uint8]:
-    """A new uint8 memory map `(count, size, size, 3)` on disk; StorageError when it does not fit.
+def open_cache(path: Path, count: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """A new uint8 memory map `(count, *shape)` on disk; StorageError when it does not fit.
 
     The disk space is taken at once: a full disk would otherwise kill the process at some later
     write into the map.
     """
-    shape = (max(count, 1), size, size, 3)
+    whole = (max(count, 1), *shape)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        cache = np.lib.format.open_memmap(os.fspath(path), mode="w+", dtype=np.uint8, shape=shape)
+        cache = np.lib.format.open_memmap(os.fspath(path), mode="w+", dtype=np.uint8, shape=whole)
         if hasattr(os, "posix_fallocate"):
             with path.open("r+b") as stream:
                 os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
@@ -111,7 +111,7 @@ def open_cache(path: Path, count: int, size: int) -> npt.NDArray[np.uint8]:
         with contextlib.suppress(OSError):
             path.unlink()
         raise StorageError(
-            f"Cannot write {path}, {math.prod(shape) / 2**20:.0f} MiB: {error.strerror or error}.",
+            f"Cannot write {path}, {math.prod(whole) / 2**20:.0f} MiB: {error.strerror or error}.",
             fix="free disk space or choose a folder you may write to.",
         ) from error
     return cache

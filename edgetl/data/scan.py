@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgetl.data.formats.folders import by_folders
 from edgetl.data.formats.table import by_table
-from edgetl.data.found import Found, Scan, by_kind
+from edgetl.data.found import SEPARATOR, Found, Scan, by_kind
 from edgetl.data.names import shown, twins
 from edgetl.data.walk import walk
 from edgetl.files import user_path
@@ -22,17 +22,19 @@ def scan(
     only: Split | None = None,
     known: tuple[str, ...] = (),
     ignore: Path | None = None,
+    column: str = "label",
 ) -> Scan:
     """Find every photo under `root`, by path; class and split come from folders or from the CSV.
 
     `only` is the split that is wanted alone if it is there, `known` are the classes if they are
-    known, `ignore` is a folder to pass over. Raises DataError for what is missing or may mean two
-    things.
+    known, `ignore` is a folder to pass over, `column` is that of the classes in the CSV. Raises
+    DataError for what is missing or may mean two things.
     """
     seen = walk(root, ignore)
     if labels_csv:
-        photos, warnings = by_table(root, user_path(labels_csv), seen)
-        return Scan(photos=tuple(photos), warnings=(*warnings, *_twins(photos, known)))
+        photos, warnings = by_table(root, user_path(labels_csv), seen, column)
+        warnings += _twins(photos, known, several=column == "labels")
+        return Scan(photos=tuple(photos), warnings=tuple(warnings))
     found = by_folders(root, seen, need_train=need_train, only=only, known=known)
     used = {item.path for item in found.photos}
     misnamed = [path for path in seen.misnamed if path in used]
@@ -48,9 +50,10 @@ def scan(
     )
 
 
-def _twins(photos: list[Found], known: tuple[str, ...]) -> list[str]:
+def _twins(photos: list[Found], known: tuple[str, ...], *, several: bool = False) -> list[str]:
     """A warning about classes that are probably one; `known` ones are what they are."""
-    counts = Counter(item.label for item in photos)
+    names = (f.label.split(SEPARATOR) if several else [f.label] for f in photos)
+    counts = Counter(name for each in names for name in each if name)
     groups = [
         " and ".join(f"'{n}' ({counts[n]})" for n in group)
         for group in twins(counts)

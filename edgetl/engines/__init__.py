@@ -6,7 +6,7 @@ import importlib
 from typing import cast, get_args
 
 from edgetl.engines import base
-from edgetl.engines.base import Description, Engine, Images, Logits, Options, Session
+from edgetl.engines.base import Description, Engine, Images, Options, Outputs, Session
 from edgetl.errors import EngineMissingError
 from edgetl.spec import EngineName
 
@@ -15,8 +15,8 @@ __all__ = [
     "Description",
     "Engine",
     "Images",
-    "Logits",
     "Options",
+    "Outputs",
     "Session",
     "check_settings",
     "find_engine",

@@ -12,7 +12,7 @@ from edgetl.errors import EngineError, EngineMissingError
 from edgetl.spec import EngineName, Record
 
 Images = npt.NDArray[np.uint8]
-Logits = npt.NDArray[np.float32]
+Outputs = dict[str, npt.NDArray[np.float32]]  # arrays (N, …) by the output's name
 T = TypeVar("T")
 
 SIZES = 4  # batch sizes that a session keeps compiled
@@ -46,8 +46,12 @@ class Setting(NamedTuple):
 class Session(Protocol):
     """A loaded model; `run` may be called from any number of threads at once."""
 
-    def run(self, images: Images, out: Logits | None = None) -> Logits:
-        """Logits float32 `(N, classes)` of images uint8 `(N, H, W, 3)`, into `out` if given."""
+    def run(self, images: Images) -> Outputs:
+        """Every output, float32 `(N, …)`, of images uint8 `(N, H, W, 3)`; the caller's own."""
+        ...
+
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what `run` returns for one image, without N."""
         ...
 
     def describe(self) -> Description:
@@ -147,19 +151,6 @@ def accepted(images: Images, wanted: tuple[int, ...]) -> Images:
             fix="prepare images by the bundle's own preprocessing.",
         )
     return np.ascontiguousarray(images)
-
-
-def delivered(logits: Logits, out: Logits | None) -> Logits:
-    """The logits, in `out` if given; EngineError when they do not fit exactly."""
-    if out is None:
-        return logits
-    if out.shape != logits.shape or out.dtype != np.float32:
-        raise EngineError(
-            f"out must be float32 {logits.shape}, not {out.dtype} {out.shape}.",
-            fix="leave `out` away, or make it of that shape.",
-        )
-    out[...] = logits
-    return out
 
 
 def closed() -> EngineError:

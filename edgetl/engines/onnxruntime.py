@@ -8,13 +8,12 @@ from typing import Any
 from edgetl.engines.base import (
     Description,
     Images,
-    Logits,
     Options,
+    Outputs,
     Setting,
     accepted,
     check_settings,
     closed,
-    delivered,
     first_line,
     unloadable,
 )
@@ -102,23 +101,28 @@ class OrtSession:
             self._provider += ", INT8 for a CPU without VNNI"
         self._precision = options.precision
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        self._input, self._output = inputs[0].name, outputs[0].name
+        self._input = inputs[0].name
+        self._outputs = {output.name: tuple(output.shape[1:]) for output in outputs}
         self._wanted = tuple(inputs[0].shape[1:])
 
-    def run(self, images: Images, out: Logits | None = None) -> Logits:
-        """Logits float32 `(N, classes)`."""
+    def run(self, images: Images) -> Outputs:
+        """Every output, float32 `(N, …)`."""
         session = self._session  # another thread may close it meanwhile
         if session is None:
             raise closed()
         block = accepted(images, self._wanted)
         try:
-            logits: Logits = session.run([self._output], {self._input: block})[0]
+            found = session.run(list(self._outputs), {self._input: block})
         except Exception as error:
             raise EngineError(
                 f"ONNX Runtime failed on images of shape {images.shape}: {first_line(error)}",
                 fix="free memory, or pass fewer images at once.",
             ) from error
-        return delivered(logits, out)
+        return dict(zip(self._outputs, found, strict=True))
+
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """As the file states them."""
+        return self._outputs
 
     def describe(self) -> Description:
         """What the session reports of itself."""

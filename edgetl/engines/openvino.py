@@ -18,14 +18,13 @@ import numpy as np
 from edgetl.engines.base import (
     Description,
     Images,
-    Logits,
     Options,
+    Outputs,
     Recent,
     Setting,
     accepted,
     check_settings,
     closed,
-    delivered,
     unloadable,
 )
 from edgetl.engines.onnx_wire import check_sealed
@@ -212,8 +211,8 @@ class OvSession:
             )
         return compiled
 
-    def run(self, images: Images, out: Logits | None = None) -> Logits:
-        """Logits float32 `(N, classes)`."""
+    def run(self, images: Images) -> Outputs:
+        """Every output, float32 `(N, …)`."""
         if self._first is None:
             raise closed()
         block = accepted(images, self._wanted)
@@ -223,15 +222,21 @@ class OvSession:
             # Copying 150 KiB takes 4 µs; handing over the caller's memory takes OpenVINO 35 to 65.
             np.copyto(request.images, block)
             request.infer()
-            # The tensor is the request's own, and the next run overwrites it.
-            logits = request.logits.copy() if out is None else delivered(request.logits, out)
+            outputs = request.outputs()
         except RuntimeError as error:
             raise EngineError(
                 f"OpenVINO failed on images of shape {images.shape}: {_line(error)}",
                 fix="free memory, or pass fewer images at once.",
             ) from error
         compiled.idle.append(request)
-        return logits
+        return outputs
+
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """As the model compiled for one image states them."""
+        if self._first is None:
+            raise closed()
+        shapes = [tuple(output.shape)[1:] for output in self._first.model.outputs]
+        return dict(zip(self._first.names, shapes, strict=True))
 
     def describe(self) -> Description:
         """What the compiled model reports of itself; 1 thread where no CPU computes."""

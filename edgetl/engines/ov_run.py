@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgetl.engines.base import Images, Logits
+from edgetl.engines.base import Images, Outputs
 
 
 class Compiled:
@@ -12,6 +12,7 @@ class Compiled:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.names = [output.get_any_name() for output in model.outputs]
         self.idle: list[Request] = []  # its append and pop are atomic
 
     def request(self) -> Request:
@@ -19,22 +20,23 @@ class Compiled:
         try:
             return self.idle.pop()
         except IndexError:
-            return Request(self.model.create_infer_request())
+            return Request(self.model.create_infer_request(), self.names)
 
 
 class Request:
     """An inference request with its own input uint8 `(N, H, W, 3)`; of one thread at a time."""
 
-    def __init__(self, request: Any) -> None:
-        self._request = request
+    def __init__(self, request: Any, names: list[str]) -> None:
+        self._request, self._names = request, names
         self.images: Images = request.get_input_tensor(0).data
 
     def infer(self) -> None:
-        """Compute `logits` of `images`."""
+        """Compute the outputs of `images`."""
         self._request.infer(share_outputs=True)
 
-    @property
-    def logits(self) -> Logits:
-        """Float32 `(N, classes)`, in OpenVINO's own memory."""
-        logits: Logits = self._request.get_output_tensor(0).data
-        return logits
+    def outputs(self) -> Outputs:
+        """Copies of every output: the tensors are the request's own, and its next run's."""
+        return {
+            name: self._request.get_output_tensor(i).data.copy()
+            for i, name in enumerate(self._names)
+        }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
+from edgetl.bundle.manifest import Quantization
 from edgetl.engines import Options, find_engine, onnxruntime, ready_engine
 from edgetl.errors import EdgetlError, EngineError, UsageError
 from edgetl.exporter.context import BuildContext
@@ -16,9 +18,9 @@ from edgetl.exporter.quantize.nncf import nncf_int8
 from edgetl.exporter.quantize.ort import ort_int8
 from edgetl.exporter.tensorrt.dla import dla_friendly
 from edgetl.exporter.tensorrt.qdq import trt_qdq
-from edgetl.inputs.image import Pixels
-from edgetl.metrics import Logits, divergence
-from edgetl.spec import Calibrator, EngineName, Quantization, Recipe
+from edgetl.inputs.base import Pixels
+from edgetl.spec import Calibrator, EngineName, Recipe
+from edgetl.tasks.base import Outputs, Task, finite, join
 
 CANONICAL = "models/fp32.onnx"
 WHOLE: frozenset[str] = frozenset()  # nothing is kept in floating point
@@ -120,7 +122,15 @@ def _quantized(
 
 def _divergence(recipe: Recipe, files: Files, context: BuildContext) -> float:
     images, reference = context.held_out()
-    return divergence(reference, candidate_logits(Built(recipe, files), images)[0])
+    (found,), _ = candidate_outputs(Built(recipe, files), [images])
+    return mean_distance(context.source.task, reference, found)
+
+
+def mean_distance(task: Task, reference: Outputs, outputs: Outputs) -> float:
+    """The task's distance over all samples; infinite where an output is not finite."""
+    if not finite(outputs).all():
+        return math.inf
+    return float(task.distance(reference, outputs).mean())
 
 
 def proxy_engine(recipe: Recipe) -> EngineName:
@@ -137,8 +147,8 @@ def proxy_session(recipe: Recipe) -> dict[str, str]:
     return {"INFERENCE_PRECISION_HINT": "f32"}
 
 
-def candidate_logits(built: Built, images: Pixels) -> tuple[Logits, str]:
-    """Logits `(N, classes)` one image at a time, as deployed, and "engine version" that gave them.
+def candidate_outputs(built: Built, blocks: Sequence[Pixels]) -> tuple[list[Outputs], str]:
+    """Outputs `(N, …)` of each block, one image at a time as deployed, and "engine version".
 
     Raises EngineMissingError or EngineError.
     """
@@ -152,17 +162,21 @@ def candidate_logits(built: Built, images: Pixels) -> tuple[Logits, str]:
     unfused = recipe.form.startswith("trt-qdq")
     opened = (onnxruntime.open_unfused if unfused else engine.open)(files, options)
     try:
-        rows = [opened.run(images[i : i + 1]) for i in range(len(images))]
+        found: list[Outputs] = [
+            join([opened.run(images[i : i + 1]) for i in range(len(images))]) for images in blocks
+        ]
     finally:
         opened.close()
-    return np.concatenate(rows), f"{name} {find_engine(name).version()}"
+    return found, f"{name} {find_engine(name).version()}"
 
 
-def renamed(built: Built, name: str, quantization: Quantization | None) -> Built:
-    """The same files under another candidate's name."""
-    old, recipe = f"models/{built.recipe.name}.", msgspec.structs.replace(built.recipe, name=name)
+def renamed(built: Built, name: str, **changes: Any) -> Built:
+    """The files of a variant under its own name, with changes of its `quantization`."""
+    old = f"models/{built.recipe.name}."
     files = {path.replace(old, f"models/{name}."): data for path, data in built.files.items()}
-    return Built(recipe, files, built.proxy_model, quantization)
+    assert built.quantization is not None
+    quantization = msgspec.structs.replace(built.quantization, **changes)
+    return built._replace(files=files, quantization=quantization)
 
 
 def why(error: EdgetlError) -> str:

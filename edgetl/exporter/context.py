@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from edgetl.bundle.manifest import Calibration
 from edgetl.exporter.quantize.calibration import Ranges, activation_ranges, float_tensors
 from edgetl.exporter.sources.base import Source
-from edgetl.inputs.image import Pixels
-from edgetl.metrics import Logits
-from edgetl.spec import Calibration, Calibrator
+from edgetl.inputs.base import Pixels
+from edgetl.spec import Calibrator
+from edgetl.tasks.base import Outputs
 
 HELD_OUT = 64  # photos that choose among calibrations and placements
 
@@ -22,7 +23,7 @@ class BuildContext:
         self.used: Calibration | None = None  # the largest set that calibrated something
         self._photos: dict[int, Pixels] = {}
         self._sets: dict[int, Calibration] = {}
-        self._held: tuple[Pixels, Logits] | None = None
+        self._held: tuple[Pixels, Outputs] | None = None
         self._ranges: dict[tuple[int, frozenset[Calibrator]], dict[Calibrator, Ranges]] = {}
 
     def with_trained(self, canonical: bytes, ranges: Ranges) -> BuildContext:
@@ -47,8 +48,8 @@ class BuildContext:
             self.used = self._sets[count]
         return images, self._sets[count]
 
-    def held_out(self) -> tuple[Pixels, Logits]:
-        """Training photos that never calibrate, and their FP32 logits."""
+    def held_out(self) -> tuple[Pixels, Outputs]:
+        """Training photos that never calibrate, and their FP32 outputs."""
         if self._held is None:
             images = self.source.held_out(HELD_OUT)
             self._held = images, self.source.reference(images)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgetl.bundle import open_bundle
+from edgetl.bundle.manifest import Candidate, FrontPoint
 from edgetl.engines import ready_engine
 from edgetl.errors import EngineError, GateError, UsageError
 from edgetl.exporter.candidates import proxy_engine, proxy_session
@@ -21,7 +22,8 @@ from edgetl.exporter.variants import add_placements, add_trained, search_pays, t
 from edgetl.files import check_room, check_temporary_room, user_path
 from edgetl.runtime.bench.measure import measure
 from edgetl.runtime.choose import AUTO
-from edgetl.spec import Candidate, FrontPoint, OnnxOptions, Record
+from edgetl.spec import OnnxOptions, Record
+from edgetl.tasks.base import Task
 
 MEASURE_SECONDS = 2.0
 BUDGET_S = 600.0
@@ -35,6 +37,7 @@ class Export(Record, frozen=True, kw_only=True):
     sha256: str
     chosen: str
     provisional: bool
+    task: Task
     candidates: tuple[Candidate, ...]
     notes: tuple[str, ...] = ()
     front: tuple[FrontPoint, ...] = ()
@@ -101,6 +104,7 @@ def export(
         sha256=sha256,
         chosen=chosen,
         provisional=provisional,
+        task=opened.task,
         candidates=tuple(job.candidates.values()),
         notes=tuple(notes),
         front=tuple(job.front),
@@ -198,7 +202,7 @@ def _insist(job: ExportJob, qat: When) -> None:
         if job.engine in (AUTO, c.engine) and job.precision in (AUTO, c.precision)
     ]
     if all(c.rejected for c in asked):
-        reasons = "; ".join(f"{c.recipe}: {c.rejected}" for c in asked)
+        reasons = "; ".join(f"{c.name}: {c.rejected}" for c in asked)
         trains = qat == "never" and all(c.precision == "int8" for c in asked)
         more = ", or train it for INT8 by --qat auto" if trains else ""
         raise GateError(
@@ -215,16 +219,16 @@ def measure_here(job: ExportJob, trial: Path) -> None:
     job.say("measuring what passed, in turns")
     job.write(trial)
     with open_bundle(trial) as opened:
-        names = {c.recipe for c in wanted}
-        wanted = [c for c in opened.manifest.candidates if c.recipe in names]
+        names = {c.name for c in wanted}
+        wanted = [c for c in opened.manifest.candidates if c.name in names]
         rows, skipped = measure(opened, wanted, threads=0, batch=1, duration=MEASURE_SECONDS)
     job.rows = [msgspec.structs.replace(row, bundle_sha256=None) for row in rows]  # of the trial
     for row in rows:
         changes: dict[str, Any] = {"p50_ms": row.p50_ms, "p90_ms": row.p90_ms}
-        job.candidates[row.recipe] = msgspec.structs.replace(
-            job.candidates[row.recipe], measured_on=row.machine, **changes
+        job.candidates[row.candidate] = msgspec.structs.replace(
+            job.candidates[row.candidate], measured_on=row.machine, **changes
         )
-    if unstable := [f"{row.recipe}: {row.unstable}" for row in rows if row.unstable]:
+    if unstable := [f"{row.candidate}: {row.unstable}" for row in rows if row.unstable]:
         job.say(f"unstable, as something else kept the processor busy: {', '.join(unstable)}")
     for item in skipped:  # what cannot run after all
-        job.refuse(item.recipe, EngineError(item.reason, fix=item.fix))
+        job.refuse(item.candidate, EngineError(item.reason, fix=item.fix))

@@ -1,4 +1,4 @@
-"""The self-test that a bundle carries: drawn inputs, expected logits, and a JPEG with its pixels.
+"""The self-test that a bundle carries: drawn inputs, expected outputs, and a JPEG with its pixels.
 
 Nothing of it comes from the user's photos. The inputs are those of a pool of drawings that
 together move every output furthest, so that a fault in any of them shows.
@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from edgetl.inputs.image import Pixels, pixels
-from edgetl.metrics import Logits
-from edgetl.spec import Golden, Preprocess
+from edgetl.bundle.manifest import Golden
+from edgetl.inputs.base import Input, Pixels
+from edgetl.tasks.base import Outputs
 
 INPUTS, JPEG, PIXELS = "golden/inputs.npy", "golden/image.jpg", "golden/pixels.npy"
 
@@ -25,36 +26,41 @@ _POOL = 64  # drawings to choose from
 
 
 def golden_members(
-    inputs: Pixels, logits: dict[str, Logits], spec: Preprocess
+    inputs: Pixels, expected: dict[str, Outputs], spec: Input
 ) -> tuple[Golden, dict[str, bytes]]:
-    """Members for inputs `(N, size, size, 3)` and each recipe's logits `(N, classes)` of them."""
+    """Members for inputs `(N, H, W, 3)` and each candidate's outputs `(N, …)` of them."""
     members = {INPUTS: npy(inputs), JPEG: drawn_jpeg()}
-    members[PIXELS] = npy(pixels(members[JPEG], spec))
-    paths = {recipe: f"golden/{recipe}.npy" for recipe in logits}
-    members |= {paths[recipe]: npy(values) for recipe, values in logits.items()}
-    return Golden(inputs=INPUTS, logits=paths, jpeg=JPEG, pixels=PIXELS), members
+    members[PIXELS] = npy(spec.read(members[JPEG]).pixels)
+    paths = {
+        name: {output: f"golden/{name}/{output}.npy" for output in outputs}
+        for name, outputs in expected.items()
+    }
+    for name, outputs in expected.items():
+        members |= {paths[name][output]: npy(values) for output, values in outputs.items()}
+    return Golden(inputs=INPUTS, outputs=paths, jpeg=JPEG, pixels=PIXELS), members
 
 
-def golden_inputs(reference: Callable[[Pixels], Logits], size: int) -> Pixels:
-    """Drawings uint8 `(N, size, size, 3)`, chosen by the logits that `reference` gives.
+def golden_inputs(reference: Callable[[Pixels], Outputs], shape: tuple[int, int, int]) -> Pixels:
+    """Drawings uint8 `(N, *shape)`, chosen by the outputs that `reference` gives.
 
-    Each one taken adds most to the ranges of the outputs, every output's range among all drawings
-    counting alike. The same network gets the same drawings.
+    Each one taken adds most to the ranges of the outputs' values, every value's range among all
+    drawings counting alike. The same network gets the same drawings.
     """
-    pool = np.stack([drawing(seed, size) for seed in range(_POOL)])
-    logits = reference(pool)
+    height, width, _ = shape
+    pool = np.stack([drawing(seed, (width, height)) for seed in range(_POOL)])
+    flat = [values.reshape(_POOL, -1) for values in reference(pool).values()]
     count = min(MOST, max(FEWEST, _BYTES // pool[0].nbytes))
-    return pool[_widest(logits, count)]
+    return pool[_widest(np.concatenate(flat, axis=1), count)]
 
 
-def _widest(logits: Logits, count: int) -> list[int]:
-    """Rows of `logits` that together span most of every column's range, in the order taken."""
-    finite = np.isfinite(logits).all(axis=1)
+def _widest(values: npt.NDArray[np.float32], count: int) -> list[int]:
+    """Rows of `values` that together span most of every column's range, in the order taken."""
+    finite = np.isfinite(values).all(axis=1)
     if not finite.any():  # the gate refuses such a network
         return list(range(count))
-    low = logits[finite].min(axis=0).astype(np.float64)
-    high = logits[finite].max(axis=0)
-    share = (logits - low) / np.where(high > low, high - low, 1)  # 0…1
+    low = values[finite].min(axis=0).astype(np.float64)
+    high = values[finite].max(axis=0)
+    share = (values - low) / np.where(high > low, high - low, 1)  # 0…1
     share[~finite] = 0.5  # in the middle, so not the first
     taken = [int(np.abs(share - 0.5).sum(axis=1).argmax())]
     for _ in range(count - 1):
@@ -66,30 +72,30 @@ def _widest(logits: Logits, count: int) -> list[int]:
     return taken
 
 
-def drawing(seed: int, size: int) -> Pixels:
-    """A drawing `(size, size, 3)`: colours, shapes, stripes and grain, each as strong as drawn."""
+def drawing(seed: int, size: tuple[int, int]) -> Pixels:
+    """A drawing `(H, W, 3)` of size (W, H): colours, shapes, stripes, grain, each at random."""
     rng = np.random.default_rng(seed)
-    side = 2 * size  # drawn at twice the size, so that edges come out smooth
+    wide, high = 2 * size[0], 2 * size[1]  # drawn at twice the size, so that edges come out smooth
     grid = rng.integers(0, 256, (*rng.integers(1, 7, 2), 3), np.uint8)
-    image = Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC)
+    image = Image.fromarray(grid).resize((wide, high), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(image)
     for _ in range(rng.integers(0, 9)):
-        left, right, top, bottom = np.sort(rng.uniform(-0.1, 1.1, (2, 2)) * side).ravel().tolist()
+        across, down = np.sort(rng.uniform(-0.1, 1.1, (2, 2)))
+        (left, right), (top, bottom) = (across * wide).tolist(), (down * high).tolist()
         colour = tuple(rng.integers(0, 256, 3).tolist())
         shape = (pen.ellipse, pen.rectangle)[rng.integers(2)]
         shape((left, top, right, bottom), fill=colour)
-    y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
-    angle, waves = rng.uniform(0, np.pi), rng.uniform(1, max(2, size / 6))
+    y, x = np.mgrid[0:high, 0:wide].astype(np.float32)
+    x, y = x / wide, y / high
+    angle, waves = rng.uniform(0, np.pi), rng.uniform(1, max(2, min(size) / 6))
     stripes = np.sin(2 * np.pi * waves * (x * np.cos(angle) + y * np.sin(angle)))[..., np.newaxis]
-    grain = rng.normal(0, 1, (side, side, 1))
+    grain = rng.normal(0, 1, (high, wide, 1))
     colours = np.asarray(image, np.float32)
     grey = colours.mean(axis=2, keepdims=True)
     vivid = grey + rng.uniform(0, 1) * (colours - grey)
     full = vivid + rng.uniform(0, 60) * stripes + rng.uniform(0, 30) * grain
-    small = Image.fromarray(full.clip(0, 255).astype(np.uint8)).resize(
-        (size, size), Image.Resampling.BOX
-    )
-    return np.asarray(small)
+    small = Image.fromarray(full.clip(0, 255).astype(np.uint8))
+    return np.asarray(small.resize(size, Image.Resampling.BOX))
 
 
 def npy(array: Any) -> bytes:

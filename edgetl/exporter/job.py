@@ -8,32 +8,24 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from edgetl.bundle import MEASUREMENTS, write_bundle
+from edgetl.bundle.manifest import BUNDLE_VERSION, Artifact, Candidate, FrontPoint, Manifest
 from edgetl.errors import EdgetlError, EngineError, TraceError
-from edgetl.exporter.candidates import Built, build, candidate_logits, why
+from edgetl.exporter.candidates import Built, build, candidate_outputs, mean_distance, why
 from edgetl.exporter.context import BuildContext
 from edgetl.exporter.gate import judge
 from edgetl.exporter.golden import golden_inputs, golden_members
 from edgetl.exporter.onnx.checks import parse_onnx, takes_one
 from edgetl.exporter.plan import Plan
 from edgetl.exporter.quantize.calibration import activation_ranges, float_tensors
-from edgetl.exporter.sources.base import UNLABELLED, Source
+from edgetl.exporter.sources.base import Source
 from edgetl.exporter.tensorrt.rules import check_fp16_ranges
 from edgetl.files import sha256_bytes
 from edgetl.machine import this_machine
-from edgetl.metrics import Logits, divergence
 from edgetl.runtime.choose import AUTO, fastest
-from edgetl.spec import (
-    BUNDLE_VERSION,
-    Artifact,
-    Candidate,
-    FrontPoint,
-    Manifest,
-    Measurement,
-    Recipe,
-)
+from edgetl.spec import Measurement, Recipe
+from edgetl.tasks.base import Outputs, finite
 
 SCANNED = 64  # training photos whose inner values are compared with FP16's range
 Say = Callable[[str], None]
@@ -58,14 +50,14 @@ class ExportJob:
         self.engine, self.precision, self.max_drop = engine, precision, max_drop
         progress("reading validation photos")
         self.validation = source.validation()
-        progress(f"running the reference on {len(self.validation.truth)} photos")
+        progress(f"running the reference on {len(self.validation.images)} photos")
         self.reference = source.reference(self.validation.images)
-        self.golden = golden_inputs(source.reference, source.preprocess.size)
+        self.golden = golden_inputs(source.reference, source.input.shape)
         progress("writing the network as ONNX")
         self.context = BuildContext(source, source.canonical())
         self.candidates: dict[str, Candidate] = {}
         self.built: dict[str, Built] = {}
-        self.expected: dict[str, Logits] = {}  # each candidate's logits of `golden`
+        self.expected: dict[str, Outputs] = {}  # each candidate's outputs of `golden`
         self.rows: list[Measurement] = []
         self.bar = bar
         self.front: list[FrontPoint] = []  # of searches, the fastest first
@@ -78,14 +70,20 @@ class ExportJob:
             self.attempt(recipe, partial(build, recipe, self.context), self.context)
 
     def attempt(
-        self, recipe: Recipe, make: Callable[[], Built], context: BuildContext, *, form_of: str = ""
+        self,
+        recipe: Recipe,
+        make: Callable[[], Built],
+        context: BuildContext,
+        *,
+        variant: str = "",
+        name: str = "",
     ) -> None:
-        """Build, score and judge one candidate of `context`, named as `recipe` is.
-
-        It is measured where `form_of` is, when it is a form of that recipe.
-        """
+        """Build, score and judge one candidate of `context`: a recipe, or a variant of one."""
+        name = name or recipe.name
         candidate = Candidate(
+            name=name,
             recipe=recipe.name,
+            variant=variant,
             engine=recipe.engine,
             precision=recipe.precision,
             arch=recipe.arch,
@@ -93,46 +91,44 @@ class ExportJob:
             artifacts=(),
             session=recipe.session,
             split=self.validation.split,
-            provisional=(form_of or recipe.name) not in self.plan.measured,
+            provisional=recipe.name not in self.plan.measured,
         )
-        self.say(f"building {recipe.name}")
+        self.say(f"building {name}")
         try:
             built = make()
-            self.say(f"checking {recipe.name}")
+            self.say(f"checking {name}")
             held, reference = self.context.held_out()
-            every, used = candidate_logits(
-                built, np.concatenate([self.validation.images, held, self.golden])
-            )
-            ends = np.cumsum([len(self.validation.images), len(held)])
-            logits, apart, expected = np.split(every, ends)
+            blocks = (self.validation.images, held, self.golden)
+            (outputs, apart, expected), used = candidate_outputs(built, blocks)
         except (EngineError, TraceError) as error:
-            self.candidates[recipe.name] = msgspec.structs.replace(candidate, rejected=why(error))
+            self.candidates[name] = msgspec.structs.replace(candidate, rejected=why(error))
             return
-        self.expected[recipe.name], self.built[recipe.name] = expected, built
+        self.expected[name], self.built[name] = expected, built
+        task = self.source.task
         scored = judge(
             candidate,
-            logits,
+            task,
+            outputs,
             self.reference,
-            None if self.validation.split == UNLABELLED else self.validation.truth,
-            labels=self.source.labels,
+            self.validation.targets,
             max_drop=self.max_drop,
         )
         if scored.rejected is None and runs_fp16(recipe):
             scored = msgspec.structs.replace(scored, rejected=self._overflows(context))
-        if scored.rejected is None and not np.isfinite(expected).all():
-            bad = "NaN or infinity in the logits of the self-test's drawings"
+        if scored.rejected is None and not finite(expected).all():
+            bad = "NaN or infinity in the outputs of the self-test's drawings"
             scored = msgspec.structs.replace(scored, rejected=bad)
-        self.candidates[recipe.name] = msgspec.structs.replace(
+        self.candidates[name] = msgspec.structs.replace(
             scored,
             checked_with=used,
             quantization=built.quantization,
-            divergence=finite(divergence(reference, apart)),
+            divergence=or_none(mean_distance(task, reference, apart)),
         )
 
     def _overflows(self, context: BuildContext) -> str | None:
         """Why FP16 cannot hold the inner values of the context's network, or None.
 
-        ONNX Runtime computes FP16 files in FP32 in part, so its logits would not show it.
+        ONNX Runtime computes FP16 files in FP32 in part, so its outputs would not show it.
         """
         if context not in self._overflow:
             canonical, images = context.canonical, context.photos(SCANNED)
@@ -154,7 +150,7 @@ class ExportJob:
         return [c for c in self.candidates.values() if c.rejected is None]
 
     def order(self, arch: str = "") -> tuple[str, ...]:
-        """Recipes best first, for machines of one architecture or any.
+        """Candidates best first, for machines of one architecture or any.
 
         Those of the targets that are other devices come as their profiles say, then what was
         measured here, then the rest. With `arch`, other architectures' recipes come last.
@@ -169,14 +165,13 @@ class ExportJob:
         here = not arch or arch == this_machine().arch
 
         def rank(candidate: Candidate) -> tuple[int, float]:
-            base = candidate.recipe.partition("-qat")[0].partition("-mixed")[0]
-            if base in places:
-                return places[base], candidate.recipe != base
+            if candidate.recipe in places:
+                return places[candidate.recipe], candidate.variant != ""
             if here and candidate.p50_ms is not None:
                 return len(places), candidate.p50_ms
             return len(places) + 1, 0.0
 
-        return tuple(c.recipe for c in sorted(self.candidates.values(), key=rank))
+        return tuple(c.name for c in sorted(self.candidates.values(), key=rank))
 
     def orders(self) -> dict[str, tuple[str, ...]]:
         """`order` for every architecture of the targets."""
@@ -196,9 +191,9 @@ class ExportJob:
         asked = asked or self.passed  # a trial bundle, before a search finds what was asked for
         timed = [(c, c.p50_ms) for c in asked if c.p50_ms is not None]
         if len(timed) == len(asked):
-            return fastest(timed).recipe, False
+            return fastest(timed).name, False
         order = self.order()
-        return min(asked, key=lambda c: order.index(c.recipe)).recipe, True
+        return min(asked, key=lambda c: order.index(c.name)).name, True
 
     def write(self, path: Path) -> str:
         """Write the bundle with every candidate that passed; returns its hash."""
@@ -209,27 +204,22 @@ class ExportJob:
             if candidate.rejected is not None:
                 listed.append(candidate)
                 continue
-            files = self.built[candidate.recipe].files
-            for name, data in files.items():
-                members[name] = data
-                described = Artifact(
-                    path=name,
-                    size=len(data),
-                    sha256=sha256_bytes(data),
-                    engine=candidate.engine,
-                )
-                artifacts.setdefault(name, described)
+            files = self.built[candidate.name].files
+            for member, data in files.items():
+                members[member] = data
+                artifacts[member] = Artifact(path=member, size=len(data), sha256=sha256_bytes(data))
             listed.append(msgspec.structs.replace(candidate, artifacts=tuple(files)))
-        expected = {c.recipe: self.expected[c.recipe] for c in self.passed}
-        golden, extra = golden_members(self.golden, expected, self.source.preprocess)
+        expected = {c.name: self.expected[c.name] for c in self.passed}
+        golden, extra = golden_members(self.golden, expected, self.source.input)
         members |= extra
         members[MEASUREMENTS] = b"".join(msgspec.json.encode(row) + b"\n" for row in self.rows)
         chosen, provisional = self.choice()
         manifest = Manifest(
             edgetl_bundle=BUNDLE_VERSION,
             name=path.stem,
-            labels=self.source.labels,
-            preprocess=self.source.preprocess,
+            task=self.source.task,
+            input=self.source.input,
+            outputs=self.source.task.outputs(),
             normalize=self.source.normalize,
             single_image=takes_one(parse_onnx(self.context.canonical)),
             targets=tuple(device.name for device in self.plan.devices),
@@ -258,6 +248,6 @@ def runs_fp16(recipe: Recipe) -> bool:
     return recipe.precision == "fp16" or recipe.form.startswith("trt-qdq") or hint == "f16"
 
 
-def finite(value: float) -> float | None:
+def or_none(value: float) -> float | None:
     """The value, or None for what JSON cannot hold."""
     return value if math.isfinite(value) else None

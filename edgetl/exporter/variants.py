@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from functools import partial
 from typing import get_args
 
-import msgspec
-
+from edgetl.bundle.manifest import Candidate, FrontPoint
 from edgetl.errors import TraceError, missing_extra
 from edgetl.exporter.candidates import Built, build, renamed, why
 from edgetl.exporter.context import BuildContext
-from edgetl.exporter.gate import divergence_limit
+from edgetl.exporter.gate import distance_limit
 from edgetl.exporter.job import ExportJob, Say
 from edgetl.exporter.quantize.calibration import Rounding
 from edgetl.exporter.search.search import NEVER, Search, Trial, finalists, pareto, with_hint
 from edgetl.progress import progress_bar
 from edgetl.runtime.choose import fastest
-from edgetl.spec import Candidate, FrontPoint, Recipe
+from edgetl.spec import Recipe
+
+TRAINED = "qat"  # the variant from quantization-aware training
 
 
 def search_pays(job: ExportJob) -> bool:
@@ -36,7 +37,7 @@ def training_pays(job: ExportJob) -> bool:
     return any(
         c.precision == "int8"
         and c.gate_divergence is not None
-        and c.gate_divergence > divergence_limit("int8", job.max_drop)
+        and c.gate_divergence > distance_limit(job.source.task, "int8", job.max_drop)
         for c in job.candidates.values()
     )
 
@@ -48,10 +49,9 @@ def add_trained(job: ExportJob) -> list[str]:
     if trained is not None:
         job.trained = trained
         for recipe in integers:
-            name = f"{recipe.name}-qat"
-            named = msgspec.structs.replace(recipe, name=name)
+            name = f"{recipe.name}-{TRAINED}"
             make = partial(_trained, recipe, name, trained)
-            job.attempt(named, make, trained, form_of=recipe.name)
+            job.attempt(recipe, make, trained, variant=TRAINED, name=name)
     return [note]
 
 
@@ -87,9 +87,7 @@ def _rounding(recipe: Recipe) -> Rounding:
 
 
 def _trained(recipe: Recipe, name: str, context: BuildContext) -> Built:
-    built = build(recipe, context)
-    assert built.quantization is not None
-    return renamed(built, name, msgspec.structs.replace(built.quantization, trained=True))
+    return renamed(build(recipe, context), name, trained=True)
 
 
 def add_placements(job: ExportJob, budget_s: float) -> list[str]:
@@ -109,13 +107,11 @@ def add_placements(job: ExportJob, budget_s: float) -> list[str]:
 
 def _search(job: ExportJob, base: Candidate, deadline: float) -> tuple[str, bool]:
     """Search one candidate's placements; what to tell, and whether Ctrl-C or time ended it."""
-    trained = job.trained if base.recipe.endswith("-qat") else None
-    context = trained or job.context
-    whole = job.built[base.recipe].recipe
-    recipe = msgspec.structs.replace(whole, name=base.recipe.removesuffix("-qat"))
+    context = job.trained if base.variant == TRAINED and job.trained else job.context
+    recipe = job.built[base.name].recipe
     start = time.monotonic()
     left = max(1, int(deadline - start))
-    with progress_bar(f"searching {base.recipe}", left, unit="s", show=job.bar) as advance:
+    with progress_bar(f"searching {base.name}", left, unit="s", show=job.bar) as advance:
         shown = 0
 
         def say(text: str) -> None:
@@ -128,15 +124,15 @@ def _search(job: ExportJob, base: Candidate, deadline: float) -> tuple[str, bool
 
         search = Search(recipe, context, deadline, say)
         trials = search.run()
-    chosen = finalists(trials, whole.session.get("INFERENCE_PRECISION_HINT", ""))
+    chosen = finalists(trials, recipe.session.get("INFERENCE_PRECISION_HINT", ""))
     for number, trial in enumerate(chosen, 1):
-        name = f"{base.recipe}-mixed{number if len(chosen) > 1 else ''}"
-        named = msgspec.structs.replace(with_hint(recipe, trial.hint), name=name)
-        placed = partial(_placed, named, trial, search, context)
-        job.attempt(named, placed, context, form_of=recipe.name)
+        name = f"{base.name}-mixed{number if len(chosen) > 1 else ''}"
+        hinted = with_hint(recipe, trial.hint)
+        placed = partial(_placed, hinted, name, trial, search, context)
+        job.attempt(hinted, placed, context, variant="mixed", name=name)
     job.front += [
         FrontPoint(
-            of=base.recipe,
+            of=base.name,
             kept_float=trial.parts,
             hint=trial.hint,
             ratio=trial.ratio,
@@ -147,7 +143,7 @@ def _search(job: ExportJob, base: Candidate, deadline: float) -> tuple[str, bool
     ]
     ended = f"; {search.stopped} ended it" if search.stopped else ""
     return (
-        f"search: {len(trials)} placements of {base.recipe} in "
+        f"search: {len(trials)} placements of {base.name} in "
         f"{time.monotonic() - start:.0f} s, {len(chosen)} built in full{ended}",
         bool(search.stopped),
     )
@@ -158,7 +154,7 @@ def _searched(job: ExportJob) -> list[Candidate]:
     found = [
         c
         for c in job.candidates.values()
-        if c.precision == "int8" and not c.provisional and c.recipe in job.built
+        if c.precision == "int8" and not c.provisional and c.name in job.built
     ]
     measured = [(c, c.p50_ms) for c in found if c.p50_ms is not None]
     timed = [fastest(measured)] if measured else []
@@ -168,10 +164,8 @@ def _searched(job: ExportJob) -> list[Candidate]:
     return [*timed, *rescued.values()]
 
 
-def _placed(recipe: Recipe, trial: Trial, search: Search, context: BuildContext) -> Built:
+def _placed(
+    recipe: Recipe, name: str, trial: Trial, search: Search, context: BuildContext
+) -> Built:
     built = build(recipe, context, search.kept(trial.parts))
-    assert built.quantization is not None
-    quantization = msgspec.structs.replace(
-        built.quantization, kept_float=trial.parts, trained=bool(context.trained)
-    )
-    return built._replace(quantization=quantization)
+    return renamed(built, name, kept_float=trial.parts, trained=bool(context.trained))

@@ -9,9 +9,10 @@ Rule set 1, in order:
 3. To 8-bit RGB: 16-bit samples keep their upper byte, transparency is laid over white, and grey,
    palette and CMYK are converted. Floating-point samples are refused, and so are wide samples of
    which nothing but black would be left.
-4. Resize with Pillow's antialiased bilinear filter, to (size, size): `crop` takes the central
-   square of 224/256 of the shorter side, `squash` the whole image with its aspect changed, `pad`
-   the whole image with its aspect kept, centred on (124, 116, 104).
+4. Resize with Pillow's antialiased filter, to (width, height): `crop` takes the share `crop` of the
+   largest central box of that aspect, `squash` the whole image with its aspect changed, `pad` the
+   whole image with its aspect kept, centred on (124, 116, 104).
+5. With order `bgr`, reverse the colours.
 
 Rule set 2 differs in step 3: grey samples of 16 bits, 32 bits or floating point are whole numbers
 of `depth` bits (8…15), of which the upper 8 are kept, so that 12-bit samples in 16-bit files use
@@ -23,25 +24,28 @@ Nothing else happens outside the graph.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeAlias, TypeGuard, Union
+from typing import IO, Any, Literal, NamedTuple, TypeAlias, TypeGuard, Union
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFile
 
 from edgetl.errors import ImageError
+from edgetl.inputs.base import Geometry, Input, Pixels, Read
 from edgetl.inputs.decode import DEPTHS, FULL_DEPTH, MAX_PIXELS, is_wide_colour, load, to_rgb
 from edgetl.inputs.formats import READABLE, open_image
-from edgetl.spec import Fit, Preprocess
+from edgetl.spec import Fit, Record
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageSource: TypeAlias = Union[
     str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], Image.Image, Pixels
 ]
 
+Interpolation = Literal["bilinear", "bicubic"]
+Order = Literal["rgb", "bgr"]
+
 CROP = 224 / 256
+LARGEST = 8192  # pixels a side
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 PADDING = (124, 116, 104)
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
@@ -53,18 +57,53 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 REASONS = {
     FileNotFoundError: "no such file",
     IsADirectoryError: "it is a folder",
 }
 
 
-class Read(NamedTuple):
-    """One image as pixels, and what they do not show any more."""
+class ImageInput(Record, Input, frozen=True, kw_only=True, tag="image"):
+    """How an image becomes uint8 `(height, width, 3)`, by the rules above."""
 
-    pixels: Pixels  # (size, size, 3)
-    bits: int  # that the largest sample of a 16-bit or wider file has; 0 for 8-bit images
-    stored: tuple[int, int]  # (width, height) in the file
+    height: int = 224
+    width: int = 224
+    fit: Fit = "crop"
+    crop: float = CROP  # share of the largest central box that fit `crop` keeps
+    interpolation: Interpolation = "bilinear"
+    order: Order = "rgb"
+    rules: int = 1
+    depth: int = 16  # bits of grey samples in 16-bit and wider files, by rules 2
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.height <= LARGEST and 1 <= self.width <= LARGEST):
+            raise ValueError(f"{self.height}x{self.width} pixels are not possible")
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"a crop of {self.crop} is not possible")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, 3)."""
+        return self.height, self.width, 3
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height), as Pillow wants it."""
+        return self.width, self.height
+
+    def __str__(self) -> str:
+        side = f"{self.width}" if self.width == self.height else f"{self.height}x{self.width}"
+        return f"{side} px by {self.fit}"
+
+    def read(self, source: ImageSource) -> Read:
+        """One image as uint8 `(height, width, 3)`, and how to find its photo again.
+
+        `source` is a file's path, its bytes, a file opened for reading bytes, a Pillow image, or a
+        uint8 array `(H, W, 3)` in RGB or `(H, W)` in grey. Raises ImageError when it cannot be
+        read.
+        """
+        return read(source, self)
 
 
 class _Decoded(NamedTuple):
@@ -73,24 +112,19 @@ class _Decoded(NamedTuple):
     wide_colour: bool = False
 
 
-def rules_for(size: int, fit: Fit, depth: int = FULL_DEPTH) -> Preprocess:
-    """The preprocessing of files whose wide grey samples have `depth` bits, 8…16."""
-    return Preprocess(size=size, fit=fit, rules=1 if depth == FULL_DEPTH else 2, depth=depth)
+def square(size: int, fit: Fit = "crop", depth: int = FULL_DEPTH) -> ImageInput:
+    """An input of `size` pixels a side, of files whose wide grey samples have `depth` bits."""
+    rules = 1 if depth == FULL_DEPTH else 2
+    return ImageInput(height=size, width=size, fit=fit, rules=rules, depth=depth)
 
 
-def pixels(source: ImageSource, spec: Preprocess, *, crop: float = CROP) -> Pixels:
-    """Turn one image into uint8 RGB `(size, size, 3)`.
-
-    `source` is a file's path, its bytes, a file opened for reading bytes, a Pillow image, or a
-    uint8 array `(H, W, 3)` in RGB or `(H, W)` in grey. `crop` is the share of the shorter side that
-    fit `crop` keeps; only training, which crops again by itself, keeps all of it. Raises ImageError
-    when it cannot be read.
-    """
-    return read(source, spec, crop=crop).pixels
+def pixels(source: ImageSource, spec: ImageInput) -> Pixels:
+    """Turn one image into uint8 `(height, width, 3)`; as `ImageInput.read`."""
+    return read(source, spec).pixels
 
 
-def read(source: ImageSource, spec: Preprocess, *, crop: float = CROP) -> Read:
-    """`pixels`, and what was found in the file."""
+def read(source: ImageSource, spec: ImageInput) -> Read:
+    """As `ImageInput.read`."""
     depth = spec.depth if spec.rules == 2 else FULL_DEPTH
     if spec.rules not in (1, 2) or depth not in DEPTHS:
         what = f"rules {spec.rules}" + (f" with depth {depth}" if spec.rules == 2 else "")
@@ -100,9 +134,11 @@ def read(source: ImageSource, spec: Preprocess, *, crop: float = CROP) -> Read:
         )
     name = _name(source)
     try:
-        found = _decoded(source, spec, crop)
-        rgb, bits = to_rgb(_upright(found.image), depth, wide_colour=found.wide_colour)
-        return Read(_fit(rgb, spec, crop), bits, found.stored)
+        found = _decoded(source, spec)
+        turned = _turned(found.image)
+        rgb, bits = to_rgb(_upright(found.image, turned), depth, wide_colour=found.wide_colour)
+        photo = found.stored[::-1] if turned in SIDEWAYS else found.stored
+        return Read(*_fit(rgb, spec, photo), bits, found.stored)
     except ImageError as error:
         raise ImageError(f"Cannot read image {name}: {error.message}", fix=error.fix) from None
     except Image.DecompressionBombError as error:  # of Pillow's readers that measure by themselves
@@ -113,12 +149,6 @@ def read(source: ImageSource, spec: Preprocess, *, crop: float = CROP) -> Read:
             f"Cannot read image {name}: {_reason(error)}.",
             fix=_fix(error),
         ) from error
-
-
-def batch(sources: Iterable[ImageSource], spec: Preprocess) -> Pixels:
-    """Turn images into one uint8 array `(N, size, size, 3)`; errors as in `pixels`."""
-    rows = [pixels(source, spec) for source in sources]
-    return np.stack(rows) if rows else np.zeros((0, spec.size, spec.size, 3), np.uint8)
 
 
 def is_source(value: object) -> TypeGuard[ImageSource]:
@@ -154,7 +184,7 @@ def _reason(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _decoded(source: ImageSource, spec: Preprocess, crop: float) -> _Decoded:
+def _decoded(source: ImageSource, spec: ImageInput) -> _Decoded:
     """Decode a file at the smallest sufficient scale; the caller's own image is not scaled."""
     if isinstance(source, Image.Image):
         wide_colour = is_wide_colour(source)
@@ -172,7 +202,7 @@ def _decoded(source: ImageSource, spec: Preprocess, crop: float) -> _Decoded:
     data = _bytes(source)
     image = open_image(data)
     found = _Decoded(image, image.size, is_wide_colour(image))
-    load(image, _wanted(image.width, image.height, spec, crop), data)
+    load(image, _wanted(image, spec), data)
     return found
 
 
@@ -203,34 +233,63 @@ def _bytes(source: ImageSource) -> bytes:
     return bytes(data)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    turn = UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
+def _turned(image: Image.Image) -> int:
+    """The orientation that EXIF data state, 1…8."""
+    found: int = image.getexif().get(ORIENTATION_TAG, 1)
+    return found
+
+
+def _upright(image: Image.Image, turned: int) -> Image.Image:
+    turn = UPRIGHT.get(turned)
     return image if turn is None else image.transpose(turn)
 
 
-def _wanted(width: int, height: int, spec: Preprocess, crop: float) -> tuple[int, int]:
-    """Smallest (width, height) that a scaled decode may have."""
+def _wanted(image: ImageFile.ImageFile, spec: ImageInput) -> tuple[int, int]:
+    """Smallest (width, height) that a scaled decode of a JPEG may have, as it lies in the file."""
+    turned = image.format in ("JPEG", "MPO") and _turned(image) in SIDEWAYS
+    width, height = image.size[::-1] if turned else image.size
     if spec.fit == "crop":
-        least = round(spec.size / crop)
-        return least, least
-    if spec.fit == "squash":
-        return spec.size, spec.size
-    scale = spec.size / max(width, height)
+        least = round(spec.width / spec.crop), round(spec.height / spec.crop)
+    else:
+        least = spec.size if spec.fit == "squash" else _inside(width, height, spec)
+    return least[::-1] if turned else least
+
+
+def _inside(width: int, height: int, spec: ImageInput) -> tuple[int, int]:
+    """The largest (width, height) of an image's aspect that fits into the input."""
+    scale = min(spec.width / width, spec.height / height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _fit(image: Image.Image, spec: Preprocess, crop: float) -> Pixels:
-    size = (spec.size, spec.size)
-    box = None
-    if spec.fit == "crop":
-        side = min(image.size) * crop
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = (left, top, left + side, top + side)
-    elif spec.fit == "pad":
-        scale = spec.size / max(image.size)
-        inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        canvas = Image.new("RGB", size, PADDING)
-        resized = image.resize(inner, Image.Resampling.BILINEAR)
-        canvas.paste(resized, ((spec.size - inner[0]) // 2, (spec.size - inner[1]) // 2))
-        return np.asarray(canvas)
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box))
+def _fit(image: Image.Image, spec: ImageInput, photo: tuple[int, int]) -> tuple[Pixels, Geometry]:
+    """The image at the input's size; `photo` is its size before it was decoded smaller."""
+    filtered = FILTERS[spec.interpolation]
+    left, top, right, bottom = box = _box(image.size, spec)
+    if spec.fit == "pad":
+        inner = _inside(*image.size, spec)
+        place = (spec.width - inner[0]) // 2, (spec.height - inner[1]) // 2
+        fitted = Image.new("RGB", spec.size, PADDING)
+        fitted.paste(image.resize(inner, filtered), place)
+    else:
+        inner, place = spec.size, (0, 0)
+        fitted = image.resize(inner, filtered, box=box)
+    # of what was decoded, then of the photo: a JPEG may have been decoded smaller
+    whole = photo[0] / image.width, photo[1] / image.height
+    scale = (right - left) / inner[0] * whole[0], (bottom - top) / inner[1] * whole[1]
+    offset = left * whole[0] - place[0] * scale[0], top * whole[1] - place[1] * scale[1]
+    found: Pixels = np.asarray(fitted)
+    if spec.order == "bgr":
+        found = np.ascontiguousarray(found[..., ::-1])
+    return found, Geometry(scale, offset, photo)
+
+
+def _box(size: tuple[int, int], spec: ImageInput) -> tuple[float, float, float, float]:
+    """The part of an image that the input shows: left, top, right, bottom."""
+    width, height = size
+    if spec.fit != "crop":
+        return 0, 0, width, height
+    # of a square: spec.crop of the shorter side
+    wide = min(width, height * spec.width / spec.height) * spec.crop
+    high = min(height, width * spec.height / spec.width) * spec.crop
+    left, top = (width - wide) / 2, (height - high) / 2
+    return left, top, left + wide, top + high

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgetl.files import write_bytes
-from edgetl.spec import EpochRow, Record, RunRecord
+from edgetl.runs.record import EpochRow, RunRecord
+from edgetl.spec import Record
 
 
 class Mistake(Record, frozen=True, kw_only=True):

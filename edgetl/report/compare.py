@@ -14,10 +14,9 @@ from PIL import Image
 
 from edgetl.errors import ImageError
 from edgetl.files import write_bytes
-from edgetl.inputs.image import pixels
+from edgetl.inputs.base import Input, Pixels
 from edgetl.report import text
 from edgetl.runtime.compare.comparison import ComparedImage, Comparison, Pair
-from edgetl.spec import Preprocess
 
 HERE = Path(__file__).parent
 THUMBNAIL = 224
@@ -104,13 +103,19 @@ def _places(found: Comparison) -> list[str]:
     return [PurePath(path).relative_to(common).as_posix() for path in paths]
 
 
-def _thumbnail(image: ComparedImage, spec: Preprocess) -> str:
+def _thumbnail(image: ComparedImage, spec: Input) -> str:
     """The image as a candidate saw it, as a data URI; "" when it cannot be read any more."""
     try:
-        seen = Image.fromarray(pixels(image.image, spec))
+        seen = Image.fromarray(_rgb(image.image, spec))
     except ImageError:
         return ""
     seen.thumbnail((THUMBNAIL, THUMBNAIL))
     stream = io.BytesIO()
     seen.save(stream, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _rgb(path: str, spec: Input) -> Pixels:
+    """The pixels for a page, whatever order the network reads colours in."""
+    seen = spec.read(path).pixels
+    return seen[..., ::-1] if getattr(spec, "order", "rgb") == "bgr" else seen

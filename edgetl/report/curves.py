@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from edgetl.report.text import percent
-from edgetl.spec import EpochRow, RunRecord
+from edgetl.runs.record import EpochRow, RunRecord
+from edgetl.tasks.base import Metric
 
 # Colours that stand for the page's variables: matplotlib draws with the left ones, and the
 # finished SVG refers to the right ones, so that light and dark mode need no second drawing.
@@ -44,10 +45,10 @@ def loss_svg(rows: list[EpochRow]) -> Markup:
     return _svg(figure, axes, "loss")
 
 
-def accuracy_svg(rows: list[EpochRow], probe: float | None) -> Markup:
-    """Accuracy on validation photos against epoch, the probe's (0…1) as a dashed line."""
-    figure, axes = _axes("Accuracy on validation")
-    values = [row.validation_accuracy for row in rows]
+def metric_svg(rows: list[EpochRow], metric: Metric, probe: float | None) -> Markup:
+    """The primary metric on validation against epoch, the probe's (0…1) as a dashed line."""
+    figure, axes = _axes(f"{metric.title[0].upper()}{metric.title[1:]} on validation")
+    values = [row.metrics[metric.name] for row in rows]
     _line(axes, [row.epoch for row in rows], values, FIRST, "by epoch")
     if probe is not None:
         label = f"probe, {percent(probe)}"
@@ -56,12 +57,12 @@ def accuracy_svg(rows: list[EpochRow], probe: float | None) -> Markup:
     room = max(0.0, 0.04 - (high - low)) / 2  # a flat curve must not look like a mountain range
     axes.set_ylim(max(low - room, -0.02), min(high + room, 1.02))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, "g")))
-    return _svg(figure, axes, "accuracy")
+    return _svg(figure, axes, metric.name)
 
 
 def probe_level(record: RunRecord) -> float | None:
-    """Accuracy of the probe on validation, 0…1, where one was trained."""
-    return next((stage.accuracy for stage in record.stages if stage.name == "probe"), None)
+    """The primary metric of the probe on validation, 0…1, where one was trained."""
+    return next((stage.score[0] for stage in record.stages if stage.name == "probe"), None)
 
 
 def _axes(title: str) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from edgetl.report.text import NONE, SPACE
-from edgetl.spec import Evaluation
+from edgetl.tasks.base import Evaluation
 
 NUMBERS_UP_TO = 20  # classes; beyond, cells are too small for text
 PALEST = 0.14  # of a cell that holds at least one photo

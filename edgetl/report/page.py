@@ -6,13 +6,14 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from edgetl.metrics import never_predicted
 from edgetl.report import Mistake, curves, text
 from edgetl.report.matrix import matrix
-from edgetl.spec import ClassScore, EpochRow, Evaluation, RunRecord
+from edgetl.runs.record import EpochRow, RunRecord
+from edgetl.tasks.base import ClassScore, Evaluation
 
 HERE = Path(__file__).parent
 SKIPPED_SHOWN = 50
@@ -43,6 +44,7 @@ def render(record: RunRecord, history: list[EpochRow], mistakes: list[Mistake]) 
         record=record,
         name=text.folder_name(record),
         shipped=text.shipped_name(record),
+        metrics=record.task.metrics,
         stage_names=text.STAGES,
         verdict=text.verdict(record),
         stages=[(stage, _details(stage.details)) for stage in record.stages],
@@ -50,8 +52,11 @@ def render(record: RunRecord, history: list[EpochRow], mistakes: list[Mistake]) 
         split=split,
         figures=_figures(record, evaluation, split),
         curves=_curves(record, history),
-        matrix=matrix(evaluation, record.labels) if evaluation else None,
+        matrix=matrix(evaluation, record.task.labels) if evaluation else None,
         classes=_classes(evaluation),
+        ranked=any(c.average_precision is not None for c in evaluation.per_class)
+        if evaluation
+        else False,
         mistakes=[(mistake, _data_uri(mistake.jpeg)) for mistake in worst],
         mistakes_split=mistakes[0].split if len({m.split for m in mistakes}) == 1 else "",
         no_mistakes=_no_mistakes(evaluation, split),
@@ -75,22 +80,24 @@ def _figures(
     record: RunRecord, evaluation: Evaluation | None, split: str
 ) -> list[tuple[str, str, str]]:
     """Key figures: name, value, remark."""
-    figures = []
+    figures: list[tuple[str, str, str]] = []
     if evaluation is not None:
-        photos = text.plural(evaluation.n, f"{split} photo")
-        accuracy = f"on {photos}"
-        if evaluation.n:
-            low, high = text.interval(evaluation.accuracy, evaluation.n)
-            accuracy += f"; 95{text.SPACE}% interval {low * 100:.1f}–{text.percent(high)}"
-        figures += [
-            (f"{split} accuracy", text.percent(evaluation.accuracy), accuracy),
-            (f"{split} macro-F1", text.number(evaluation.macro_f1), "mean of the classes’ F1"),
-        ]
+        photos = f"on {text.plural(evaluation.n, f'{split} photo')}"
+        for metric in record.task.metrics:
+            value = evaluation.metrics.get(metric.name)
+            if value is None:
+                continue
+            remark = photos if not figures else "mean over classes"
+            if metric.share and evaluation.n:
+                low, high = text.interval(value, evaluation.n)
+                remark += f"; 95{text.SPACE}% interval {low * 100:.1f}–{text.percent(high)}"
+            shown = text.percent(value) if metric.share else text.number(value)
+            figures.append((f"{split} {metric.title}", shown, remark))
     total = sum(sum(labels.values()) for labels in record.data.counts.values())
     parts = ", ".join(
         f"{text.count(sum(labels.values()))} {name}" for name, labels in _by_split(record).items()
     )
-    classes = text.plural(len(record.labels), "class", "classes")
+    classes = text.plural(len(record.task.labels), "class", "classes")
     figures.append(("photos", text.count(total), f"{classes}; {parts}" if parts else classes))
     device = {"cpu": text.plural(record.threads, "CPU thread"), "cuda": "on a CUDA GPU"}
     figures.append(("time", text.duration(record.seconds), device[record.config.device]))
@@ -106,12 +113,15 @@ def _curves(record: RunRecord, history: list[EpochRow]) -> dict[str, Any]:
     """Both curves and the rows behind them, or the reason why there are none."""
     rows = curves.trained_rows(history)
     if len(rows) > 1:
-        probe = curves.probe_level(record)
-        best = max(rows, key=lambda row: row.validation_accuracy)
+        metric, probe = record.task.metrics[0], curves.probe_level(record)
+        best = max(rows, key=lambda row: next(iter(row.metrics.values())))
         return {
             "figures": [
                 (curves.loss_svg(rows), _caption("Loss", rows)),
-                (curves.accuracy_svg(rows, probe), _caption("Validation accuracy", rows)),
+                (
+                    curves.metric_svg(rows, metric, probe),
+                    _caption(f"Validation {metric.title}", rows),
+                ),
             ],
             "rows": rows,
             "best": best.epoch,
@@ -140,7 +150,8 @@ def _caption(what: str, rows: list[EpochRow]) -> str:
         )
     return (
         f"{what} over epochs {first.epoch} to {last.epoch}: from "
-        f"{text.percent(first.validation_accuracy)} to {text.percent(last.validation_accuracy)}."
+        f"{text.percent(next(iter(first.metrics.values())))} to "
+        f"{text.percent(next(iter(last.metrics.values())))}."
     )
 
 
@@ -151,7 +162,7 @@ def _classes(evaluation: Evaluation | None) -> list[tuple[ClassScore, str]]:
     scores = sorted(evaluation.per_class, key=lambda score: (not score.n, score.f1, score.label))
     seen = [score.f1 for score in scores if score.n]
     lowest = seen[0] if seen and seen[0] < seen[-1] else None
-    never = never_predicted(evaluation)
+    never = evaluation.never_predicted()
     return [
         (score, "never predicted" if score.label in never else _lowest(score, lowest))
         for score in scores
@@ -224,7 +235,8 @@ def _epochs(record: RunRecord) -> str:
 
 def _configuration(record: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:
     """Tables of names and values: options, images, weights, data, timings, versions."""
-    config, images, origin = record.config, record.preprocess, record.weights_origin
+    config, origin = record.config, record.weights_origin
+    images = msgspec.to_builtins(record.input)
     options = [(key, text.detail(getattr(config, key))) for key in config.__struct_fields__]
     options = [(key, _epochs(record) if key == "epochs" else value) for key, value in options]
     normalize = record.normalize
@@ -233,11 +245,9 @@ def _configuration(record: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]
         (
             "Images",
             [
-                ("size", f"{images.size} × {images.size} pixels"),
-                ("fit", images.fit),
-                ("rules", text.detail(images.rules)),
-                ("mean (RGB)", text.detail(normalize.mean)),
-                ("deviation (RGB)", text.detail(normalize.std)),
+                *((key, text.detail(value)) for key, value in images.items()),
+                ("mean", text.detail(normalize.mean)),
+                ("deviation", text.detail(normalize.std)),
             ],
         ),
         (

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from edgetl.files import encode_json
-from edgetl.spec import RunRecord, Stage
+from edgetl.runs.record import RunRecord, Stage
 
 SPACE = "\N{NO-BREAK SPACE}"
 NONE = "–"
@@ -90,22 +90,27 @@ def verdict(record: RunRecord) -> str:
     if probe is None or tuned is None:
         why = f"strategy “{record.config.strategy}”"
         return f"The {name} ships: no other stage was trained ({why})."
-    return f"The {name} ships{_comparison(record.strategy, probe, tuned)}"
+    return f"The {name} ships{_comparison(record, probe, tuned)}"
 
 
-def _comparison(strategy: str, probe: Stage, tuned: Stage) -> str:
-    """Figures of both stages, with the reason that they give for `strategy`, if they do."""
-    gain = tuned.accuracy - probe.accuracy
+def _comparison(record: RunRecord, probe: Stage, tuned: Stage) -> str:
+    """Figures of both stages, with the reason that they give for what ships, if they do."""
+    strategy, gain = record.strategy, tuned.score[0] - probe.score[0]
     why = "; on validation"
     if strategy == "probe" and gain <= 0:
         why = ", because fine-tuning did not beat it on validation"
     elif strategy == "finetune" and gain > 0:
         why = ", because it beats the probe on validation"
+    first, *others = [m for m in record.task.metrics if m.name in tuned.metrics]
+    shown = percent if first.share else number
     text = (
-        f"{why}: accuracy {percent(tuned.accuracy)} after fine-tuning and "
-        f"{percent(probe.accuracy)} with the probe, macro-F1 {number(tuned.macro_f1)} and "
-        f"{number(probe.macro_f1)}."
+        f"{why}: {first.title} {shown(tuned.score[0])} after fine-tuning and "
+        f"{shown(probe.score[0])} with the probe"
     )
+    for metric in others:
+        after, before = tuned.metrics[metric.name], probe.metrics[metric.name]
+        text += f", {metric.title} {number(after)} and {number(before)}"
+    text += "."
     if strategy == "probe" or gain >= 0:
         text += " What ships is never worse than the probe on validation."
     return text

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import msgspec
 
+from edgetl.data.walk import is_run
 from edgetl.errors import RunError, StorageError
 from edgetl.files import decode_json, user_path, write_json, write_jsonl
-from edgetl.data.walk import is_run
-from edgetl.spec import RUN_VERSION, EpochRow, FinetuneConfig, Record, RunRecord
+from edgetl.runs.record import RUN_VERSION, EpochRow, RunRecord
+from edgetl.spec import FinetuneConfig, Record
+from edgetl.tasks.base import decode_stored
 
 RUN_JSON = "run.json"
 METRICS = "metrics.jsonl"
@@ -48,7 +50,7 @@ def read_run(folder: str | Path) -> RunRecord:
     try:
         data = path.read_bytes()
         version = decode_json(data, _Mark).edgetl_run
-        record = decode_json(data, RunRecord) if version == RUN_VERSION else None
+        record = decode_json(data, RunRecord, decode_stored) if version == RUN_VERSION else None
     except (msgspec.DecodeError, OSError) as error:
         raise RunError(
             f"{path} cannot be read: {error}.", fix="restore it, or train into a new folder."

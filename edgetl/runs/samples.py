@@ -7,16 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from edgetl.errors import DataError, RunError
-from edgetl.files import read_jsonl, sha256_bytes, sha256_file
-from edgetl.machine import available_cores
 from edgetl.data.found import data_folder
 from edgetl.data.walk import walk
-from edgetl.inputs.image import Pixels, pixels
-from edgetl.spec import Photo, Preprocess, RunRecord, Split
+from edgetl.errors import DataError, RunError
+from edgetl.files import read_jsonl, sha256_bytes, sha256_file
+from edgetl.inputs.base import Geometry, Input, Pixels, Read
+from edgetl.machine import available_cores
 from edgetl.runs.folder import PHOTOS
+from edgetl.runs.record import RunRecord
+from edgetl.spec import Photo, Split
 
 
 class RunPhotos:
@@ -55,21 +55,12 @@ class RunPhotos:
         """The photos of one split, in their stored order."""
         return [photo for photo in self.photos if photo.split == split]
 
-    def truth(self, photos: list[Photo]) -> npt.NDArray[np.int64]:
-        """Class numbers in the run's label order."""
-        column = {label: i for i, label in enumerate(self.record.labels)}
-        return np.array([column[photo.label] for photo in photos], np.int64)
-
-    def pixels(self, photos: list[Photo]) -> Pixels:
-        """Decode photos to `(N, size, size, 3)`; DataError when a file's hash has changed."""
+    def read(self, photos: list[Photo]) -> tuple[Pixels, list[Geometry]]:
+        """Decode photos to `(N, H, W, 3)`; DataError when a file's hash has changed."""
+        spec = self.record.input
         with ThreadPoolExecutor(available_cores()) as pool:
-            rows = list(pool.map(lambda p: _read(self.paths[p.path], p, self.spec), photos))
-        return np.stack(rows)
-
-    @property
-    def spec(self) -> Preprocess:
-        """The run's preprocessing."""
-        return self.record.preprocess
+            found = list(pool.map(lambda p: _read(self.paths[p.path], p, spec), photos))
+        return np.stack([one.pixels for one in found]), [one.geometry for one in found]
 
     def ranked(self, split: Split) -> list[Photo]:
         """The photos of a split, shuffled so that any first ones hold every class by its share."""
@@ -111,14 +102,14 @@ def _hash(path: Path) -> str:
         return ""
 
 
-def _read(path: Path, photo: Photo, spec: Preprocess) -> Pixels:
+def _read(path: Path, photo: Photo, spec: Input) -> Read:
     what = f"{path} is not the photo that the run was trained with: its hash differs."
     changed = DataError(what, fix="restore the file, or train the run again.")
     return read_photo(path, photo, spec, changed)
 
 
-def read_photo(path: Path, photo: Photo, spec: Preprocess, changed: DataError) -> Pixels:
-    """Pixels `(size, size, 3)` of a photo's file; `changed` is raised when its hash differs."""
+def read_photo(path: Path, photo: Photo, spec: Input, changed: DataError) -> Read:
+    """A photo's file as a network reads it; `changed` is raised when its hash differs."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -127,4 +118,4 @@ def read_photo(path: Path, photo: Photo, spec: Preprocess, changed: DataError) -
         ) from error
     if sha256_bytes(data) != photo.sha256:
         raise changed
-    return pixels(data, spec)
+    return spec.read(data)

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from edgetl.bundle import Bundle, open_bundle
+from edgetl.bundle.manifest import Candidate
 from edgetl.engines import Options, find_engine, ready_engine
 from edgetl.errors import EngineError, EngineMissingError, StorageError, UsageError, shell
 from edgetl.runtime.choose import AUTO, matching
 from edgetl.runtime.session import check_batch
-from edgetl.spec import Candidate, Record
+from edgetl.spec import Record
 
 LOG = logging.getLogger("edgetl")
 MOST_IMAGES = 1024
@@ -25,6 +26,7 @@ MOST_IMAGES = 1024
 class PreparedEngine(Record, frozen=True, kw_only=True):
     """One engine that lies in the cache now."""
 
+    candidate: str
     recipe: str
     engine: str
     engine_version: str
@@ -39,6 +41,7 @@ class PreparedEngine(Record, frozen=True, kw_only=True):
 class NotPrepared(Record, frozen=True, kw_only=True):
     """A candidate that this machine cannot build, and why."""
 
+    candidate: str
     recipe: str
     reason: str
     fix: str
@@ -49,7 +52,7 @@ class Prepared(Record, frozen=True, kw_only=True):
 
     engines: tuple[PreparedEngine, ...]
     skipped: tuple[NotPrepared, ...]
-    ready: tuple[str, ...]  # recipes that run as they are
+    ready: tuple[str, ...]  # candidates that run as they are
 
 
 def prepare(
@@ -71,7 +74,7 @@ def prepare(
         check_batch(opened, batch)
         found = matching(opened, engine, precision)
         wanted = [c for c in found if builds(c)]
-        ready = tuple(c.recipe for c in found if not builds(c))
+        ready = tuple(c.name for c in found if not builds(c))
         if not wanted:
             raise EngineError(
                 f"Nothing to build in {opened.path}: {', '.join(ready)} run as they are.",
@@ -80,16 +83,22 @@ def prepare(
         done: list[PreparedEngine] = []
         failed: dict[str, EngineError] = {}
         for candidate in wanted:
-            progress(f"preparing {candidate.recipe}")
+            progress(f"preparing {candidate.name}")
             try:
                 done.append(_prepared(opened, candidate, batch))
             except EngineError as error:
-                failed[candidate.recipe] = error
+                failed[candidate.name] = error
         if not done:
             raise _none_built(opened, failed)
     skipped = tuple(
-        NotPrepared(recipe=recipe, reason=error.message, fix=error.fix)
-        for recipe, error in failed.items()
+        NotPrepared(
+            candidate=candidate.name,
+            recipe=candidate.recipe,
+            reason=failed[candidate.name].message,
+            fix=failed[candidate.name].fix,
+        )
+        for candidate in wanted
+        if candidate.name in failed
     )
     return Prepared(engines=tuple(done), skipped=skipped, ready=ready)
 
@@ -131,6 +140,7 @@ def _prepared(bundle: Bundle, candidate: Candidate, batch: int) -> PreparedEngin
     files, options = _given(bundle, candidate)
     ahead = engine.prepare(files, options, batch)
     return PreparedEngine(
+        candidate=candidate.name,
         recipe=candidate.recipe,
         engine=candidate.engine,
         engine_version=engine.version(),

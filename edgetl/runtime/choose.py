@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from edgetl.bundle import Bundle
+from edgetl.bundle.manifest import Candidate
 from edgetl.engines import check_settings, find_engine
 from edgetl.errors import EngineError, EngineMissingError, UnknownNameError, shell
 from edgetl.machine import this_machine
 from edgetl.runtime.local import local_timings
-from edgetl.spec import Candidate
 
 AUTO = "auto"
 TIE = 1.02  # medians this near are taken as equal: another run would order them otherwise
@@ -28,7 +28,7 @@ def shipped(bundle: Bundle) -> list[Candidate]:
 
 def named(bundle: Bundle, name: str) -> Candidate:
     """A shipped candidate by its name; UnknownNameError, or EngineError when it was refused."""
-    known = {c.recipe: c for c in bundle.manifest.candidates}
+    known = {c.name: c for c in bundle.manifest.candidates}
     if name not in known:
         raise UnknownNameError(
             "candidate", name, known, listing=shell("edgetl", "inspect", bundle.path)
@@ -38,7 +38,7 @@ def named(bundle: Bundle, name: str) -> Candidate:
             f"Candidate {name} of {bundle.path} was refused: {known[name].rejected}.",
             fix=f"choose another one: `{shell('edgetl', 'inspect', bundle.path)}` lists them.",
         )
-    return next(c for c in shipped(bundle) if c.recipe == name)
+    return next(c for c in shipped(bundle) if c.name == name)
 
 
 def unfit(candidate: Candidate) -> str | None:
@@ -71,7 +71,7 @@ def matching(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) -> list[
     if found:
         return found
     refused = [
-        f"{c.recipe} was refused: {c.rejected}"
+        f"{c.name} was refused: {c.rejected}"
         for c in bundle.manifest.candidates
         if c.rejected and engine in (AUTO, c.engine) and precision in (AUTO, c.precision)
     ]
@@ -90,14 +90,14 @@ def ranked(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) -> list[Ca
     this machine, else the profile's order. EngineMissingError when there is none.
     """
     found = matching(bundle, engine, precision)
-    reasons = {c.recipe: unfit(c) for c in found}
-    here = [c for c in found if reasons[c.recipe] is None]
+    reasons = {c.name: unfit(c) for c in found}
+    here = [c for c in found if reasons[c.name] is None]
     if not here:
         reason, _, fix = str(next(iter(reasons.values()))).partition(" Fix: ")
         raise EngineMissingError(reason, fix=fix)
     fingerprint = this_machine().fingerprint
     p50_ms = {
-        c.recipe: c.p50_ms for c in here if c.measured_on == fingerprint and c.p50_ms is not None
+        c.name: c.p50_ms for c in here if c.measured_on == fingerprint and c.p50_ms is not None
     }
     p50_ms |= {name: t.p50_ms for name, t in local_timings(bundle.sha256, here).items()}
     order: list[Candidate] = []
@@ -111,10 +111,10 @@ def ranked(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) -> list[Ca
 def _best(bundle: Bundle, here: list[Candidate], p50_ms: dict[str, float]) -> Candidate:
     manifest = bundle.manifest
     order = manifest.orders.get(this_machine().arch, manifest.order)
-    first = min(here, key=lambda c: order.index(c.recipe) if c.recipe in order else len(order))
+    first = min(here, key=lambda c: order.index(c.name) if c.name in order else len(order))
     # What was not measured, but should be better by the profile, is not passed over for what was.
-    if first.recipe in p50_ms:
-        return fastest([(c, p50_ms[c.recipe]) for c in here if c.recipe in p50_ms])
+    if first.name in p50_ms:
+        return fastest([(c, p50_ms[c.name]) for c in here if c.name in p50_ms])
     return first
 
 

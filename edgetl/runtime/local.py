@@ -16,11 +16,12 @@ from typing import cast
 import msgspec
 
 import edgetl
+from edgetl.bundle.manifest import Candidate
 from edgetl.engines import find_engine
 from edgetl.errors import EngineMissingError, StorageError
 from edgetl.files import CACHE, cache_folder, write_json
 from edgetl.machine import this_machine
-from edgetl.spec import Candidate, EngineName, Measurement, Record
+from edgetl.spec import EngineName, Measurement, Record
 
 MOST_P99, MOST_P90 = 4.0, 1.5  # × p50: on idle machines both stay below
 SAME = 0.9  # a measurement of nine tenths of another's time counts as no shorter
@@ -67,15 +68,15 @@ def local_timings(bundle_sha256: str, candidates: Iterable[Candidate]) -> dict[s
     """By recipe what `bench` found here, with the engines as they are now."""
     timings = known(bundle_sha256).timings
     return {
-        c.recipe: timings[c.recipe]
+        c.name: timings[c.name]
         for c in candidates
-        if c.recipe in timings and timings[c.recipe].engine_version == engine_version(c.engine)
+        if c.name in timings and timings[c.name].engine_version == engine_version(c.engine)
     }
 
 
 def local_verdict(bundle_sha256: str, candidate: Candidate) -> Verdict | None:
     """What the self-test found here with this engine and edgetl, or None."""
-    found = known(bundle_sha256).verdicts.get(candidate.recipe)
+    found = known(bundle_sha256).verdicts.get(candidate.name)
     if found is None or found.edgetl != edgetl.__version__:
         return None
     return found if found.engine_version == engine_version(candidate.engine) else None

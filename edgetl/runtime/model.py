@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 
 from edgetl.bundle import Bundle, open_bundle
-from edgetl.engines import Description, Images, Logits, Session
+from edgetl.bundle.manifest import Candidate
+from edgetl.engines import Description, Images, Outputs, Session
 from edgetl.errors import EdgetlError, EngineError, ImageError, UsageError, shell
-from edgetl.inputs.image import ImageSource, is_source, pixels
-from edgetl.metrics import softmax
+from edgetl.inputs.image import ImageSource, is_source
 from edgetl.runtime.choose import AUTO, named
 from edgetl.runtime.trust import open_best, open_named
-from edgetl.spec import Candidate, Prediction, Result
+from edgetl.tasks.base import Result, finite
 
 
 class Model(contextlib.AbstractContextManager["Model"]):
@@ -24,32 +24,30 @@ class Model(contextlib.AbstractContextManager["Model"]):
 
     def __init__(self, bundle: Bundle, candidate: Candidate, session: Session) -> None:
         self.bundle, self.manifest, self.candidate = bundle, bundle.manifest, candidate
-        self.labels = bundle.manifest.labels
+        self.task, self.input = bundle.manifest.task, bundle.manifest.input
+        self.labels = self.task.labels
         self._session = session
 
-    def logits(self, images: Images) -> Logits:
-        """Raw logits float32 `(N, classes)` of preprocessed images uint8 `(N, size, size, 3)`.
+    def run(self, images: Images) -> Outputs:
+        """Raw outputs, float32 `(N, …)`, of preprocessed images uint8 `(N, H, W, 3)`.
 
         Raises EngineError when the engine answers NaN or infinity to any of them.
         """
-        logits = self._session.run(images)
-        if error := self._unusable(logits):
+        outputs = self._session.run(images)
+        if error := self._unusable(outputs):
             raise error
-        return logits
+        return outputs
 
-    def probabilities(self, images: Images) -> Logits:
-        """Calibrated probabilities float32 `(N, classes)` of preprocessed images."""
-        return softmax(self.logits(images), self.candidate.temperature)
-
-    def _unusable(self, logits: Logits, image: str = "") -> EngineError | None:
-        """The error for logits that are no numbers, or None; `image` names the only one."""
-        bad = int((~np.isfinite(logits)).any(axis=1).sum())
+    def _unusable(self, outputs: Outputs, image: str = "") -> EngineError | None:
+        """The error for outputs that are no numbers, or None; `image` names the only one."""
+        good = finite(outputs)
+        bad = int((~good).sum())
         if not bad:
             return None
         described = self._session.describe()
         return EngineError(
-            f"{self.candidate.recipe} answers NaN or infinity to "
-            f"{image or f'{bad} of {len(logits)} images'}, on {described.engine} "
+            f"{self.candidate.name} answers NaN or infinity to "
+            f"{image or f'{bad} of {len(good)} images'}, on {described.engine} "
             f"{described.version}.",
             fix=f"take another candidate: `{shell('edgetl', 'inspect', self.bundle.path)} "
             "--verify` says which are right on this machine.",
@@ -58,14 +56,14 @@ class Model(contextlib.AbstractContextManager["Model"]):
     def predict(
         self, images: ImageSource | Iterable[ImageSource], *, top: int = 3, keep_going: bool = False
     ) -> list[Result]:
-        """The `top` classes of each image.
+        """What the task makes of each image: up to `top` predictions, the likeliest first.
 
         An image is a path, the bytes of a file, a file opened for reading bytes, a Pillow image or
         an array `(H, W, 3)` of RGB. Raises ImageError for one that cannot be read, EngineError for
         one to which the engine answers NaN; with `keep_going` its row says so instead.
         """
         if top < 1:
-            raise UsageError(f"top is {top}.", fix="ask for 1 or more classes.")
+            raise UsageError(f"top is {top}.", fix="ask for 1 or more.")
         if is_source(images):
             return [self._predict(images, top, keep_going)]
         if isinstance(images, Mapping) or not isinstance(images, Iterable):
@@ -81,23 +79,22 @@ class Model(contextlib.AbstractContextManager["Model"]):
     def _predict(self, source: ImageSource, top: int, keep_going: bool) -> Result:
         name = os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else ""
         error: EdgetlError | None = None
+        found: tuple[Any, ...] = ()
         try:
-            logits = self._session.run(pixels(source, self.manifest.preprocess)[np.newaxis])
-            error = self._unusable(logits, name)
+            read = self.input.read(source)
+            outputs = self._session.run(read.pixels[np.newaxis])
+            error = self._unusable(outputs, name)
+            if error is None:
+                settings = self.candidate.settings
+                found = self.task.decode(outputs, settings, read.geometry, top=top)
         except ImageError as unreadable:
             error = unreadable
-        if error is None:
-            chance = softmax(logits, self.candidate.temperature)[0]
-            best = np.argsort(-chance, kind="stable")[:top]
-            found = [Prediction(label=self.labels[i], probability=float(chance[i])) for i in best]
-        elif keep_going:
-            found = []
-        else:
+        if error is not None and not keep_going:
             raise error
         return Result(
             image=name,
-            predictions=tuple(found),
-            candidate=self.candidate.recipe,
+            predictions=found,
+            candidate=self.candidate.name,
             error=None if error is None else str(error),
         )
 

@@ -1,4 +1,4 @@
-"""Score a bundle, or anything else that gives logits, on labelled photos."""
+"""Score a bundle, or anything else that gives a task's outputs, on samples of known truth."""
 
 from __future__ import annotations
 
@@ -6,84 +6,89 @@ import logging
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgetl.data.checks import check_bad
-from edgetl.data.found import Scan, data_folder
+from edgetl.data.found import Found, Scan, data_folder
 from edgetl.data.ingest import look_all
 from edgetl.data.names import nfc
-from edgetl.data.scan import scan
 from edgetl.errors import DataError
-from edgetl.inputs.image import Pixels
-from edgetl.metrics import Logits, evaluate_logits
-from edgetl.spec import Evaluation, Preprocess, SkippedFile
+from edgetl.inputs.base import Geometry, Input, Pixels
+from edgetl.spec import SkippedFile
+from edgetl.tasks.base import Evaluation, Outputs, Task, join
 
 log = logging.getLogger("edgetl")
 
 BLOCK = 64
 
 
-def labelled_photos(data: str | os.PathLike[str], labels: tuple[str, ...]) -> tuple[Path, Scan]:
-    """The test split of a data folder if it has one, else every photo; warnings are logged."""
+def labelled_samples(data: str | os.PathLike[str], task: Task, table: str) -> tuple[Path, Scan]:
+    """The test split of a data folder if it has one, else everything; warnings are logged."""
     root = data_folder(data)
-    known = tuple(nfc(label) for label in labels)
-    found = scan(root, need_train=False, only="test", known=known)
+    known = tuple(nfc(label) for label in task.labels)
+    found = task.scan(root, table, need_train=False, only="test", known=known)
     for text in found.warnings:
         log.warning("%s", text)
-    unknown = sorted({item.label for item in found.photos} - set(known))
+    tested = tuple(item for item in found.photos if item.split == "test")
+    if tested and table:  # of folders, only the test split was looked at
+        found = msgspec.structs.replace(found, photos=tested)
+    unknown = sorted({name for item in found.photos for name in task.classes_of(item)} - set(known))
     if unknown:
         raise DataError(
             f"The model does not know class {', '.join(unknown)} of {root}.",
-            fix=f"its classes are {', '.join(labels)}; rename or remove the folders.",
+            fix=f"its classes are {', '.join(task.labels)}; rename or remove the folders.",
         )
     return root, found
 
 
-def evaluate_photos(
+def evaluate_samples(
     data: str | os.PathLike[str],
-    labels: tuple[str, ...],
-    spec: Preprocess,
-    run: Callable[[Pixels], Logits],
+    task: Task,
+    spec: Input,
+    run: Callable[[Pixels], Outputs],
     *,
+    settings: Any = None,
+    table: str = "",
     advance: Callable[[int], None] = lambda _: None,
     trained_on: Collection[str] = (),
 ) -> tuple[Evaluation, list[SkippedFile]]:
-    """Score `run`, which gives logits `(N, classes)` of images `(N, size, size, 3)`.
+    """Score `run`, which gives the task's outputs of images `(N, H, W, 3)`.
 
-    `trained_on` are the SHA-256 of photos that training or its choices saw; how many of them are
-    scored is logged.
+    `settings` are the candidate's, `table` is a CSV of what is true. `trained_on` are the SHA-256
+    of samples that training or its choices saw; how many of them are scored is logged.
     """
-    root, scanned = labelled_photos(data, labels)
+    root, scanned = labelled_samples(data, task, table)
     found = scanned.photos
-    column = {nfc(label): i for i, label in enumerate(labels)}
-    logits: list[Logits] = []
-    truth: list[int] = []
+    outputs: list[Outputs] = []
+    read: list[Found] = []
+    geometries: list[Geometry] = []
     skipped: list[SkippedFile] = []
     known = 0
     waiting: list[Pixels] = []
     for item, seen in zip(found, look_all([root / f.path for f in found], spec), strict=True):
         advance(1)
-        if seen.pixels is None:
+        if seen.pixels is None or seen.geometry is None:
             skipped.append(SkippedFile(path=item.path, reason=seen.error))
             continue
         known += seen.sha256 in trained_on
-        truth.append(column[item.label])
+        read.append(item)
+        geometries.append(seen.geometry)
         waiting.append(seen.pixels)
         if len(waiting) == BLOCK:
-            logits.append(run(np.stack(waiting)))
+            outputs.append(run(np.stack(waiting)))
             waiting.clear()
     if waiting:
-        logits.append(run(np.stack(waiting)))
+        outputs.append(run(np.stack(waiting)))
     check_bad(skipped, len(found), root)
     if known:
         log.warning(
             "%d of the %d photos are among those that the model was trained and chosen on: these "
             "scores say little about new photos",
             known,
-            len(truth),
+            len(read),
         )
-    return evaluate_logits(np.concatenate(logits), np.array(truth, np.int64), labels), [
-        *skipped,
-        *scanned.skipped,
-    ]
+    scores = task.evaluate(join(outputs), task.targets(read, geometries), settings)
+    return scores, [*skipped, *scanned.skipped]

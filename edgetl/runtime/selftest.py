@@ -6,20 +6,23 @@ import io
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgetl.bundle import Bundle
-from edgetl.engines import Session
+from edgetl.bundle.manifest import Candidate
+from edgetl.engines import Outputs, Session
 from edgetl.errors import BundleError, EdgetlError
-from edgetl.inputs.image import pixels
-from edgetl.metrics import Logits
 from edgetl.runtime.choose import shipped, unfit
 from edgetl.runtime.session import open_session
-from edgetl.spec import Candidate, Record
+from edgetl.spec import Record
+from edgetl.tasks.base import join
 
-# Largest difference of a logit, as a share of its output's range. Integer and bfloat16 kernels
+Array = npt.NDArray[np.float32]
+
+# Largest difference of a value, as a share of its output's range. Integer and bfloat16 kernels
 # round differently on other processors; float32 only in its last digits.
 TOLERANCE = {"fp32": 1e-3, "fp16": 0.03, "bf16": 0.06, "int8": 0.15}
-LEAST_NOISE = 0.03  # of the logits' spread: placements that are nearly FP32 may still round
+LEAST_NOISE = 0.03  # of the outputs' spread: placements that are nearly FP32 may still round
 PREPROCESSING = "preprocessing"
 PIXEL_TOLERANCE = 3  # JPEG decoders may differ by a few of 255
 
@@ -40,7 +43,7 @@ def self_test(bundle: Bundle) -> list[Check]:
         try:
             checks.append(_run(bundle, candidate) if candidate else _preprocessing(bundle))
         except EdgetlError as error:
-            name = candidate.recipe if candidate else PREPROCESSING
+            name = candidate.name if candidate else PREPROCESSING
             checks.append(Check(name=name, passed=False, detail=str(error)))
     return checks
 
@@ -65,10 +68,10 @@ def mending(checks: list[Check]) -> str:
 
 
 def _run(bundle: Bundle, candidate: Candidate) -> Check:
-    """One candidate on the golden inputs, against its own golden logits."""
+    """One candidate on the golden inputs, against its own golden outputs."""
     reason = unfit(candidate)
     if reason is not None:
-        return Check(name=candidate.recipe, passed=None, detail=f"skipped: {reason}")
+        return Check(name=candidate.name, passed=None, detail=f"skipped: {reason}")
     session = open_session(bundle, candidate)
     try:
         return check_session(bundle, candidate, session)
@@ -77,65 +80,78 @@ def _run(bundle: Bundle, candidate: Candidate) -> Check:
 
 
 def check_session(bundle: Bundle, candidate: Candidate, session: Session) -> Check:
-    """An opened candidate on the golden inputs, one at a time, against its own golden logits."""
+    """An opened candidate on the golden inputs, one at a time, against its own golden outputs."""
     try:
         return _compared(bundle, candidate, session)
     except EdgetlError as error:  # the engine fails, or the bundle's arrays are none
-        return Check(name=candidate.recipe, passed=False, detail=str(error))
+        return Check(name=candidate.name, passed=False, detail=str(error))
 
 
 def _compared(bundle: Bundle, candidate: Candidate, session: Session) -> Check:
-    golden, name = bundle.manifest.golden, candidate.recipe
-    if name not in golden.logits:
-        return Check(name=name, passed=False, detail="the bundle holds no logits to compare with")
-    inputs, expected = _array(bundle, golden.inputs), _array(bundle, golden.logits[name])
-    found = np.concatenate([session.run(inputs[i : i + 1]) for i in range(len(inputs))])
-    if found.shape != expected.shape:
-        return Check(
-            name=name, passed=False, detail=f"logits are {found.shape}, not {expected.shape}"
-        )
-    worst, limit = difference(found, expected), TOLERANCE[candidate.precision]
+    golden, name = bundle.manifest.golden, candidate.name
+    if name not in golden.outputs:
+        return Check(name=name, passed=False, detail="the bundle holds no outputs to compare with")
+    inputs, expected = _array(bundle, golden.inputs), _expected(bundle, name)
+    found = join([session.run(inputs[i : i + 1]) for i in range(len(inputs))])
+    shapes = [{key: values.shape for key, values in of.items()} for of in (found, expected)]
+    if shapes[0] != shapes[1]:
+        return Check(name=name, passed=False, detail=f"outputs are {shapes[0]}, not {shapes[1]}")
+    apart = {output: difference(found[output], expected[output]) for output in expected}
+    output = max(apart, key=lambda key: np.nan_to_num(apart[key], nan=np.inf))
+    worst, limit = apart[output], TOLERANCE[candidate.precision]
     detail = ""
     if not worst <= limit:  # NaN is not
-        detail = f"logits are off by up to {worst:.3g} of their range, and {limit:g} is allowed"
-    elif own := _own_noise(bundle, candidate, expected):
-        moved = _rms(found - expected)
-        if moved > own:
-            detail = (
-                f"logits are {moved / own:.3g} × as far from the expected ones as INT8 moved these "
-                "from FP32"
-            )
+        detail = f"{output} are off by up to {worst:.3g} of their range, and {limit:g} is allowed"
+    else:
+        for output, own in _own_noise(bundle, candidate, expected).items():
+            moved = _rms(found[output] - expected[output])
+            if moved > own:
+                detail = (
+                    f"{output} are {moved / own:.3g} × as far from the expected ones as INT8 moved "
+                    "these from FP32"
+                )
     return Check(name=name, passed=not detail, difference=round(worst, 6), detail=detail)
 
 
-def _own_noise(bundle: Bundle, candidate: Candidate, expected: Logits) -> float | None:
-    """How far INT8 itself moved the expected logits from those of FP32, as a root mean square.
+def _expected(bundle: Bundle, name: str) -> Outputs:
+    """A candidate's golden outputs."""
+    members = bundle.manifest.golden.outputs[name]
+    return {output: _array(bundle, member) for output, member in members.items()}
+
+
+def _own_noise(bundle: Bundle, candidate: Candidate, expected: Outputs) -> dict[str, float]:
+    """How far INT8 itself moved each expected output from FP32's, as a root mean square.
 
     Kernels that are exact round a few values differently, and stay far within it. Those of x86
     processors without VNNI may overflow in 16 bits, and do not (MobileNetV2: 1.4 to 4.7 times).
-    None where it says nothing: no INT8, no FP32 to compare with, or logits of a proxy.
+    Empty where it says nothing: no INT8, no FP32 to compare with, or outputs of a proxy.
     """
-    proxy_engine = candidate.checked_with and candidate.checked_with.split()[0] != candidate.engine
+    proxy = candidate.checked_with and candidate.checked_with.split()[0] != candidate.engine
     golden = bundle.manifest.golden
-    exact = [c for c in shipped(bundle) if c.precision == "fp32" and c.recipe in golden.logits]
-    if candidate.precision != "int8" or proxy_engine or not exact:
-        return None
-    reference = _array(bundle, golden.logits[exact[0].recipe])
-    if reference.shape != expected.shape:
-        return None
-    return max(_rms(expected - reference), LEAST_NOISE * _rms(expected - expected.mean(axis=0)))
+    exact = [c for c in shipped(bundle) if c.precision == "fp32" and c.name in golden.outputs]
+    if candidate.precision != "int8" or proxy or not exact:
+        return {}
+    reference = _expected(bundle, exact[0].name)
+    return {
+        output: max(
+            _rms(values - reference[output]), LEAST_NOISE * _rms(values - values.mean(axis=0))
+        )
+        for output, values in expected.items()
+        if output in reference and reference[output].shape == values.shape
+    }
 
 
-def _rms(values: Logits) -> float:
+def _rms(values: Array) -> float:
     return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
 
 
-def difference(found: Logits, expected: Logits) -> float:
-    """The largest difference of a logit, as a share of its own output's range over the inputs.
+def difference(found: Array, expected: Array) -> float:
+    """The largest difference of a value of one output, as a share of its range over the inputs.
 
-    So one large output hides no fault in the others. An output that hardly moves is held to the
-    range that half of the outputs stay within, or to a hundredth of its largest value.
+    So one large value hides no fault in the others. A value that hardly moves is held to the
+    range that half of the values stay within, or to a hundredth of its largest size.
     """
+    found, expected = (of.reshape(len(of), -1) for of in (found, expected))
     ranges, largest = np.ptp(expected, axis=0), np.abs(expected).max(axis=0)
     middle = max(float(np.sort(ranges)[(len(ranges) - 1) // 2]), 1e-6)
     scale = np.maximum(np.maximum(ranges, middle), 1e-2 * largest)
@@ -144,7 +160,7 @@ def difference(found: Logits, expected: Logits) -> float:
 
 def _preprocessing(bundle: Bundle) -> Check:
     golden = bundle.manifest.golden
-    found = pixels(bundle.read(golden.jpeg), bundle.manifest.preprocess)
+    found = bundle.manifest.input.read(bundle.read(golden.jpeg)).pixels
     expected = _array(bundle, golden.pixels)
     if found.shape != expected.shape:
         detail = f"pixels are {found.shape}, not {expected.shape}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from edgetl.bundle import Bundle
+from edgetl.bundle.manifest import Candidate
 from edgetl.engines import Options, Session, ready_engine
-from edgetl.engines.base import Images, Logits, delivered
-from edgetl.errors import UsageError
+from edgetl.engines.base import Images, Outputs
+from edgetl.errors import EngineError, UsageError
 from edgetl.machine import available_cores
-from edgetl.spec import Candidate
+from edgetl.tasks.base import join
 
 
 def open_session(bundle: Bundle, candidate: Candidate, *, threads: int = 0) -> Session:
@@ -19,6 +18,13 @@ def open_session(bundle: Bundle, candidate: Candidate, *, threads: int = 0) -> S
     files = tuple(bundle.read(path) for path in candidate.artifacts)
     options = Options(precision=candidate.precision, threads=threads, session=candidate.session)
     session = engine.open(files, options)
+    wanted = {output.name: output.shape for output in bundle.manifest.outputs}
+    if (found := session.outputs()) != wanted:
+        session.close()
+        raise EngineError(
+            f"{candidate.name} of {bundle.path} returns {found}, not {wanted} as it states.",
+            fix="export the bundle again.",
+        )
     return OneByOne(session) if bundle.manifest.single_image else session
 
 
@@ -28,11 +34,12 @@ class OneByOne:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.describe, self.close = session.describe, session.close
+        self.outputs = session.outputs
 
-    def run(self, images: Images, out: Logits | None = None) -> Logits:
-        """Logits float32 `(N, classes)`, by N runs."""
+    def run(self, images: Images) -> Outputs:
+        """Every output, float32 `(N, …)`, by N runs."""
         blocks = [images[i : i + 1] for i in range(len(images))] or [images]
-        return delivered(np.concatenate([self._session.run(block) for block in blocks]), out)
+        return join([self._session.run(block) for block in blocks])
 
 
 def check_batch(bundle: Bundle, batch: int) -> None:

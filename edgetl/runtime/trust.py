@@ -12,6 +12,7 @@ import logging
 
 import edgetl
 from edgetl.bundle import Bundle
+from edgetl.bundle.manifest import Candidate
 from edgetl.engines import Session
 from edgetl.errors import EngineError, StorageError, shell
 from edgetl.machine import this_machine
@@ -19,7 +20,6 @@ from edgetl.runtime.choose import AUTO, ranked
 from edgetl.runtime.local import Verdict, engine_version, local_verdict, remember
 from edgetl.runtime.selftest import Check, check_session
 from edgetl.runtime.session import open_session
-from edgetl.spec import Candidate
 
 LOG = logging.getLogger("edgetl")
 
@@ -40,10 +40,10 @@ def open_best(
             session = open_session(bundle, candidate, threads=threads)
             verdict = verdict or _tested(bundle, candidate, session)
             if verdict.passed:
-                _warn(failed, f"{candidate.recipe} runs instead")
+                _warn(failed, f"{candidate.name} runs instead")
                 return candidate, session
             session.close()
-        failed[candidate.recipe] = verdict.detail
+        failed[candidate.name] = verdict.detail
     if engine == precision == AUTO:
         raise EngineError(
             f"No candidate of {bundle.path} computes here what it did where it was exported: "
@@ -51,7 +51,7 @@ def open_best(
             fix=f"see `{shell('edgetl', 'inspect', '--verify', bundle.path)}`, and export it "
             "again on such a machine; or name one that may run all the same, by --candidate.",
         )
-    _warn(failed, f"{order[0].recipe} runs all the same, as it was asked for")
+    _warn(failed, f"{order[0].name} runs all the same, as it was asked for")
     return order[0], open_session(bundle, order[0], threads=threads)
 
 
@@ -67,7 +67,7 @@ def open_named(bundle: Bundle, candidate: Candidate, *, threads: int = 0) -> Ses
     session = open_session(bundle, candidate, threads=threads)
     verdict = local_verdict(bundle.sha256, candidate) or _tested(bundle, candidate, session)
     if not verdict.passed:
-        _warn({candidate.recipe: verdict.detail}, "it runs all the same, as it was asked for")
+        _warn({candidate.name: verdict.detail}, "it runs all the same, as it was asked for")
     return session
 
 
@@ -84,7 +84,7 @@ def judged(candidate: Candidate, check: Check) -> Verdict:
 def _tested(bundle: Bundle, candidate: Candidate, session: Session) -> Verdict:
     verdict = judged(candidate, check_session(bundle, candidate, session))
     with contextlib.suppress(StorageError):  # the next start tests it again, no more
-        remember(bundle.sha256, verdicts={candidate.recipe: verdict})
+        remember(bundle.sha256, verdicts={candidate.name: verdict})
     return verdict
 
 
@@ -99,4 +99,4 @@ def _warn(failed: dict[str, str], instead: str) -> None:
 
 
 def _told(failed: dict[str, str]) -> str:
-    return "; ".join(f"{recipe}: {detail}" for recipe, detail in failed.items())
+    return "; ".join(f"{name}: {detail}" for name, detail in failed.items())

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
-from edgetl.inputs.image import Pixels
+from edgetl.inputs.base import Pixels
+from edgetl.train.tasks.base import TrainTask
 
 SCALE = (0.4, 1.0)  # share of the photo's area
 RATIO = (3 / 4, 4 / 3)
@@ -25,25 +27,28 @@ class Batches:
     def __init__(
         self,
         pixels: Pixels,
-        truth: npt.NDArray[np.int64],
+        targets: Any,
+        twin: TrainTask,
         *,
-        size: int,
+        size: tuple[int, int],
         batch: int,
         flip: bool,
         seed: int,
         erase: bool,
     ) -> None:
-        self.pixels, self.truth = pixels, truth  # (N, S, S, 3), (N,)
-        self.size, self.batch, self.flip, self.seed, self.erase = size, batch, flip, seed, erase
-        self.steps = max(1, round(len(truth) / batch))
+        """`pixels` are `(N, H, W, 3)`, `size` is (width, height) of what is trained with."""
+        self.pixels, self.targets, self.twin = pixels, targets, twin
+        self.size, self.batch, self.seed = size, batch, seed
+        self.flip, self.erase = flip and twin.augments, erase and twin.augments
+        self.steps = max(1, round(len(targets) / batch))
 
     def parts(self, epoch: int) -> list[npt.NDArray[np.int64]]:
         """Rows of each batch of an epoch."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.truth))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.targets))
         return np.array_split(order, self.steps)
 
     def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (images uint8 `(B, size, size, 3)`, truth `(B,)`); one batch is made ahead."""
+        """Yield (images uint8 `(B, H, W, 3)`, targets of them); one batch is made ahead."""
         parts = self.parts(epoch)
         with ThreadPoolExecutor(1, thread_name_prefix="edgetl-batch") as pool:
             ahead = pool.submit(self._make, parts[0], epoch, 0)
@@ -58,29 +63,32 @@ class Batches:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng([self.seed, epoch, step + 1])
         images = np.stack([self._crop(self.pixels[row], rng) for row in rows])
-        return torch.from_numpy(images), torch.from_numpy(self.truth[rows])
+        return torch.from_numpy(images), self.twin.batch(self.targets, rows)
 
     def _crop(self, photo: Pixels, rng: np.random.Generator) -> Pixels:
-        box = random_box(photo.shape[0], rng)
-        image = Image.fromarray(photo).resize(
-            (self.size, self.size), Image.Resampling.BILINEAR, box=box
-        )
+        height, width = photo.shape[:2]
+        box = random_box((width, height), rng) if self.twin.augments else None
+        image = Image.fromarray(photo).resize(self.size, Image.Resampling.BILINEAR, box=box)
         pixels = np.array(image)
         if self.flip and rng.random() < 0.5:
             pixels = np.ascontiguousarray(pixels[:, ::-1])
         if self.erase and rng.random() < ERASE_CHANCE:
-            side = max(1, round(self.size * math.sqrt(rng.uniform(0.02, 0.2))))
-            top, left = rng.integers(0, self.size - side + 1, 2)
+            side = max(1, round(min(self.size) * math.sqrt(rng.uniform(0.02, 0.2))))
+            most = self.size[1] - side + 1, self.size[0] - side + 1
+            top, left = rng.integers(0, most)
             pixels[top : top + side, left : left + side] = rng.integers(0, 256, 3)
         return pixels
 
 
-def random_box(side: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A random crop of a `side` by `side` photo (Szegedy et al., CVPR 2015)."""
-    area = side * side * rng.uniform(*SCALE)
-    ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
-    width, height = min(side, math.sqrt(area * ratio)), min(side, math.sqrt(area / ratio))
-    left, top = rng.uniform(0, side - width), rng.uniform(0, side - height)
+def random_box(
+    size: tuple[int, int], rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A random crop of a photo of (width, height) pixels (Szegedy et al., CVPR 2015)."""
+    wide, high = size
+    area = wide * high * rng.uniform(*SCALE)
+    ratio = math.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1]))) * (wide / high)
+    width, height = min(wide, math.sqrt(area * ratio)), min(high, math.sqrt(area / ratio))
+    left, top = rng.uniform(0, wide - width), rng.uniform(0, high - height)
     return left, top, left + width, top + height
 
 

@@ -70,29 +70,33 @@ def find_backbone(name: str) -> BackboneInfo:
     return known[name]
 
 
-class Classifier(nn.Module):
-    """A backbone without its ImageNet head, and a linear head on its features.
+class Network(nn.Module):
+    """A backbone without its ImageNet head, and a task's head on its features.
 
-    Input float32 `(N, 3, size, size)`, normalised; output logits `(N, classes)`.
+    Input float32 `(N, 3, H, W)`, normalised; returns outputs `(N, …)` by name.
     """
 
-    def __init__(self, body: nn.Module, head_name: str, features: int, classes: int) -> None:
+    def __init__(
+        self, body: nn.Module, head: nn.Module, outputs: tuple[str, ...], head_name: str = "head"
+    ) -> None:
+        """`head` returns one tensor for each of `outputs`; `head_name` is its name in a file."""
         super().__init__()
         self.body = body
-        self.head = nn.Linear(features, classes)
-        self.head_name = head_name
+        self.head: Any = head
+        self.outputs, self.head_name = outputs, head_name
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits."""
-        logits: torch.Tensor = self.head(self.body(images))
-        return logits
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return every output."""
+        found = self.head(self.body(images))
+        every = found if isinstance(found, (tuple, list)) else (found,)
+        return dict(zip(self.outputs, every, strict=True))
 
 
-def build_classifier(name: str, classes: int, *, seed: int) -> Classifier:
-    """A randomly initialised classifier on backbone `name`.
+def build_network(name: str, width: int, output: str, *, seed: int) -> Network:
+    """A randomly initialised network on backbone `name` with one linear output `(N, width)`.
 
-    The head is found generically: the last Linear or 1x1 convolution with 1000 outputs. It is
-    replaced by nothing, so that the network ends in its pooled features.
+    The backbone's own head is found generically: the last Linear or 1x1 convolution with 1000
+    outputs. It is replaced by nothing, so that the body ends in its pooled features.
     """
     info = find_backbone(name)
     with torch.random.fork_rng(devices=[]):
@@ -101,9 +105,9 @@ def build_classifier(name: str, classes: int, *, seed: int) -> Classifier:
         plain = {"aux_logits": False, "init_weights": False}
         options: dict[str, Any] = plain if _builder_says(name, "aux_logits") else {}
         body = torchvision.models.get_model(name, weights=None, **options)
-        head_name, width = _cut_head(body, info.name)
-        model = Classifier(body, head_name, width, classes)
-    _check_features(model, width, info.name)
+        head_name, features = _cut_head(body, info.name)
+        model = Network(body, nn.Linear(features, width), (output,), head_name)
+    _check_features(model, features, info.name)
     return model
 
 
@@ -124,7 +128,7 @@ def _cut_head(body: nn.Module, name: str) -> tuple[str, int]:
     return head_name, width
 
 
-def _check_features(model: Classifier, width: int, name: str) -> None:
+def _check_features(model: Network, width: int, name: str) -> None:
     was = model.training
     model.eval()
     with torch.inference_mode():

@@ -7,8 +7,8 @@ import os
 import platform
 import time
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,31 +17,19 @@ import torch
 import torchvision
 
 import edgetl
-from edgetl.data.dataset import Dataset, load_dataset, photo_lines
-from edgetl.data.found import data_folder, skipped_line
-from edgetl.data.scan import scan
+from edgetl.data.found import photo_lines, skipped_line
 from edgetl.errors import DataError, UsageError, WeightsError
 from edgetl.files import user_path, write_bytes
-from edgetl.inputs.image import rules_for
-from edgetl.metrics import evaluate_logits
+from edgetl.inputs.image import square
 from edgetl.progress import progress_bar
 from edgetl.report import write_run_report
 from edgetl.runs import folder as runs
-from edgetl.spec import (
-    RUN_VERSION,
-    EpochRow,
-    Evaluation,
-    FinetuneConfig,
-    Fit,
-    Preprocess,
-    RunRecord,
-    Split,
-    Stage,
-    Strategy,
-    TorchDevice,
-)
+from edgetl.runs.record import RUN_VERSION, EpochRow, RunRecord, Stage
+from edgetl.spec import FinetuneConfig, Fit, Split, Strategy, TorchDevice
+from edgetl.tasks.base import TASKS, Evaluation, Outputs
 from edgetl.train import guidance
-from edgetl.train.backbones import BackboneInfo, Classifier, build_classifier, find_backbone
+from edgetl.train.backbones import BackboneInfo, Network, find_backbone
+from edgetl.train.dataset import load_dataset
 from edgetl.train.infer import forward_rows, keep_to_cores
 from edgetl.train.mistakes import worst_mistakes
 from edgetl.train.options import resolve
@@ -52,7 +40,8 @@ from edgetl.train.strategies import (
     fit_probe_stage,
     named_photos,
 )
-from edgetl.train.weights import load_weights, save_classifier
+from edgetl.train.tasks.base import twin_of
+from edgetl.train.weights import load_weights, save_network
 
 log = logging.getLogger("edgetl")
 
@@ -72,6 +61,7 @@ def finetune(
     device: TorchDevice = "auto",
     labels: str | os.PathLike[str] | None = None,
     depth: int = 16,
+    task: str = "classification",
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = False,
@@ -96,6 +86,7 @@ def finetune(
         device=device,
         labels=os.fspath(labels) if labels else "",
         depth=depth,
+        task=task,
     )
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other.", fix="give one of them.")
@@ -117,16 +108,26 @@ def _train(
 ) -> RunRecord:
     keep_to_cores()
     timings: dict[str, float] = {}
-    spec = rules_for(config.size, config.fit, config.depth)
+    spec = square(config.size, config.fit, config.depth)
     clock = time.perf_counter()
-    dataset = _load_photos(home, config, spec, progress)
+    bar = partial(progress_bar, show=progress)
+    dataset = load_dataset(
+        config.data,
+        TASKS.find(config.task),
+        spec,
+        home / runs.CACHE / runs.PIXELS,
+        labels_csv=config.labels,
+        seed=config.seed,
+        ignore=home,
+        bar=bar,
+    )
     timings["photos"] = time.perf_counter() - clock
     for text in dataset.summary.warnings:
         log.warning(text)
     for skipped in dataset.summary.skipped_files:
         log.warning("%s", skipped_line(skipped))
-    labels = dataset.summary.labels
-    model = build_classifier(config.backbone, len(labels), seed=config.seed)
+    twin = twin_of(dataset.task)
+    model = twin.network(config.backbone, seed=config.seed)
     origin = load_weights(model, config.backbone, config.weights)
     for text in origin.notes:
         log.warning(text)
@@ -134,9 +135,9 @@ def _train(
         edgetl_run=RUN_VERSION,
         status="running",
         config=config,
-        preprocess=spec,
+        task=dataset.task,
+        input=spec,
         normalize=info.normalize,
-        labels=labels,
         data=dataset.summary,
         weights_origin=origin,
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -149,32 +150,11 @@ def _train(
         record = msgspec.structs.replace(record, created_utc=before.created_utc)
     runs.write_run(home, record)  # first: it is what makes the folder a run
     write_bytes(home / runs.PHOTOS, photo_lines(dataset.photos))
-    context = Context(home, config, dataset, info.normalize, progress, timings, [])
+    context = Context(home, config, spec, dataset, twin, info.normalize, progress, timings, [])
     paths = [dataset.root / dataset.photos[i].path for i in dataset.rows("train")]
     context.warn(guidance.framing(paths, config.fit))
     with named_photos(context):
         return _finish(context, record, _stages(context, model), start=start)
-
-
-def _load_photos(home: Path, config: FinetuneConfig, spec: Preprocess, progress: bool) -> Dataset:
-    done = 0
-    total = len(scan(data_folder(config.data), config.labels, ignore=home).photos)
-    with progress_bar("reading photos", total, show=progress) as advance:
-
-        def count(now: int, _: int) -> None:
-            nonlocal done
-            advance(now - done)
-            done = now
-
-        return load_dataset(
-            config.data,
-            spec,
-            home / runs.CACHE / runs.PIXELS,
-            labels_csv=config.labels,
-            seed=config.seed,
-            ignore=home,
-            progress=count,
-        )
 
 
 def _check_same(now: RunRecord, before: RunRecord) -> None:
@@ -197,13 +177,21 @@ def _check_same(now: RunRecord, before: RunRecord) -> None:
         )
 
 
-def _stages(context: Context, model: Classifier) -> tuple[Classifier, list[Stage], list[EpochRow]]:
+def _stages(context: Context, model: Network) -> tuple[Network, list[Stage], list[EpochRow]]:
     """Train as the strategy says; the network that is best on validation is returned."""
     strategy = context.config.strategy
     if strategy == "scratch":
         network, stage, history = fit_network(context, model, "scratch")
         return network, [stage], history
-    probed, probe_stage, row = fit_probe_stage(context, model)
+    found = fit_probe_stage(context, model)
+    if found is None:
+        if strategy == "probe":
+            raise UsageError(
+                f"--task {context.config.task} has no probe.", fix="give --strategy finetune."
+            )
+        network, stage, history = fit_network(context, model, "finetune")
+        return network, [stage], history
+    probed, probe_stage, row = found
     if strategy == "probe":
         return probed, [probe_stage], [row]
     if context.config.flip:
@@ -212,24 +200,20 @@ def _stages(context: Context, model: Classifier) -> tuple[Classifier, list[Stage
     stages, rows = [probe_stage, tuned_stage], [row, *history]
     n = len(context.dataset.rows("validation"))
     context.warn(guidance.far_below(probe_stage, tuned_stage, n, context.config))
-    if strategy == "auto" and _score(probe_stage) > _score(tuned_stage):
+    if strategy == "auto" and probe_stage.score > tuned_stage.score:
         log.warning(
             "fine-tuning (%.4f) did not beat the probe (%.4f) on validation: the probe ships",
-            tuned_stage.accuracy,
-            probe_stage.accuracy,
+            tuned_stage.score[0],
+            probe_stage.score[0],
         )
         return probed, stages, rows
     return tuned, stages, rows
 
 
-def _score(stage: Stage) -> tuple[float, float]:
-    return stage.accuracy, -stage.loss
-
-
 def _finish(
     context: Context,
     record: RunRecord,
-    trained: tuple[Classifier, list[Stage], list[EpochRow]],
+    trained: tuple[Network, list[Stage], list[EpochRow]],
     *,
     start: float,
 ) -> RunRecord:
@@ -237,17 +221,15 @@ def _finish(
     model, stages, history = trained
     home, dataset = context.home, context.dataset
     clock = time.perf_counter()
-    results: dict[Split, tuple[Evaluation, Any]] = {}
-    for split in ("validation", "test"):
+    results: dict[Split, tuple[Evaluation, Outputs]] = {}
+    splits: tuple[Split, ...] = ("validation", "test")
+    for split in splits:
         rows = dataset.rows(split)
         if len(rows):
-            logits = forward_rows(
+            outputs = forward_rows(
                 model, dataset.pixels, rows, record.normalize, device=context.config.device
             )
-            results[split] = (
-                evaluate_logits(logits, dataset.truth(rows), dataset.summary.labels),
-                logits,
-            )
+            results[split] = dataset.task.evaluate(outputs, dataset.targets(rows)), outputs
     context.timings["evaluation"] = time.perf_counter() - clock
     scores = {split: evaluation for split, (evaluation, _) in results.items()}
     context.warn(guidance.never_right(scores, dataset.summary.counts["train"]))
@@ -262,7 +244,7 @@ def _finish(
         timings_s={k: round(v, 3) for k, v in context.timings.items()},
     )
     metadata = {"format": "pt", "edgetl": edgetl.__version__, "backbone": context.config.backbone}
-    save_classifier(model, home / runs.MODEL, metadata)
+    save_network(model, home / runs.MODEL, metadata)
     runs.write_history(home, history)
     mistakes = worst_mistakes(dataset, shown, results[shown][1])
     record = msgspec.structs.replace(
@@ -276,7 +258,7 @@ def _finish(
 
 def _shipped(stages: list[Stage], strategy: Strategy) -> str:
     if strategy == "auto":
-        return max(reversed(stages), key=_score).name
+        return max(reversed(stages), key=lambda stage: stage.score).name
     return stages[-1].name
 
 

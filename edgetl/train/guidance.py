@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from edgetl.inputs.image import CROP
-from edgetl.metrics import never_predicted
-from edgetl.spec import Evaluation, FinetuneConfig, Fit, Split, Stage
+from edgetl.runs.record import Stage
+from edgetl.spec import FinetuneConfig, Fit, Split
+from edgetl.tasks.base import Evaluation
 
 LOOKED_AT = 1000  # photos whose shape is read
 LEAST_SEEN = 0.40  # of a photo's area; a video frame of 16:9 shows 0.43
@@ -58,23 +58,21 @@ def _seen_by_crop(path: Path) -> float:
     return (CROP * min(width, height)) ** 2 / (width * height)
 
 
-def mirroring(
-    plain: npt.NDArray[np.int64],
-    mirrored: npt.NDArray[np.int64],
-    truth: npt.NDArray[np.int64],
-    labels: tuple[str, ...],
-) -> list[str]:
+def mirroring(plain: list[str], mirrored: list[str], truth: list[str]) -> list[str]:
     """That mirrored photos of a class are taken for another: `--no-flip`.
 
-    Takes what the probe, which never saw mirrored photos, predicts for validation photos `(N,)`
-    as they are and mirrored.
+    Takes what the probe, which never saw mirrored photos, answers to validation photos as they are
+    and mirrored.
     """
-    right = plain == truth
+    moved: dict[str, Counter[str]] = {}
+    for before, after, label in zip(plain, mirrored, truth, strict=True):
+        if before == label:
+            moved.setdefault(label, Counter())[after] += 1
     found = []
-    for column, n in sorted(Counter(truth[right].tolist()).items()):
-        other, count = Counter(mirrored[right & (truth == column)].tolist()).most_common(1)[0]
-        if other != column and count >= FEW and 2 * count > n:
-            found.append(f"{count} of {n} of {labels[column]} become {labels[other]}")
+    for label, answers in sorted(moved.items()):
+        (other, count), n = answers.most_common(1)[0], answers.total()
+        if other != label and count >= FEW and 2 * count > n:
+            found.append(f"{count} of {n} of {label} become {other}")
     if not found:
         return []
     return [
@@ -86,7 +84,7 @@ def mirroring(
 def far_below(probe: Stage, tuned: Stage, n: int, config: FinetuneConfig) -> list[str]:
     """That fine-tuning lost against the probe by more than chance explains on `n` photos."""
     # Shares with one photo more on either side: 0 and 1 are never certain.
-    before, after = ((stage.accuracy * n + 1) / (n + 2) for stage in (probe, tuned))
+    before, after = ((stage.score[0] * n + 1) / (n + 2) for stage in (probe, tuned))
     noise = math.sqrt((before * (1 - before) + after * (1 - after)) / n)
     if before - after <= 2 * noise:
         return []
@@ -97,8 +95,8 @@ def far_below(probe: Stage, tuned: Stage, n: int, config: FinetuneConfig) -> lis
         causes.append(f"--epochs {config.epochs}, which may be too few (leave it out)")
     causes.append("photos under wrong labels")
     return [
-        f"Fine-tuning reached {tuned.accuracy:.4f} on the {n} validation photos and the probe "
-        f"{probe.accuracy:.4f}: more than chance explains. Look for {'; '.join(causes)}."
+        f"Fine-tuning reached {tuned.score[0]:.4f} on the {n} validation photos and the probe "
+        f"{probe.score[0]:.4f}: more than chance explains. Look for {'; '.join(causes)}."
     ]
 
 
@@ -118,13 +116,14 @@ def never_right(evaluations: Mapping[Split, Evaluation], trained: dict[str, int]
 
 
 def _mistaken(evaluation: Evaluation, trained: dict[str, int]) -> list[str]:
-    never, found = never_predicted(evaluation), []
-    for score, row in zip(evaluation.per_class, evaluation.confusion, strict=False):
+    never, found = evaluation.never_predicted(), []
+    rows = evaluation.confusion or [()] * len(evaluation.per_class)
+    for score, row in zip(evaluation.per_class, rows, strict=False):
         if score.n and not score.recall:
-            other = evaluation.labels[int(np.argmax(row))]
             predicted = "never predicted, " if score.label in never else ""
+            taken = f", most taken for {evaluation.labels[int(np.argmax(row))]}" if row else ""
             found.append(
-                f"{score.label} ({predicted}none of {score.n} right, most taken for {other}; "
+                f"{score.label} ({predicted}none of {score.n} right{taken}; "
                 f"{trained.get(score.label, 0)} in training)"
             )
     return found

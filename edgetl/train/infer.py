@@ -6,7 +6,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from edgetl.errors import TrainingError
-from edgetl.inputs.image import Pixels
+from edgetl.inputs.base import Pixels
 from edgetl.machine import available_cores, this_machine
 from edgetl.spec import Normalize, Split
+from edgetl.tasks.base import Outputs, finite, join
 
 BATCH = 32
+FEATURES = "features"
 
 
 class NotFiniteError(TrainingError):
@@ -29,9 +31,6 @@ class NotFiniteError(TrainingError):
             f"{what} is NaN or infinity for {len(rows)} photos.", fix="try other starting weights."
         )
         self.what, self.rows, self.split = what, rows, split
-
-
-Floats = npt.NDArray[np.float32]
 
 
 def keep_to_cores() -> None:
@@ -79,22 +78,24 @@ def forward_rows(
     dtype: torch.dtype = torch.float32,
     fold: bool = True,
     advance: Callable[[int], None] = lambda _: None,
-) -> Floats:
-    """Outputs float32 `(len(rows), D)` of `model` for rows of `pixels (N, H, W, 3)`.
+) -> Outputs:
+    """Outputs float32 `(len(rows), …)` of `model` for rows of `pixels (N, H, W, 3)`.
 
-    `fold` folds batch normalisation first, which is faster and equal up to rounding. Raises
-    NotFiniteError with the rows whose outputs are NaN or infinity.
+    A model that returns one tensor, as a body does, has the output FEATURES. `fold` folds batch
+    normalisation first, which is faster and equal up to rounding. Raises NotFiniteError with the
+    rows whose outputs are NaN or infinity.
     """
     ready = (folded(model) if fold else copy.deepcopy(model).eval()).to(device=device, dtype=dtype)
-    outputs: list[Any] = []
+    parts: list[Outputs] = []
     with torch.inference_mode():
         for start in range(0, len(rows), BATCH):
             block = torch.from_numpy(np.ascontiguousarray(pixels[rows[start : start + BATCH]]))
-            out = ready(normalise(block.to(device), normalize, dtype))
-            outputs.append(out.float().cpu().numpy())
+            found = ready(normalise(block.to(device), normalize, dtype))
+            named = found if isinstance(found, dict) else {FEATURES: found}
+            parts.append({name: tensor.float().cpu().numpy() for name, tensor in named.items()})
             advance(len(block))
-    found = np.concatenate(outputs)
-    good = np.isfinite(found).all(axis=1)
+    outputs = join(parts)
+    good = finite(outputs)
     if not good.all():
         raise NotFiniteError("The network's output", rows[~good])
-    return found
+    return outputs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
@@ -11,19 +10,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.torch
 import torch
 from torch import nn
 
 from edgetl.files import write_bytes
-from edgetl.inputs.image import Pixels
-from edgetl.metrics import cross_entropy, evaluate_logits
-from edgetl.spec import EpochRow, Normalize, Strict
+from edgetl.inputs.base import Pixels
+from edgetl.progress import Bar
+from edgetl.runs.record import EpochRow
+from edgetl.spec import Normalize, Strict
+from edgetl.tasks.base import Task
 from edgetl.train.augment import Batches, jitter
-from edgetl.train.backbones import Classifier
+from edgetl.train.backbones import Network
 from edgetl.train.infer import NotFiniteError, bf16_pays, forward_rows
 from edgetl.train.state_dicts import read_safetensors
+from edgetl.train.tasks.base import TrainTask
 
 
 class Hyperparameters(Strict, frozen=True, kw_only=True):
@@ -32,7 +33,7 @@ class Hyperparameters(Strict, frozen=True, kw_only=True):
     stage: Literal["finetune", "scratch"]
     epochs: int
     batch: int
-    train_size: int
+    train_size: tuple[int, int]  # width, height
     head_rate: float
     body_rate: float
     bottom_rate: float  # the first layer's rate as a fraction of body_rate
@@ -47,22 +48,22 @@ class Hyperparameters(Strict, frozen=True, kw_only=True):
 
 
 class Validation:
-    """Held-out photos that choose the checkpoint."""
+    """Held-out samples that choose the checkpoint."""
 
-    def __init__(self, pixels: Pixels, truth: npt.NDArray[np.int64], labels: tuple[str, ...]):
-        self.pixels, self.truth, self.labels = pixels, truth, labels
+    def __init__(self, pixels: Pixels, targets: Any, task: Task):
+        self.pixels, self.targets, self.task = pixels, targets, task
 
     def score(
         self, model: nn.Module, normalize: Normalize, device: Literal["cpu", "cuda"]
-    ) -> tuple[float, float, float]:
-        """(accuracy, macro-F1, loss) in float32; NotFiniteError with rows of validation."""
-        rows = np.arange(len(self.truth), dtype=np.int64)
+    ) -> tuple[dict[str, float], float]:
+        """The task's metrics and loss, in float32; NotFiniteError with rows of validation."""
+        rows = np.arange(len(self.pixels), dtype=np.int64)
         try:
-            logits = forward_rows(model, self.pixels, rows, normalize, device=device)
+            outputs = forward_rows(model, self.pixels, rows, normalize, device=device)
         except NotFiniteError as error:
             raise NotFiniteError(error.what, error.rows, "validation") from None
-        scores = evaluate_logits(logits, self.truth, self.labels)
-        return scores.accuracy, scores.macro_f1, cross_entropy(logits, self.truth)
+        found = self.task.evaluate(outputs, self.targets)
+        return found.metrics, self.task.loss(outputs, self.targets)
 
 
 class Trainer:
@@ -70,14 +71,18 @@ class Trainer:
 
     def __init__(
         self,
-        model: Classifier,
+        model: Network,
+        twin: TrainTask,
         settings: Hyperparameters,
         normalize: Normalize,
+        *,
         device: Any,
         steps: int,
     ) -> None:
+        """`steps` is how many an epoch has."""
         self.settings, self.normalize, self.device = settings, normalize, device
-        self.model: Classifier = model.to(device).to(memory_format=torch.channels_last)
+        self.twin = twin
+        self.model: Network = model.to(device).to(memory_format=torch.channels_last)
         self.total = max(1, steps * settings.epochs)
         if settings.train_norm:
             quicken_norms(self.model)
@@ -118,7 +123,7 @@ class Trainer:
                     module.eval()
 
     def train_step(self, images: torch.Tensor, truth: torch.Tensor) -> float:
-        """One step on uint8 `(B, H, W, 3)` and classes `(B,)`; returns the loss.
+        """One step on uint8 `(B, H, W, 3)` and the task's targets of them; returns the loss.
 
         NotFiniteError with places in the batch instead of a step that would spoil the weights.
         """
@@ -129,15 +134,15 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.settings.seed * 7_368_787 + self.step)
         inputs = self._inputs(jitter(images.float(), generator))
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
-            logits = self.model(inputs)
-        loss = nn.functional.cross_entropy(
-            logits.float(), truth, label_smoothing=self.settings.smoothing
-        )
+            found = self.model(inputs)
+        outputs = {name: tensor.float() for name, tensor in found.items()}
+        loss = self.twin.loss(outputs, truth, smoothing=self.settings.smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_([p for g in self.groups for p in g["params"]], 1.0)
         if not math.isfinite(float(loss.detach() + norm)):
-            good = logits.detach().isfinite().all(dim=1).cpu().numpy()
+            flags = [t.detach().flatten(1).isfinite().all(dim=1) for t in outputs.values()]
+            good = torch.stack(flags).all(dim=0).cpu().numpy()
             what = "The gradient" if good.all() else "The loss"
             raise NotFiniteError(what, np.flatnonzero(good == good.all()))
         self.optimizer.step()
@@ -170,7 +175,7 @@ class Trainer:
     def finish_epoch(self, row: EpochRow) -> None:
         """Keep the best average; count epochs without progress."""
         self.history.append(row)
-        score = (row.validation_accuracy, -row.validation_loss)
+        score = (next(iter(row.metrics.values())), -row.validation_loss)
         if score > self.best_score:
             self.best_score, self.stale = score, 0
             self.best.load_state_dict(self.average.state_dict())
@@ -247,7 +252,7 @@ def quicken_norms(model: nn.Module) -> None:
             module.momentum = 0.1
 
 
-def parameter_groups(model: Classifier, settings: Hyperparameters) -> list[dict[str, Any]]:
+def parameter_groups(model: Network, settings: Hyperparameters) -> list[dict[str, Any]]:
     """Optimiser groups: rates rise with depth, first layers rest, norms do not decay."""
     body = list(model.body.named_parameters())
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -260,8 +265,9 @@ def parameter_groups(model: Classifier, settings: Hyperparameters) -> list[dict[
         rate = settings.body_rate * settings.bottom_rate ** (1 - band)
         decay = settings.weight_decay if parameter.ndim > 1 else 0.0
         _add(groups, rate, decay, parameter)
-    _add(groups, settings.head_rate, settings.weight_decay, model.head.weight)
-    _add(groups, settings.head_rate, 0.0, model.head.bias)
+    for parameter in model.head.parameters():
+        decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+        _add(groups, settings.head_rate, decay, parameter)
     return list(groups.values())
 
 
@@ -279,16 +285,16 @@ def train(
     validation: Validation,
     *,
     checkpoint: Callable[[Trainer], None],
-    bar: Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]],
+    bar: Bar,
 ) -> None:
     """Train until done; `checkpoint` is called after every epoch with everything settled."""
     settings = trainer.settings
     while not trainer.done:
         start = time.perf_counter()
         title = f"{settings.stage}, epoch {trainer.epoch + 1} of {settings.epochs}"
-        with bar(title, len(batches.truth)) as advance:
+        with bar(title, len(batches.targets)) as advance:
             loss, rate = trainer.run_epoch(batches, advance)
-        accuracy, macro_f1, validation_loss = validation.score(
+        metrics, validation_loss = validation.score(
             trainer.average, trainer.normalize, trainer.device
         )
         row = EpochRow(
@@ -296,8 +302,7 @@ def train(
             epoch=trainer.epoch + 1,
             loss=loss,
             learning_rate=settings.body_rate * trainer._rate(),
-            validation_accuracy=accuracy,
-            validation_macro_f1=macro_f1,
+            metrics=metrics,
             validation_loss=validation_loss,
             images_per_s=rate,
             seconds=time.perf_counter() - start,

@@ -26,6 +26,7 @@ def resolve(
     device: TorchDevice,
     labels: str,
     depth: int = FULL_DEPTH,
+    task: str = "classification",
 ) -> FinetuneConfig:
     """Check options and fill in what they leave open; UsageError for contradictions.
 
@@ -78,6 +79,7 @@ def resolve(
         device=chosen,
         labels=_absolute(labels) if labels else "",
         depth=depth,
+        task=task,
     )
 
 

@@ -48,13 +48,63 @@ def fit_probe(
     return Head(full_weight, full_bias, strength)
 
 
+def fit_binary_probe(
+    features: Floats, truth: npt.NDArray[np.bool_], groups: list[str], *, seed: int
+) -> Head:
+    """As `fit_probe`, one logistic regression for each column of `truth (N, C)`.
+
+    All have one C, by the cross-validated log-loss over all columns. A column that is always or
+    never true gets no weights, and the bias of its smoothed share.
+    """
+    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
+    scaled = ((features - mean) / deviation).astype(np.float32)
+    keys = _keys(groups)
+    folds = int(min(FOLDS, len(set(keys))))
+    strength = STRENGTHS[len(STRENGTHS) // 2]
+    if folds >= 2:
+        from sklearn.model_selection import GroupKFold
+
+        splitter = GroupKFold(folds, shuffle=True, random_state=seed)
+        parts = list(splitter.split(scaled, groups=keys))
+        losses: list[float] = []
+        for strength in STRENGTHS:
+            losses.append(0.0)
+            for train, held in parts:
+                weight, bias = _fit_columns(scaled[train], truth[train], strength, 1e-2)
+                logits = scaled[held].astype(np.float64) @ weight.T + bias
+                losses[-1] += float((np.logaddexp(0, logits) - truth[held] * logits).sum())
+            if losses[-1] > min(losses):
+                break  # as in `_choose_strength`
+        strength = STRENGTHS[int(np.argmin(losses))]
+    weight, bias = _fit_columns(scaled, truth, strength, 1e-3)
+    weight = (weight / deviation).astype(np.float32)
+    return Head(weight, (bias - weight @ mean).astype(np.float32), strength)
+
+
+def _fit_columns(
+    scaled: Floats, truth: npt.NDArray[np.bool_], strength: float, tolerance: float
+) -> tuple[Floats, Floats]:
+    weight = np.zeros((truth.shape[1], scaled.shape[1]), np.float32)
+    share = (truth.sum(axis=0) + 0.5) / (len(truth) + 1)
+    bias = np.log(share / (1 - share)).astype(np.float32)
+    for i in range(truth.shape[1]):
+        if 0 < truth[:, i].sum() < len(truth):
+            two, both = _fit(scaled, truth[:, i].astype(np.int64), strength, None, tolerance)
+            weight[i], bias[i] = two[1] - two[0], both[1] - both[0]
+    return weight, bias
+
+
+def _keys(groups: list[str]) -> npt.NDArray[np.str_]:
+    """Group names; ungrouped photos are groups of one."""
+    return np.array([group or f"\0{i}" for i, group in enumerate(groups)])
+
+
 def _choose_strength(
     scaled: Floats, truth: npt.NDArray[np.int64], groups: list[str], seed: int
 ) -> float:
     from sklearn.model_selection import StratifiedGroupKFold
 
-    # Ungrouped photos are groups of one.
-    keys = np.array([group or f"\0{i}" for i, group in enumerate(groups)])
+    keys = _keys(groups)
     smallest = np.bincount(truth).min()
     folds = int(min(FOLDS, smallest, len(set(keys))))
     if folds < 2:

@@ -6,24 +6,25 @@ from pathlib import Path
 
 import numpy as np
 
-from edgetl.inputs.image import Pixels
-from edgetl.metrics import Logits
+from edgetl.inputs.base import Pixels
 from edgetl.runs.folder import MODEL
-from edgetl.spec import RunRecord
-from edgetl.train.backbones import Classifier, build_classifier
+from edgetl.runs.record import RunRecord
+from edgetl.tasks.base import Outputs
+from edgetl.train.backbones import Network
 from edgetl.train.infer import forward_rows, keep_to_cores
-from edgetl.train.weights import restore_classifier
+from edgetl.train.tasks.base import twin_of
+from edgetl.train.weights import restore_network
 
 
-def load_classifier(run: Path, record: RunRecord) -> Classifier:
+def load_network(run: Path, record: RunRecord) -> Network:
     """The run's network in evaluation mode."""
     keep_to_cores()
-    model = build_classifier(record.config.backbone, len(record.labels), seed=0)
-    restore_classifier(model, run / MODEL)
+    model = twin_of(record.task).network(record.config.backbone, seed=0)
+    restore_network(model, run / MODEL)
     return model.eval()
 
 
-def reference_logits(model: Classifier, record: RunRecord, images: Pixels) -> Logits:
-    """FP32 eager logits `(N, classes)`; nothing folded, nothing cast."""
+def reference_outputs(model: Network, record: RunRecord, images: Pixels) -> Outputs:
+    """FP32 eager outputs `(N, …)`; nothing folded, nothing cast."""
     rows = np.arange(len(images), dtype=np.int64)
     return forward_rows(model, images, rows, record.normalize, device="cpu", fold=False)

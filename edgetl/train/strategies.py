@@ -12,24 +12,28 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 
-from edgetl.data.dataset import Dataset
 from edgetl.data.ingest import open_cache
 from edgetl.errors import TrainingError
 from edgetl.files import read_jsonl, write_bytes
-from edgetl.inputs.image import CROP, Pixels, pixels, rules_for
+from edgetl.inputs.base import Pixels
+from edgetl.inputs.image import CROP, ImageInput
 from edgetl.machine import available_cores
-from edgetl.progress import progress_bar, status_line
+from edgetl.progress import Advance, progress_bar, status_line
 from edgetl.runs import folder as runs
-from edgetl.spec import EpochRow, FinetuneConfig, Normalize, Stage
+from edgetl.runs.record import EpochRow, Stage
+from edgetl.spec import FinetuneConfig, Normalize
 from edgetl.train import guidance
 from edgetl.train.augment import Batches
-from edgetl.train.backbones import Classifier
-from edgetl.train.infer import NotFiniteError, bf16_pays, forward_rows
+from edgetl.train.backbones import Network
+from edgetl.train.dataset import Dataset
+from edgetl.train.infer import FEATURES, NotFiniteError, bf16_pays, forward_rows
 from edgetl.train.loop import Hyperparameters, Trainer, Validation, train
-from edgetl.train.probe import Head, fit_probe
+from edgetl.train.probe import Head
+from edgetl.train.tasks.base import TrainTask
 
 log = logging.getLogger("edgetl")
 BATCH = 32
@@ -44,7 +48,9 @@ class Context(NamedTuple):
 
     home: Path
     config: FinetuneConfig
+    spec: ImageInput
     dataset: Dataset
+    twin: TrainTask
     normalize: Normalize
     progress: bool
     timings: dict[str, float]
@@ -59,11 +65,12 @@ class Context(NamedTuple):
     def validation(self) -> Validation:
         """The photos that choose."""
         rows = self.dataset.rows("validation")
-        return Validation(
-            np.ascontiguousarray(self.dataset.pixels[rows]),
-            self.dataset.truth(rows),
-            self.dataset.summary.labels,
-        )
+        pixels = np.ascontiguousarray(self.dataset.pixels[rows])
+        return Validation(pixels, self.dataset.targets(rows), self.dataset.task)
+
+    def bar(self, title: str, total: int) -> contextlib.AbstractContextManager[Advance]:
+        """A progress bar, if progress is shown."""
+        return progress_bar(title, total, show=self.progress)
 
 
 @contextlib.contextmanager
@@ -86,16 +93,18 @@ def named_photos(context: Context) -> Iterator[None]:
         ) from error
 
 
-def fit_probe_stage(context: Context, model: Classifier) -> tuple[Classifier, Stage, EpochRow]:
-    """Fit the head of `model` on features of its frozen body."""
+def fit_probe_stage(context: Context, model: Network) -> tuple[Network, Stage, EpochRow] | None:
+    """Fit the head of `model` on features of its frozen body; None where the task has no probe."""
     clock = time.perf_counter()
     head = _saved_head(context.home / runs.PROBE) or _fit_head(context, model)
+    if head is None:
+        return None
     probed = copy.deepcopy(model)
     with torch.no_grad():
         probed.head.weight.copy_(torch.from_numpy(head.weight))
         probed.head.bias.copy_(torch.from_numpy(head.bias))
     validation = context.validation()
-    accuracy, macro_f1, loss = validation.score(probed, context.normalize, context.config.device)
+    metrics, loss = validation.score(probed, context.normalize, context.config.device)
     seconds = time.perf_counter() - clock
     context.timings["probe"] = seconds
     rows = context.dataset.rows("train")
@@ -104,16 +113,14 @@ def fit_probe_stage(context: Context, model: Classifier) -> tuple[Classifier, St
         epoch=1,
         loss=0.0,
         learning_rate=0.0,
-        validation_accuracy=accuracy,
-        validation_macro_f1=macro_f1,
+        metrics=metrics,
         validation_loss=loss,
         images_per_s=len(rows) / seconds,
         seconds=seconds,
     )
     stage = Stage(
         name="probe",
-        accuracy=accuracy,
-        macro_f1=macro_f1,
+        metrics=metrics,
         loss=loss,
         seconds=seconds,
         details={"regularisation C": head.strength},
@@ -121,28 +128,30 @@ def fit_probe_stage(context: Context, model: Classifier) -> tuple[Classifier, St
     return probed, stage, row
 
 
-def check_mirroring(context: Context, probed: Classifier) -> None:
+def check_mirroring(context: Context, probed: Network) -> None:
     """Warn where mirroring, which fine-tuning does, would make one class of another."""
     device, validation = context.config.device, context.validation()
+    task, truth = validation.task, validation.task.named(validation.targets)
+    if not truth or not context.twin.augments:
+        return
     dtype = torch.bfloat16 if bf16_pays(device) else torch.float32
-    rows = np.arange(len(validation.truth), dtype=np.int64)
+    rows = np.arange(len(truth), dtype=np.int64)
     plain, mirrored = (
-        forward_rows(probed, images, rows, context.normalize, device=device, dtype=dtype)
+        task.answers(
+            forward_rows(probed, images, rows, context.normalize, device=device, dtype=dtype),
+            task.Settings(),
+        )
         for images in (validation.pixels, validation.pixels[:, :, ::-1])
     )
-    context.warn(
-        guidance.mirroring(
-            plain.argmax(axis=1), mirrored.argmax(axis=1), validation.truth, validation.labels
-        )
-    )
+    context.warn(guidance.mirroring(plain, mirrored, truth))
 
 
-def _fit_head(context: Context, model: Classifier) -> Head:
+def _fit_head(context: Context, model: Network) -> Head | None:
     dataset, device = context.dataset, context.config.device
     rows = dataset.rows("train")
     dtype = torch.bfloat16 if bf16_pays(device) else torch.float32
     clock = time.perf_counter()
-    with progress_bar("frozen features", len(rows), show=context.progress) as advance:
+    with context.bar("frozen features", len(rows)) as advance:
         features = forward_rows(
             model.body,
             dataset.pixels,
@@ -151,18 +160,16 @@ def _fit_head(context: Context, model: Classifier) -> Head:
             device=device,
             dtype=dtype,
             advance=advance,
-        )
+        )[FEATURES]
     context.timings["features"] = time.perf_counter() - clock
     clock = time.perf_counter()
     with status_line(show=context.progress) as say:
         say("fitting the probe's head")
-        head = fit_probe(
-            features,
-            dataset.truth(rows),
-            [dataset.photos[i].group for i in rows],
-            classes=len(dataset.summary.labels),
-            seed=context.config.seed,
-        )
+        groups = [dataset.photos[i].group for i in rows]
+        seed = context.config.seed
+        head = context.twin.probe(features, dataset.targets(rows), groups, seed=seed)
+    if head is None:
+        return None
     context.timings["head"] = time.perf_counter() - clock
     stream = io.BytesIO()
     np.savez(stream, weight=head.weight, bias=head.bias, strength=head.strength)
@@ -178,19 +185,22 @@ def _saved_head(path: Path) -> Head | None:
 
 
 def settings_for(
-    stage: Literal["finetune", "scratch"], config: FinetuneConfig, photos: int
+    stage: Literal["finetune", "scratch"],
+    config: FinetuneConfig,
+    size: tuple[int, int],
+    photos: int,
 ) -> Hyperparameters:
-    """The recipe of a stage; defaults follow the number of training photos."""
+    """The recipe of a stage, whose network is deployed at `size` (width, height)."""
     pretrained = stage == "finetune"
     wanted = FINETUNE_PHOTOS if pretrained else SCRATCH_PHOTOS
     most = 30 if pretrained else 100
     epochs = config.epochs or int(np.clip(round(wanted / photos), 6, most))
-    size = max(32, round(config.size * TRAIN_SIZE / 16) * 16)
+    small = [max(32, round(side * TRAIN_SIZE / 16) * 16) for side in size]
     return Hyperparameters(
         stage=stage,
         epochs=epochs,
         batch=BATCH,
-        train_size=size if pretrained else config.size,
+        train_size=(small[0], small[1]) if pretrained else size,
         head_rate=5e-4 if pretrained else 2e-3,
         body_rate=4e-4 if pretrained else 2e-3,
         bottom_rate=0.1 if pretrained else 1.0,
@@ -206,16 +216,19 @@ def settings_for(
 
 
 def fit_network(
-    context: Context, model: Classifier, stage: Literal["finetune", "scratch"]
-) -> tuple[Classifier, Stage, list[EpochRow]]:
+    context: Context, model: Network, stage: Literal["finetune", "scratch"]
+) -> tuple[Network, Stage, list[EpochRow]]:
     """Train a copy of `model`; goes on from the run's checkpoint if there is one."""
     clock = time.perf_counter()
     dataset, config = context.dataset, context.config
     rows = dataset.rows("train")
-    settings = settings_for(stage, config, len(rows))
+    settings = settings_for(stage, config, context.spec.size, len(rows))
+    targets = dataset.targets(rows)
+    context.twin.study(targets)
     batches = Batches(
         training_pixels(context, rows),
-        dataset.truth(rows),
+        targets,
+        context.twin,
         size=settings.train_size,
         batch=settings.batch,
         flip=settings.flip,
@@ -223,7 +236,12 @@ def fit_network(
         erase=stage == "finetune",
     )
     trainer = Trainer(
-        copy.deepcopy(model), settings, context.normalize, config.device, batches.steps
+        copy.deepcopy(model),
+        context.twin,
+        settings,
+        context.normalize,
+        device=config.device,
+        steps=batches.steps,
     )
     checkpoint = context.home / runs.CHECKPOINT
     if checkpoint.is_file():
@@ -234,25 +252,23 @@ def fit_network(
         runs.write_history(context.home, state.history)
         state.save(checkpoint)
 
-    def bar(title: str, total: int) -> contextlib.AbstractContextManager[Any]:
-        return progress_bar(title, total, show=context.progress)
-
-    train(trainer, batches, context.validation(), checkpoint=save, bar=bar)
+    train(trainer, batches, context.validation(), checkpoint=save, bar=context.bar)
     seconds = time.perf_counter() - clock
     context.timings[stage] = seconds
-    best = max(trainer.history, key=lambda row: (row.validation_accuracy, -row.validation_loss))
+    best = max(
+        trainer.history, key=lambda row: (next(iter(row.metrics.values())), -row.validation_loss)
+    )
     return (
         trainer.best.to("cpu"),
         Stage(
             name=stage,
-            accuracy=best.validation_accuracy,
-            macro_f1=best.validation_macro_f1,
+            metrics=best.metrics,
             loss=best.validation_loss,
             seconds=seconds,
             details={
                 "best epoch": best.epoch,
                 "epochs": settings.epochs,
-                "training size": settings.train_size,
+                "training size": shown_size(settings.train_size),
                 "batch": settings.batch,
                 "rate": settings.body_rate,
             },
@@ -264,21 +280,24 @@ def fit_network(
 def training_pixels(context: Context, rows: Any) -> Pixels:
     """Training photos a little larger than deployed, fitted alike, but with nothing cropped yet.
 
-    Random crops choose their own part; `crop` here only makes the photo square.
+    Random crops choose their own part; they start from all of what the fit would crop.
     """
-    size = round(context.config.size / CROP / 8) * 8
-    spec = rules_for(size, context.config.fit, context.config.depth)
+    spec = context.spec
+    if context.twin.augments:
+        high, wide = (round(side / CROP / 8) * 8 for side in (spec.height, spec.width))
+        spec = msgspec.structs.replace(spec, height=high, width=wide, crop=1.0)
     paths = [context.dataset.root / context.dataset.photos[i].path for i in rows]
-    cache = open_cache(context.home / runs.CACHE / runs.CROPS, len(rows), size)
-
-    def read(path: Path) -> Pixels:
-        return pixels(path, spec, crop=1.0)
-
+    cache = open_cache(context.home / runs.CACHE / runs.CROPS, len(rows), spec.shape)
     with (
-        progress_bar("caching photos", len(rows), show=context.progress) as advance,
+        context.bar("caching photos", len(rows)) as advance,
         ThreadPoolExecutor(available_cores()) as pool,
     ):
-        for index, image in enumerate(pool.map(read, paths)):
-            cache[index] = image
+        for index, read in enumerate(pool.map(spec.read, paths)):
+            cache[index] = read.pixels
             advance(1)
     return cache
+
+
+def shown_size(size: tuple[int, int]) -> str:
+    """Pixels as HEIGHTxWIDTH, or one number for a square."""
+    return str(size[0]) if size[0] == size[1] else f"{size[1]}x{size[0]}"

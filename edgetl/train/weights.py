@@ -1,4 +1,4 @@
-"""Starting weights: torchvision's, a file's, or none; and how a classifier is stored."""
+"""Starting weights: torchvision's, a file's, or none; and how a network is stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torchvision
 from edgetl.errors import WeightsError
 from edgetl.files import sha256_file, user_path, write_bytes
 from edgetl.spec import WeightsOrigin
-from edgetl.train.backbones import BackboneInfo, Classifier, find_backbone
+from edgetl.train.backbones import BackboneInfo, Network, find_backbone
 from edgetl.train.state_dicts import (
     Tensors,
     is_safetensors,
@@ -34,7 +34,7 @@ IMAGENET_CLASSES = 1000
 AUXILIARY = re.compile(r"aux\d*\.")  # heads that only the original training had
 
 
-def load_weights(model: Classifier, backbone: str, weights: str) -> WeightsOrigin:
+def load_weights(model: Network, backbone: str, weights: str) -> WeightsOrigin:
     """Fill the body of `model` from `imagenet`, a file, or leave it (`none`); say the origin.
 
     Every name and shape of the body must match; prefixes of wrappers go, and the file's own head is
@@ -73,7 +73,7 @@ def file_licence(path: Path) -> str:
     return "not stated in the file; ask whoever made it"
 
 
-def assign(model: Classifier, tensors: Tensors, *, source: str) -> list[str]:
+def assign(model: Network, tensors: Tensors, *, source: str) -> list[str]:
     """Copy `tensors` into the body, as float32; WeightsError lists what does not fit.
 
     Returns notes on what was left out or converted.
@@ -205,11 +205,12 @@ def _from_torchvision(info: BackboneInfo) -> tuple[Tensors, Path]:
         ) from error
 
 
-def save_classifier(model: Classifier, path: Path, metadata: dict[str, str]) -> None:
-    """Write a classifier as safetensors with torchvision's key names, atomically."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.body.state_dict().items()}
-    tensors[f"{model.head_name}.weight"] = model.head.weight.detach().cpu().contiguous()
-    tensors[f"{model.head_name}.bias"] = model.head.bias.detach().cpu().contiguous()
+def save_network(model: Network, path: Path, metadata: dict[str, str]) -> None:
+    """Write a network as safetensors, the body with torchvision's key names, atomically."""
+    state = model.body.state_dict() | {
+        f"{model.head_name}.{key}": value for key, value in model.head.state_dict().items()
+    }
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     write_bytes(path, _ordered(safetensors.torch.save(tensors, metadata=metadata)))
 
 
@@ -223,15 +224,14 @@ def _ordered(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[end:]
 
 
-def restore_classifier(model: Classifier, path: Path) -> None:
-    """Read what `save_classifier` wrote into `model`, head included."""
+def restore_network(model: Network, path: Path) -> None:
+    """Read what `save_network` wrote into `model`, head included."""
     tensors, _ = read_tensors(path)
     assign(model, tensors, source=str(path))
     try:
-        head = {k: tensors[f"{model.head_name}.{k}"] for k in ("weight", "bias")}
+        head = {k: tensors[f"{model.head_name}.{k}"] for k in model.head.state_dict()}
         model.head.load_state_dict(head)
     except (KeyError, RuntimeError) as error:
         raise WeightsError(
-            f"{path} does not hold a head for {model.head.out_features} classes.",
-            fix="train the run again.",
+            f"{path} does not hold the head of its task.", fix="train the run again."
         ) from error

@@ -28,17 +28,9 @@ from hypothesis import strategies as st
 from edgetl.bundle import archive as module
 from edgetl.bundle import open_bundle, unpack, write_bundle
 from edgetl.errors import BundleError, StorageError
-from edgetl.spec import (
-    Artifact,
-    Candidate,
-    FinetuneConfig,
-    Golden,
-    Manifest,
-    Normalize,
-    Preprocess,
-    Provenance,
-    WeightsOrigin,
-)
+from edgetl.inputs.image import ImageInput
+from edgetl.bundle.manifest import Artifact, Candidate, Golden, Manifest, Provenance
+from edgetl.spec import FinetuneConfig, Normalize, WeightsOrigin
 
 MODE = (stat.S_IFREG | 0o644) << 16
 MEMBERS = {
@@ -93,7 +85,7 @@ def make_manifest(**changes: Any) -> Manifest:
         edgetl_bundle="1.0",
         name="parts",
         labels=("bolt", "nut — Mutter"),
-        preprocess=Preprocess(),
+        preprocess=ImageInput(),
         normalize=Normalize(),
         targets=("cpu",),
         order=("ort-int8", "ort-fp32"),

@@ -47,7 +47,7 @@ def test_an_onnx_file_end_to_end(
     with open_bundle(out) as opened:
         manifest = opened.manifest
         assert manifest.labels == small.LABELS
-        assert manifest.preprocess.fit == "squash"
+        assert manifest.input.fit == "squash"
         origin = manifest.provenance
         assert (origin.strategy, origin.config, origin.test) == ("given", None, None)
         assert origin.weights.source == "given.onnx"

@@ -26,10 +26,9 @@ from edgetl.data.duplicates import (
     structure,
 )
 from edgetl.data.ingest import look_all, signature
-from edgetl.inputs.image import pixels
-from edgetl.spec import Preprocess
+from edgetl.inputs.image import pixels, square
 
-SPEC = Preprocess(size=224)
+SPEC = square(224)
 Change = Callable[[Image.Image], Image.Image]
 
 
@@ -196,7 +195,7 @@ def textured(draw: Callable[[np.random.Generator], np.ndarray], seed: int) -> Im
 @pytest.mark.parametrize("name", TEXTURES)
 @pytest.mark.parametrize("size", [64, 224])
 def test_pieces_with_little_texture_are_different_pictures(name: str, size: int) -> None:
-    spec = Preprocess(size=size)
+    spec = square(size)
     photos = [textured(TEXTURES[name], seed) for seed in range(60)]
     signs = [signature(pixels(photo, spec)) for photo in photos]
     grids, thumbs = (np.stack(part) for part in zip(*signs, strict=True))

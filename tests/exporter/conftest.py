@@ -13,7 +13,8 @@ from PIL import Image
 from torch import nn
 
 from edgetl.exporter.onnx.trace import trace
-from edgetl.spec import Normalize, Preprocess
+from edgetl.inputs.image import square
+from edgetl.spec import Normalize
 
 SIZE = 48
 
@@ -62,7 +63,7 @@ def blocks_canonical() -> bytes:
     x = torch.from_numpy(draw_pictures(64)).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         model.train()((x - 0.45) / 0.225)
-    return trace(model.eval(), Preprocess(size=SIZE), Normalize())
+    return trace(model.eval(), square(SIZE), Normalize())
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,9 @@ from edgetl.exporter.onnx.checks import INPUT, NORMALIZED, OUTPUT
 from edgetl.exporter.onnx.passes import finish, prepend, rename
 from edgetl.exporter.sources.base import ValidationSet
 from edgetl.files import sha256_bytes
-from edgetl.spec import Calibration, Normalize, Preprocess, Provenance
+from edgetl.inputs.image import square
+from edgetl.bundle.manifest import Calibration, Provenance
+from edgetl.spec import Normalize
 
 SIZE, WIDTH = 32, 16
 LABELS = ("disc", "frame", "stripes")
@@ -196,7 +198,7 @@ def backbone(name: str, size: int = 64) -> tuple[bytes, Any]:
         mean, std = (255 * np.reshape(v, (1, 3, 1, 1)) for v in (NORMALIZE.mean, NORMALIZE.std))
         seen = (noise(8, size).transpose(0, 3, 1, 2) - mean) / std
         network(torch.from_numpy(seen.astype(np.float32)))
-    return trace(network.eval(), Preprocess(size=size), NORMALIZE), network
+    return trace(network.eval(), square(size), NORMALIZE), network
 
 
 def noise(count: int, size: int = 64) -> Images:
@@ -211,7 +213,7 @@ class SmallSource:
     """A canonical ONNX with pictures; every other member is as an export sees it."""
 
     labels = LABELS
-    preprocess, normalize = Preprocess(size=SIZE, fit="squash"), NORMALIZE
+    input, normalize = square(SIZE, "squash"), NORMALIZE
 
     def __init__(self, model: bytes, photos: int = 96, held: int = 24) -> None:
         self.model, self.asked = model, list[int]()

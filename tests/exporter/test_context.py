@@ -11,7 +11,7 @@ from edgetl.exporter import context as materials
 from edgetl.exporter.context import HELD_OUT, BuildContext
 from edgetl.exporter.onnx.checks import NORMALIZED
 from edgetl.exporter.quantize.calibration import float_tensors
-from edgetl.spec import Calibration
+from edgetl.bundle.manifest import Calibration
 from tests.exporter import small
 
 

@@ -37,7 +37,7 @@ from edgetl.recipes import find_recipe
 from edgetl.runtime.bench.measure import Unmeasured
 from edgetl.runtime.choose import TIE
 from edgetl.runtime.selftest import self_test
-from edgetl.spec import Candidate
+from edgetl.bundle.manifest import Candidate
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import pytest
 
 from edgetl.exporter.gate import divergence_limit, judge
 from edgetl.metrics import divergence
-from edgetl.spec import Candidate
+from edgetl.bundle.manifest import Candidate
 
 LABELS = ("a", "b", "c", "d")
 

@@ -8,10 +8,9 @@ import numpy as np
 from PIL import Image
 
 from edgetl.exporter.golden import drawn_jpeg, golden_inputs, golden_members
-from edgetl.inputs.image import pixels
-from edgetl.spec import Preprocess
+from edgetl.inputs.image import pixels, square
 
-SPEC = Preprocess(size=48, fit="crop")
+SPEC = square(48, "crop")
 
 
 def load(data: bytes) -> np.ndarray:
@@ -94,7 +93,7 @@ def test_the_jpeg_is_the_same_each_time_and_must_be_turned() -> None:
     image = Image.open(io.BytesIO(drawn_jpeg()))
     assert image.size == (640, 480)
     assert image.getexif()[0x0112] == 6
-    upright = pixels(drawn_jpeg(), Preprocess(size=64, fit="squash"))
+    upright = pixels(drawn_jpeg(), square(64, "squash"))
     rows, columns = upright.mean(axis=(1, 2)), upright.mean(axis=(0, 2))
     assert rows.shape == columns.shape == (64,)
     # green grows along the stored width, which upright is the height

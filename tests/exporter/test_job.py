@@ -23,7 +23,7 @@ from edgetl.exporter.plan import plan
 from edgetl.machine import this_machine
 from edgetl.recipes import find_recipe
 from edgetl.runtime.selftest import self_test
-from edgetl.spec import Candidate
+from edgetl.bundle.manifest import Candidate
 
 
 @pytest.fixture

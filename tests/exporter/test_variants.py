@@ -23,7 +23,7 @@ from edgetl.exporter.search import search as searching
 from edgetl.exporter.search.blocks import blocks
 from edgetl.exporter.variants import add_placements, add_trained, search_pays
 from edgetl.recipes import find_recipe
-from edgetl.spec import Candidate
+from edgetl.bundle.manifest import Candidate
 from tests.exporter import small
 
 pytestmark = pytest.mark.usefixtures("single")

@@ -14,9 +14,10 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
+from edgetl.inputs.image import square
 from edgetl.report.compare import render, write_comparison
 from edgetl.runtime.compare.comparison import Change, ComparedImage, Comparison, Pair, Side, Unread
-from edgetl.spec import Prediction, Preprocess
+from edgetl.tasks.base import Prediction
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 NASTY = "<b>x&y \"'</b>"
@@ -57,7 +58,7 @@ def side(name: str, **changes: Any) -> Side:
         "provider": "CPUExecutionProvider",
         "precision": "fp32",
         "temperature": 1.5,
-        "preprocess": Preprocess(size=32, fit="squash"),
+        "preprocess": square(32, "squash"),
         "accuracy": 0.5,
     }
     return Side(**stated | changes)
@@ -131,7 +132,7 @@ def test_the_page_is_whole_and_needs_nothing_else(photos: list[Path], tmp_path: 
 
 
 def test_thumbnails_are_what_each_candidate_saw(photos: list[Path]) -> None:
-    padded = side("b: ort-fp32", preprocess=Preprocess(size=48, fit="pad"))
+    padded = side("b: ort-fp32", preprocess=square(48, "pad"))
     page = Page(render(outcome(photos, sides=(side("a: ort-fp32"), padded))))
     sources = [v for t, n, v in page.attributes if (t, n) == ("img", "src")]
     assert len(sources) == 2 * len(photos)

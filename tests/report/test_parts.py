@@ -7,7 +7,7 @@ import pytest
 from edgetl.report import text
 from edgetl.report.matrix import DARK, matrix
 from edgetl.report.page import HERE
-from edgetl.spec import Evaluation
+from edgetl.tasks.base import Evaluation
 
 NBSP = "\N{NO-BREAK SPACE}"
 

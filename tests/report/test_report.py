@@ -19,7 +19,8 @@ from PIL import Image
 from edgetl import spec
 from edgetl.metrics import evaluate_classes
 from edgetl.report import Mistake, write_run_report
-from edgetl.spec import EpochRow, RunRecord, SkippedFile, Stage
+from edgetl.runs.record import EpochRow, RunRecord, Stage
+from edgetl.spec import SkippedFile
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 NASTY = "<b>x&y \"'</b>"
@@ -82,7 +83,7 @@ def run_record(labels: tuple[str, ...] = ("cat", "dog", "eel"), wrong: int = 2) 
             data="/photos/pets", backbone="mobilenet_v2", weights="imagenet", strategy="auto",
             epochs=3, size=224, fit="crop", flip=True, seed=7, device="cpu",
         ),
-        preprocess=spec.Preprocess(), normalize=spec.Normalize(), labels=labels,
+        preprocess=spec.ImageInput(), normalize=spec.Normalize(), labels=labels,
         data=spec.DataSummary(
             root="/photos/pets", labels=labels, sha256="5" * 64, split_by="seeded",
             counts={"train": split, "validation": split, "test": split},

@@ -14,7 +14,7 @@ from edgetl.errors import DataError, RunError
 from edgetl.runs.samples import RunPhotos
 from edgetl.files import sha256_file
 from edgetl.inputs.image import pixels
-from edgetl.spec import RunRecord
+from edgetl.runs.record import RunRecord
 from edgetl.runs.folder import read_run
 
 
@@ -46,7 +46,7 @@ def test_photos_where_they_were(trained: Path, shapes: Path) -> None:
     images = photos.pixels(chosen)
     assert images.shape == (9, 48, 48, 3)
     np.testing.assert_array_equal(
-        images[4], pixels((shapes / chosen[4].path).read_bytes(), record.preprocess)
+        images[4], pixels((shapes / chosen[4].path).read_bytes(), record.input)
     )
     assert [record.labels[i] for i in photos.truth(chosen)] == [p.label for p in chosen]
 

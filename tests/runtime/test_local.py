@@ -22,7 +22,7 @@ from edgetl.runtime.local import (
     merged,
     remember,
 )
-from edgetl.spec import Candidate
+from edgetl.bundle.manifest import Candidate
 
 BUNDLE, OTHER = "a" * 64, "b" * 64
 ORT = Candidate(recipe="ort-fp32", engine="onnxruntime", precision="fp32", artifacts=("x",))

@@ -68,7 +68,7 @@ def test_results_are_sorted_probabilities(model: Model, photos: list[Path]) -> N
 def test_temperature_is_applied(
     write_tiny: Callable[..., Path], tmp_path: Path, model: Model, photos: list[Path]
 ) -> None:
-    image = pixels(photos[0], model.manifest.preprocess)[np.newaxis]
+    image = pixels(photos[0], model.manifest.input)[np.newaxis]
     logits = model.logits(image)
     path = write_tiny(tmp_path / "t.edgetl", ("ort-fp32",), {"ort-fp32": {"temperature": 4.0}})
     with edgetl.load(path) as warm:
@@ -157,7 +157,7 @@ def test_an_answer_that_is_no_number_is_an_error_or_a_row(
         assert "Fix: take another candidate" in str(bad.error)
         with pytest.raises(EngineError, match="answers NaN"):
             opened.predict([photos[0], dark])
-        block = pixels(dark, opened.manifest.preprocess)[np.newaxis]
+        block = pixels(dark, opened.manifest.input)[np.newaxis]
         for ask in (opened.logits, opened.probabilities):
             with pytest.raises(EngineError, match="answers NaN or infinity to 1 of 1"):
                 ask(block)

@@ -12,9 +12,9 @@ import pytest
 
 import edgetl
 from edgetl.errors import BundleError, DataError, EngineError, UsageError
-from edgetl.inputs.image import pixels
+from edgetl.inputs.image import pixels, square
 from edgetl.runtime.scoring import evaluate_photos
-from edgetl.spec import Preprocess, SkippedFile
+from edgetl.spec import SkippedFile
 
 Draw = Callable[..., Path]
 THREE = {"bars": 6, "disc": 5, "square": 4}
@@ -72,7 +72,7 @@ def test_classes_are_compared_in_one_form_of_accents(drawn: Draw, tmp_path: Path
     for folder, label in (("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")):
         (root / "disc").rename(root / folder)
         scores, _ = evaluate_photos(
-            root, ("bars", label), Preprocess(size=8), lambda images: np.eye(2)[[1] * len(images)]
+            root, ("bars", label), square(8), lambda images: np.eye(2)[[1] * len(images)]
         )
         assert [c.n for c in scores.per_class] == [3, 2]
         assert scores.per_class[1].label == label
@@ -131,7 +131,7 @@ def test_more_photos_than_a_block(tiny_bundle: Path, shapes: Path) -> None:
     assert abs(scores["fp32"].accuracy - scores["int8"].accuracy) < 0.1
     with edgetl.load(tiny_bundle, engine="onnxruntime", precision="fp32") as model:
         rows = [
-            model.logits(pixels(p, model.manifest.preprocess)[np.newaxis])[0]
+            model.logits(pixels(p, model.manifest.input)[np.newaxis])[0]
             for p in sorted(shapes.rglob("*.png"))
         ]
     truth = [i for i in range(3) for _ in range(24)]

@@ -30,7 +30,7 @@ from edgetl.recipes import find_recipe
 from edgetl.runtime import trust
 from edgetl.runtime.local import known
 from edgetl.runtime.trust import best_candidate
-from edgetl.spec import Artifact, Candidate
+from edgetl.bundle.manifest import Artifact, Candidate
 
 RECIPES = ("ort-int8", "ov-int8", "ort-fp32")
 
@@ -190,7 +190,7 @@ def overflowing(tiny_source: Any, tiny_bundle: Path, tmp_path: Path) -> Path:
         listed.append(Candidate(**stated, session=kind.session, artifacts=tuple(built.files)))
     with open_bundle(tiny_bundle) as opened:
         manifest = opened.manifest
-    golden, members = golden_members(inputs, expected, manifest.preprocess)
+    golden, members = golden_members(inputs, expected, manifest.input)
     artifacts = tuple(
         Artifact(path=k, size=len(d), sha256=sha256_bytes(d), engine=engine)
         for k, (engine, d) in files.items()

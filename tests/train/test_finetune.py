@@ -31,7 +31,8 @@ from edgetl.errors import (
 )
 from edgetl.files import read_jsonl
 from edgetl.runs.folder import read_run
-from edgetl.spec import EpochRow, Photo, RunRecord, Stage
+from edgetl.runs.record import EpochRow, RunRecord, Stage
+from edgetl.spec import Photo
 from edgetl.train import finetune as finetuning
 
 NET = "squeezenet1_1"
@@ -89,7 +90,7 @@ def test_a_stated_depth_is_how_all_of_the_run_reads_photos(tmp_path: Path) -> No
             values = rng.integers(level - 300, level + 300, (6, 6)).repeat(12, 0).repeat(12, 1)
             Image.fromarray(values.astype(np.uint16)).save(data / label / f"{index}.png")
     record = finetune(data, tmp_path / "run", depth=12, epochs=1)
-    assert (record.preprocess.rules, record.preprocess.depth) == (2, 12)
+    assert (record.input.rules, record.input.depth) == (2, 12)
     assert record.data.warnings == ()
     shutil.copytree(tmp_path / "run", tmp_path / "again")
     text = (tmp_path / "again/run.json").read_text().replace('"finished"', '"running"')
@@ -655,4 +656,4 @@ def test_a_probe_on_real_photos(shared: Path, tmp_path: Path) -> None:
     )
     assert record.validation is not None
     assert record.validation.accuracy >= 0.85
-    assert record.preprocess.size == 128
+    assert record.input.size == 128

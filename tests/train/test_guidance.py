@@ -14,7 +14,9 @@ from PIL import Image, ImageDraw
 
 from edgetl.metrics import evaluate_classes
 from edgetl.runs.folder import read_run
-from edgetl.spec import Evaluation, FinetuneConfig, Stage
+from edgetl.tasks.base import Evaluation
+from edgetl.spec import FinetuneConfig
+from edgetl.runs.record import Stage
 from edgetl.train.guidance import far_below, framing, mirroring, never_right
 
 NET = "squeezenet1_1"

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgetl.spec import EpochRow, Normalize
+from edgetl.runs.record import EpochRow
+from edgetl.spec import Normalize
 from edgetl.train.augment import Batches
 from edgetl.train.backbones import build_classifier
 from edgetl.train.infer import NotFiniteError

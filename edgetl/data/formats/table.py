@@ -7,21 +7,27 @@ import csv
 import io
 from pathlib import Path, PurePosixPath
 
-from edgetl.data.found import Found
+import msgspec
+
+from edgetl.data.found import SEPARATOR, Found
 from edgetl.data.names import nfc, split_of
 from edgetl.data.walk import Walk
 from edgetl.errors import DataError
 from edgetl.inputs.formats import HEAD, kind_of
 from edgetl.spec import Split
 
-_NEEDED = {"path", "label"}
-_COLUMNS = _NEEDED | {"split", "group"}
+_OPTIONAL = {"split", "group"}
 _SEPARATORS = (",", ";", "\t")
 
 
-def by_table(root: Path, table: Path, seen: Walk) -> tuple[list[Found], list[str]]:
-    """Photos that a table lists, by path, and warnings; DataError for any mistake in it."""
-    found = [_row(row, where) for row, where in _rows(table)]
+def by_table(
+    root: Path, table: Path, seen: Walk, column: str = "label"
+) -> tuple[list[Found], list[str]]:
+    """Photos that a table lists, by path, and warnings; DataError for any mistake in it.
+
+    `column` is "label", one class a photo, or "labels", any number with | between them.
+    """
+    found = [_row(row, where, column) for row, where in _rows(table, column)]
     if not found:
         raise DataError(f"{table} lists no photo.", fix="add one line a photo.")
     found = _spelled(root, table, found, seen)
@@ -68,7 +74,7 @@ def _text(table: Path) -> str:
         ) from error
 
 
-def _rows(table: Path) -> list[tuple[dict[str, str], str]]:
+def _rows(table: Path, column: str) -> list[tuple[dict[str, str], str]]:
     """Each row by column, and where it stands; empty rows are left out."""
     text = _text(table)
     lines = text.splitlines()[:1]
@@ -77,11 +83,11 @@ def _rows(table: Path) -> list[tuple[dict[str, str], str]]:
     if hinted:  # Excel's own way to name the separator
         separator, text = header[4:], text.partition("\n")[2]
     else:
-        separator = _separator(header)
+        separator = _separator(header, column)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         columns = [name.strip().lower() for name in next(reader, [])]
-        _check_columns(table, columns)
+        _check_columns(table, columns, column)
         rows = []
         for cells in reader:
             where = f"{table} line {hinted + reader.line_num}"
@@ -94,21 +100,22 @@ def _rows(table: Path) -> list[tuple[dict[str, str], str]]:
         ) from error
 
 
-def _separator(header: str) -> str:
+def _separator(header: str, column: str) -> str:
     """What stands between the columns of a header; a comma where no answer gives the columns."""
     for separator in _SEPARATORS:
         names = next(csv.reader([header], delimiter=separator), [])
-        if {name.strip().lower() for name in names} >= _NEEDED:
+        if {name.strip().lower() for name in names} >= {"path", column}:
             return separator
     return ","
 
 
-def _check_columns(table: Path, columns: list[str]) -> None:
+def _check_columns(table: Path, columns: list[str], column: str) -> None:
     named = [name for name in columns if name]
-    if not set(named) >= _NEEDED or not set(named) <= _COLUMNS or len(set(named)) < len(named):
+    needed = {"path", column}
+    if not needed <= set(named) <= needed | _OPTIONAL or len(set(named)) < len(named):
         raise DataError(
-            f"{table} has columns {', '.join(sorted(named)) or 'none'}; wanted are path, label "
-            "and, if you like, split and group, with commas, semicolons or tabs between.",
+            f"{table} has columns {', '.join(sorted(named)) or 'none'}; wanted are path, "
+            f"{column} and, if you like, split and group, with commas, semicolons or tabs between.",
             fix="name the columns in the first line.",
         )
 
@@ -126,10 +133,16 @@ def _cells(columns: list[str], cells: list[str], where: str) -> dict[str, str]:
     return {name: cell.strip() for name, cell in zip(columns, cells, strict=False) if name}
 
 
-def _row(row: dict[str, str], where: str) -> Found:
-    path, label, named = row.get("path", ""), row.get("label", ""), row.get("split", "")
-    if not path or not label:
+def _row(row: dict[str, str], where: str, column: str) -> Found:
+    path, label, named = row.get("path", ""), row.get(column, ""), row.get("split", "")
+    if column == "labels":  # none is an answer
+        label = SEPARATOR.join(
+            sorted({n for name in label.split(SEPARATOR) if (n := name.strip())})
+        )
+    elif not label:
         raise DataError(f"{where}: path or label is empty.", fix="fill both in.")
+    if not path:
+        raise DataError(f"{where}: path or {column} is empty.", fix="fill both in.")
     split = split_of(named)
     if named and split is None:
         raise DataError(
@@ -153,10 +166,7 @@ def _spelled(root: Path, table: Path, found: list[Found], seen: Walk) -> list[Fo
             f"{missing[0]} for one{alike and f' ({alike} is there: capitals count)'}.",
             fix="paths are relative to the data folder.",
         )
-    return [
-        Found(path=path, label=item.label, split=item.split, group=item.group)
-        for item, path in right
-    ]
+    return [msgspec.structs.replace(item, path=path) for item, path in right]
 
 
 def _on_disk(root: Path, path: str, names: dict[str, list[str]]) -> str:

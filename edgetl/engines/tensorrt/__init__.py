@@ -15,18 +15,15 @@ import threading
 import time
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from edgetl.engines.base import (
     Description,
     Images,
-    Logits,
     Options,
+    Outputs,
     Recent,
     accepted,
     check_settings,
     closed,
-    delivered,
     unloadable,
 )
 from edgetl.engines.onnx_wire import check_sealed
@@ -258,16 +255,19 @@ class TrtSession:
             dropped.close()
         return loaded
 
-    def run(self, images: Images, out: Logits | None = None) -> Logits:
-        """Logits float32 `(N, classes)`."""
+    def run(self, images: Images) -> Outputs:
+        """Every output, float32 `(N, …)`."""
         with self._lock:
             if self._maker is None:
                 raise closed()
             block = accepted(images, self._first.input_shape[1:])
             loaded = self._sizes.get(len(block)) or self._load(self._maker, len(block))
-            logits = loaded.run(block)
-            # They lie in the engine's own buffer, which the next run overwrites.
-            return delivered(logits, np.empty_like(logits) if out is None else out)
+            # They lie in the engine's own buffers, which the next run overwrites.
+            return {name: values.copy() for name, values in loaded.run(block).items()}
+
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """As the engine for one image has them."""
+        return self._first.output_shapes
 
     def describe(self) -> Description:
         """The GPU in use, what runs on a DLA, and whether a CUDA graph is launched."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetl.engines.base import Images, Logits
+from edgetl.engines.base import Images, Outputs
 from edgetl.engines.tensorrt import cuda
 from edgetl.engines.tensorrt.build import GraphUse
 from edgetl.engines.tensorrt.log import log_of
@@ -58,51 +58,61 @@ class Loaded:
         self._engine = None
 
     def _bind(self, batch: int, stack: contextlib.ExitStack) -> None:
-        """Buffers for the one input, uint8, and the one output, float32."""
-        source, target = self._ends()
+        """Buffers for the one input, uint8, and every output, float32."""
+        source, targets = self._ends()
         self.input_shape = (batch, *tuple(self._engine.get_tensor_shape(source))[1:])
         if not self._context.set_input_shape(source, self.input_shape):
             raise EngineError(
                 f"TensorRT refused images {self.input_shape}: {log_of(self._trt).taken()}.",
                 fix="remove the cached engine and try again.",
             )
-        output_shape = tuple(self._context.get_tensor_shape(target))
-        self._input = cuda.Buffer(math.prod(self.input_shape))
-        stack.callback(self._input.close)
-        self._output = cuda.Buffer(4 * math.prod(output_shape))
-        stack.callback(self._output.close)
-        for tensor, buffer in ((source, self._input), (target, self._output)):
-            if not self._context.set_tensor_address(tensor, buffer.device.value):
-                raise EngineError(
-                    f"TensorRT refused the memory of {tensor}: {log_of(self._trt).taken()}.",
-                    fix="free GPU memory and try again.",
-                )
-        assert self._input.host.value is not None
-        assert self._output.host.value is not None
+        self._input = self._buffer(source, math.prod(self.input_shape), stack)
         ctypes.memset(self._input.host, 0, self._input.size)
-        kind = ctypes.c_float * math.prod(output_shape)
-        self._logits: Logits = np.ctypeslib.as_array(
-            kind.from_address(self._output.host.value)
-        ).reshape(output_shape)
+        self._buffers: list[cuda.Buffer] = []
+        self._outputs: Outputs = {}
+        for target in targets:
+            shape = tuple(self._context.get_tensor_shape(target))
+            buffer = self._buffer(target, 4 * math.prod(shape), stack)
+            self._buffers.append(buffer)
+            assert buffer.host.value is not None
+            values = (ctypes.c_float * math.prod(shape)).from_address(buffer.host.value)
+            self._outputs[target] = np.ctypeslib.as_array(values).reshape(shape)
 
-    def _ends(self) -> tuple[str, str]:
-        """Names of the one input, uint8, and the one output, float32."""
+    @property
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the outputs of one image, by name."""
+        return {name: values.shape[1:] for name, values in self._outputs.items()}
+
+    def _buffer(self, tensor: str, size: int, stack: contextlib.ExitStack) -> cuda.Buffer:
+        """A buffer that TensorRT uses for one tensor."""
+        buffer = cuda.Buffer(size)
+        stack.callback(buffer.close)
+        if not self._context.set_tensor_address(tensor, buffer.device.value):
+            raise EngineError(
+                f"TensorRT refused the memory of {tensor}: {log_of(self._trt).taken()}.",
+                fix="free GPU memory and try again.",
+            )
+        assert buffer.host.value is not None
+        return buffer
+
+    def _ends(self) -> tuple[str, list[str]]:
+        """Names of the one input, uint8, and of the outputs, float32."""
         # By type, since TensorRT 8.5's own table of NumPy types fails with NumPy from 1.24 on.
         types = self._trt.DataType
-        names = [""] * 2
+        ends: tuple[list[str], list[str]] = ([], [])
         tensors = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         found = [str(self._engine.get_tensor_dtype(tensor)) for tensor in tensors]
         for tensor in tensors:
             reads = self._engine.get_tensor_mode(tensor) == self._trt.TensorIOMode.INPUT
             if self._engine.get_tensor_dtype(tensor) == (types.UINT8 if reads else types.FLOAT):
-                names[0 if reads else 1] = tensor
-        if len(tensors) != 2 or not all(names):
+                ends[0 if reads else 1].append(tensor)
+        if len(ends[0]) != 1 or not ends[1] or len(ends[0]) + len(ends[1]) < len(tensors):
             raise EngineError(
                 f"The engine has tensors {', '.join(tensors)} of {', '.join(found)}; edgetl runs "
-                "engines of one uint8 input and one float32 output.",
+                "engines of one uint8 input and float32 outputs.",
                 fix="export the bundle again.",
             )
-        return names[0], names[1]
+        return ends[0][0], ends[1]
 
     def _settle(self, use: GraphUse, stack: contextlib.ExitStack) -> str:
         """Warm up, and launch by a CUDA graph if asked to, or if it works and is faster."""
@@ -143,17 +153,18 @@ class Loaded:
                 f"TensorRT failed to run the engine: {log_of(self._trt).taken()}.",
                 fix="free GPU memory and load the bundle again.",
             )
-        self._output.copy(cuda.DEVICE_TO_HOST, self._stream)
+        for buffer in self._buffers:
+            buffer.copy(cuda.DEVICE_TO_HOST, self._stream)
 
     def _once(self, launch: Callable[[], None]) -> None:
         launch()
         self._stream.wait()
 
-    def run(self, images: Images) -> Logits:
-        """Logits float32 of images of exactly this batch size, in a buffer that is reused."""
+    def run(self, images: Images) -> Outputs:
+        """Every output of images of exactly this batch size, in buffers that are reused."""
         ctypes.memmove(self._input.host, images.ctypes.data, images.nbytes)
         self._once(self._launch)
-        return self._logits
+        return self._outputs
 
     def on_close(self, done: Callable[[], None]) -> None:
         """Call `done` when this is closed, after everything else."""

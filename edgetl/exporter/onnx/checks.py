@@ -12,7 +12,7 @@ import onnx
 from edgetl.errors import TraceError, UsageError
 
 FLOAT, FLOAT16, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.UINT8
-INPUT, OUTPUT = "images", "logits"
+INPUT = "images"
 PREPROCESS = "preprocess/"  # names of the nodes that stay as they are start so
 NORMALIZED = "normalized"  # what the network proper reads: float32 (N, 3, size, size)
 
@@ -25,8 +25,8 @@ def check_onnx(model: bytes, *, max_opset: int = 17, max_ir: int = 10) -> None:
     """Refuse an ONNX file that a target could not read.
 
     Checks onnx.checker (full), opset, IR version, domains and functions, external data, the input
-    `images` uint8 `(N, size, size, 3)` and the output `logits` float32 `(N, classes)`; N is
-    symbolic, or 1 in both for a network that takes one image a run.
+    `images` uint8 `(N, H, W, 3)` and outputs float32 `(N, …)` of fixed shapes; N is symbolic, or 1
+    in all of them for a network that takes one image a run.
     Raises TraceError naming what and where.
     """
     proto = parse_onnx(model)
@@ -39,13 +39,21 @@ def check_onnx(model: bytes, *, max_opset: int = 17, max_ir: int = 10) -> None:
         raise TraceError(f"The ONNX checker refuses the model: {error}", fix=_AGAIN) from error
 
 
+def output_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the outputs, without N, by name; 0 for an axis that is not fixed."""
+    return {
+        o.name: tuple(d.dim_value for d in o.type.tensor_type.shape.dim)[1:]
+        for o in model.graph.output
+    }
+
+
 def takes_one(model: onnx.ModelProto) -> bool:
     """Whether a canonical ONNX, or a file made of one, takes one image a run: its N is 1."""
     return bool(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1)
 
 
 def check_images(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> None:
-    """Raise UsageError unless `images` is uint8 `(N, size, size, 3)` of the model's size, N ≥ 1."""
+    """Raise UsageError unless `images` is uint8 `(N, H, W, 3)` of the model's size, N ≥ 1."""
     wanted = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)[1:]
     if (
         images.dtype != np.uint8
@@ -169,19 +177,19 @@ def _check_interface(proto: onnx.ModelProto) -> None:
     stored = {i.name for i in proto.graph.initializer}
     inputs = [i for i in proto.graph.input if i.name not in stored]
     found = _describe(inputs)
-    pattern = rf"{INPUT} {UINT8} \[([A-Za-z_]\w*|1), ([1-9]\d*), \2, 3\]"
+    pattern = rf"{INPUT} {UINT8} \[([A-Za-z_]\w*|1), [1-9]\d*, [1-9]\d*, 3\]"
     if (images := re.fullmatch(pattern, found)) is None:
         raise TraceError(
-            f"The model's input is {_readable(inputs)}, not {INPUT} uint8 [N, size, size, 3].",
+            f"The model's input is {_readable(inputs)}, not {INPUT} uint8 [N, height, width, 3].",
             fix=_AGAIN,
         )
-    found = _describe(proto.graph.output)
     count, many = ("1", "1") if images[1] == "1" else (r"[A-Za-z_]\w*", "N")
-    if not re.fullmatch(rf"{OUTPUT} {FLOAT} \[{count}, [1-9]\d*\]", _describe(proto.graph.output)):
+    pattern = rf"[A-Za-z_][\w.-]* {FLOAT} \[{count}(, [1-9]\d*)+\]"
+    bad = [o for o in proto.graph.output if not re.fullmatch(pattern, _describe([o]))]
+    if bad or not proto.graph.output:
         raise TraceError(
-            f"The model's output is {_readable(proto.graph.output)}, "
-            f"not {OUTPUT} float32 [{many}, classes].",
-            fix=f"give the network one output of logits, shape ({many}, classes).",
+            f"The model's output is {_readable(bad)}, not float32 [{many}, …] of a fixed shape.",
+            fix="let the network return float32 tensors whose first axis alone is free.",
         )
 
 

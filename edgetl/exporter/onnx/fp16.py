@@ -14,7 +14,6 @@ from edgetl.exporter.onnx.checks import (
     FLOAT,
     FLOAT16,
     NORMALIZED,
-    OUTPUT,
     PREPROCESS,
     check_fp16,
     parse_onnx,
@@ -25,7 +24,6 @@ Array = npt.NDArray[np.generic]
 QDQ_OPSET = 19  # the first whose QuantizeLinear and DequantizeLinear take float16
 
 _LARGEST = float(np.finfo(np.float16).max)
-_HALF_INPUT, _HALF_OUTPUT = f"{NORMALIZED}/half", f"{OUTPUT}/half"
 
 
 def strong_fp16(canonical: bytes) -> bytes:
@@ -33,10 +31,10 @@ def strong_fp16(canonical: bytes) -> bytes:
 
     Q/DQ may stand in it: their scales become float16 too, which needs `raise_opset` first.
     Preprocessing stays float32; behind it every tensor, weight and constant is float16 (but for
-    the scales of Resize), up to one Cast that makes `logits` float32 again. Batch normalisations
-    become a Mul and an Add, computed in float64 before rounding. Values below FP16's range become
-    0. Raises TraceError naming the tensor when a constant is not finite or exceeds FP16's range,
-    and as `check_fp16` does.
+    the scales of Resize), up to one Cast for each output that makes it float32 again. Batch
+    normalisations become a Mul and an Add, computed in float64 before rounding. Values below FP16's
+    range become 0. Raises TraceError naming the tensor when a constant is not finite or exceeds
+    FP16's range, and as `check_fp16` does.
     """
     model = parse_onnx(canonical)
     graph = model.graph
@@ -47,12 +45,16 @@ def strong_fp16(canonical: bytes) -> bytes:
     network = _without_batch_norm(
         (n for n in graph.node if not n.name.startswith(PREPROCESS)), constants
     )
+    ends = {name: f"{name}/half" for name in (NORMALIZED, *(o.name for o in graph.output))}
     for node in network:
-        _narrow(node)
+        _narrow(node, ends)
     network = [
-        helper.make_node("Cast", [NORMALIZED], [_HALF_INPUT], "cast/half", to=FLOAT16),
+        helper.make_node("Cast", [NORMALIZED], [ends[NORMALIZED]], "cast/half", to=FLOAT16),
         *network,
-        helper.make_node("Cast", [_HALF_OUTPUT], [OUTPUT], "cast/logits", to=FLOAT),
+        *(
+            helper.make_node("Cast", [ends[o.name]], [o.name], f"cast/{o.name}", to=FLOAT)
+            for o in graph.output
+        ),
     ]
     used = {name for node in (*head, *network) for name in node.input}
     narrowed = [
@@ -124,10 +126,10 @@ def _without_batch_norm(
     return result
 
 
-def _narrow(node: onnx.NodeProto) -> None:
-    """Make `node` read and write float16: its border tensors, tensor attributes and casts."""
-    node.input[:] = [_HALF_INPUT if n == NORMALIZED else n for n in node.input]
-    node.output[:] = [_HALF_OUTPUT if n == OUTPUT else n for n in node.output]
+def _narrow(node: onnx.NodeProto, ends: dict[str, str]) -> None:
+    """Make `node` read and write float16: tensors at the `ends`, tensor attributes and casts."""
+    node.input[:] = [ends.get(n, n) for n in node.input]
+    node.output[:] = [ends.get(n, n) for n in node.output]
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.TENSOR:
             name = f"{node.name}.{attribute.name}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from edgetl.exporter.onnx.checks import (
     FLOAT,
     INPUT,
     NORMALIZED,
-    OUTPUT,
     PREPROCESS,
     UINT8,
     check_onnx,
@@ -34,18 +33,24 @@ IR_VERSION = 8  # the IR of opset 17; TensorRT 8.5 and onnxruntime 1.23 read it
 Array = npt.NDArray[np.generic]
 
 
-def finish(graph: onnx.GraphProto, size: int, classes: int, *, single: bool = False) -> bytes:
-    """Serialise the canonical ONNX: `images` uint8 `(N, size, size, 3)` to `logits` `(N, classes)`.
+def finish(
+    graph: onnx.GraphProto,
+    shape: tuple[int, ...],
+    outputs: Mapping[str, Sequence[int]],
+    *,
+    single: bool = False,
+) -> bytes:
+    """Serialise the canonical ONNX: `images` uint8 `(N, *shape)` to outputs float32 `(N, …)`.
 
-    With `single`, N is 1. The same graph gives the same bytes. Raises TraceError as `check_onnx`
-    does.
+    `outputs` has their shapes, without N, by name. With `single`, N is 1. The same graph gives the
+    same bytes. Raises TraceError as `check_onnx` does.
     """
     count: Any = 1 if single else "N"
     clean = helper.make_graph(
         graph.node,
         "edgetl",
-        [helper.make_tensor_value_info(INPUT, UINT8, [count, size, size, 3])],
-        [helper.make_tensor_value_info(OUTPUT, FLOAT, [count, classes])],
+        [helper.make_tensor_value_info(INPUT, UINT8, [count, *shape])],
+        [helper.make_tensor_value_info(k, FLOAT, [count, *v]) for k, v in outputs.items()],
         initializer=graph.initializer,
     )
     finished = helper.make_model(
@@ -198,7 +203,7 @@ def drop_unused(graph: onnx.GraphProto) -> None:
 
 def rename(graph: onnx.GraphProto) -> None:
     """Give nodes and tensors names that depend on the graph alone; order initializers by use."""
-    names = {NORMALIZED: NORMALIZED, OUTPUT: OUTPUT, "": ""}
+    names = {name: name for name in (NORMALIZED, "", *(o.name for o in graph.output))}
     stored = {i.name: i for i in graph.initializer}
     ordered = []
     counts = Counter[str]()

@@ -10,39 +10,49 @@ import torch
 
 from edgetl.errors import TraceError
 from edgetl.exporter.onnx import passes as rewrite
-from edgetl.exporter.onnx.checks import NORMALIZED, OUTPUT
-from edgetl.spec import Normalize, Preprocess
+from edgetl.exporter.onnx.checks import NORMALIZED, output_shapes
+from edgetl.inputs.base import Input
+from edgetl.spec import Normalize
 from edgetl.telemetry import quiet
 
 _EXPORTED_OPSET = 18  # the lowest that torch's exporter writes
 
 
-def trace(model: torch.nn.Module, preprocess: Preprocess, normalize: Normalize) -> bytes:
+def trace(
+    model: torch.nn.Module,
+    spec: Input,
+    normalize: Normalize,
+    outputs: tuple[str, ...] = ("logits",),
+) -> bytes:
     """Write `model` as the canonical ONNX.
 
-    `model` maps normalised float32 `(N, 3, size, size)` to logits `(N, classes)`; it is not
-    changed. The result takes `images` uint8 `(N, size, size, 3)` and returns `logits` float32
-    `(N, classes)`, at opset 17, and is the same bytes for the same network. Raises TraceError
-    when the network cannot be exported, or needs operators that the targets cannot read.
+    `model` maps normalised float32 `(N, 3, H, W)` to one tensor `(N, …)` for each of `outputs`, as
+    a tensor, tuple or dict in that order; it is not changed. The result takes `images` uint8
+    `(N, H, W, 3)` and returns the outputs in float32, at opset 17, and is the same bytes for the
+    same network. Raises TraceError when the network cannot be exported, or needs operators that the
+    targets cannot read.
     """
-    proto = _export(model, preprocess.size)
+    proto = _export(model, spec.shape, outputs)
     graph = proto.graph
     rewrite.lower(proto, lambda node: rewrite.refuse_newer(node, _EXPORTED_OPSET))
     rewrite.drop_unused(graph)
     _refuse_unfolded(graph)
     rewrite.rename(graph)
     rewrite.prepend(graph, normalize)
-    return rewrite.finish(graph, preprocess.size, _classes(graph))
+    return rewrite.finish(graph, spec.shape, output_shapes(proto))
 
 
 # --- torch ------------------------------------------------------------------------------------
 
 
-def _export(model: torch.nn.Module, size: int) -> onnx.ModelProto:
-    """Export a copy of the network alone: float32 `(N, 3, size, size)` → `logits`."""
+def _export(
+    model: torch.nn.Module, shape: tuple[int, ...], outputs: tuple[str, ...]
+) -> onnx.ModelProto:
+    """Export a copy of the network alone: float32 `(N, 3, H, W)` → `outputs`."""
+    height, width, _ = shape
     network = copy.deepcopy(model).to("cpu", torch.float32).eval()
     network.to(memory_format=torch.contiguous_format)
-    example = torch.zeros(2, 3, size, size)
+    example = torch.zeros(2, 3, height, width)
     with quiet():
         try:
             program = torch.export.export(
@@ -56,18 +66,25 @@ def _export(model: torch.nn.Module, size: int) -> onnx.ModelProto:
                 external_data=False,
                 opset_version=_EXPORTED_OPSET,
                 input_names=[NORMALIZED],
-                output_names=[OUTPUT],
+                output_names=list(outputs),
                 verbose=False,
             )
         except Exception as error:  # the exporter raises many unrelated types
             raise TraceError(
-                f"torch cannot export {type(model).__name__} at {size} pixels: {error}",
-                fix="the network must take (N, 3, size, size) for any N and return one tensor, "
+                f"torch cannot export {type(model).__name__} at {height}x{width} pixels: {error}",
+                fix="the network must take (N, 3, height, width) for any N and return tensors, "
                 "without control flow that depends on values.",
             ) from error
     if exported is None:
         raise TraceError(f"torch exported nothing for {type(model).__name__}.", fix="update torch.")
-    return exported.model_proto
+    proto = exported.model_proto
+    found = [output.name for output in proto.graph.output]
+    if found != list(outputs):
+        raise TraceError(
+            f"The network returns {len(found)} tensors, not {len(outputs)}: {', '.join(outputs)}.",
+            fix="return one tensor for each output of the task.",
+        )
+    return proto
 
 
 def _plain_pooling(module: torch.fx.GraphModule) -> None:
@@ -90,13 +107,3 @@ def _refuse_unfolded(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         if node.op_type == "BatchNormalization" and node.input[0] in convs:
             raise TraceError(f"'{node.name}' is not folded into its Conv.", fix="update torch.")
-
-
-def _classes(graph: onnx.GraphProto) -> int:
-    dims = graph.output[0].type.tensor_type.shape.dim
-    if len(graph.output) != 1 or len(dims) != 2 or not dims[1].dim_value:
-        raise TraceError(
-            f"The network returns {len(graph.output)} tensors, the first with {len(dims)} axes.",
-            fix="return one tensor of logits, shape (N, classes).",
-        )
-    return int(dims[1].dim_value)

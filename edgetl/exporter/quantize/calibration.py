@@ -19,7 +19,7 @@ from edgetl.exporter.onnx.checks import (
     parse_onnx,
     tensor_types,
 )
-from edgetl.inputs.image import Pixels
+from edgetl.inputs.base import Pixels
 from edgetl.machine import available_cores
 from edgetl.spec import Calibrator
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,27 @@ def _quantize(
     )
 
 
+def _float_outputs(graph: onnx.GraphProto) -> None:
+    """Leave out Q and DQ right before an output, whose values would else be one of 256."""
+    makers = {output: node for node in graph.node for output in node.output}
+    readers = Counter(name for node in graph.node for name in node.input)
+    gone = []
+    for output in graph.output:
+        back = makers[output.name]
+        pair = makers.get(back.input[0]) if back.op_type == "DequantizeLinear" else None
+        if pair is None or pair.op_type != "QuantizeLinear":
+            continue
+        gone += [back] + [pair] * (readers[pair.output[0]] == 1)
+        for node in graph.node:
+            for names in (node.input, node.output):
+                names[:] = [output.name if name == pair.input[0] else name for name in names]
+    for node in gone:
+        graph.node.remove(node)
+
+
 def _tidy(model: onnx.ModelProto) -> bytes:
     """Serialize without what the quantizer leaves behind and no reader needs."""
+    _float_outputs(model.graph)
     del model.graph.value_info[:]
     del model.metadata_props[:]
     domains = {n.domain for n in model.graph.node}

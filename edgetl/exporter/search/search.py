@@ -23,14 +23,14 @@ import numpy as np
 import edgetl
 from edgetl.engines import Options, Session, ready_engine
 from edgetl.errors import EngineError, StorageError, TraceError
-from edgetl.exporter.candidates import Built, build
+from edgetl.exporter.candidates import Built, build, mean_distance
 from edgetl.exporter.context import BuildContext
 from edgetl.exporter.search.blocks import DEPTHWISE, GATES, REGION, blocks
 from edgetl.files import cache_folder, sha256_bytes, write_bytes
 from edgetl.machine import this_machine
-from edgetl.metrics import divergence
 from edgetl.progress import Interrupt
 from edgetl.spec import Recipe, Record
+from edgetl.tasks.base import join
 
 PHOTOS = 32  # calibrate a trial; what is chosen is built again with the recipe's own number
 GAIN = 0.005  # a part must make the network at least so much faster to be taken for speed
@@ -210,10 +210,11 @@ class Search:
         measured = NEVER, NEVER
         with self._failing(), self._opened(parts, hint) as session:
             images, reference = self.context.held_out()
-            logits = np.concatenate([session.run(images[i : i + 1]) for i in range(len(images))])
+            outputs = join([session.run(images[i : i + 1]) for i in range(len(images))])
             itself = not parts and hint == hints(self.recipe)[0]
             ratio = 1.0 if itself else time_ratio(session, self._reference(), images[:1])
-            found = min(divergence(reference, logits), NEVER)  # infinite when logits are not finite
+            # infinite when outputs are not finite
+            found = min(mean_distance(self.context.source.task, reference, outputs), NEVER)
             measured = ratio, found
         return Trial(parts=parts, hint=hint, ratio=measured[0], divergence=measured[1])
 

@@ -1,49 +1,49 @@
-"""What an export starts from: a network, its FP32 answers, and the photos that judge it."""
+"""What an export starts from: a network, its FP32 answers, and the samples that judge it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
+from edgetl.bundle.manifest import Calibration, Provenance
+from edgetl.inputs.base import Input, Pixels
+from edgetl.spec import Normalize
+from edgetl.tasks.base import Outputs, Task
 
-from edgetl.inputs.image import Pixels
-from edgetl.metrics import Logits
-from edgetl.spec import Calibration, Normalize, Preprocess, Provenance
-
-Truth = npt.NDArray[np.int64]
-UNLABELLED = "agreement"  # in place of a split's name: the photos that judge have no labels
+UNLABELLED = "agreement"  # in place of a split's name: the samples that judge have no labels
 
 
 class ValidationSet(NamedTuple):
-    """The photos of the gate: uint8 `(N, size, size, 3)` and their classes `(N,)`."""
+    """The samples of the gate: uint8 `(N, H, W, 3)`, and what is true of them."""
 
     images: Pixels
-    truth: Truth
-    split: str  # "validation"; UNLABELLED when the photos have no labels: truth is the reference's
+    targets: Any | None  # of the task; None where nothing is known
+    split: str  # "validation"; UNLABELLED without targets
 
 
 class Source(Protocol):
     """A finished run, or somebody's ONNX file with photos."""
 
-    labels: tuple[str, ...]
-    preprocess: Preprocess
+    task: Task
+    input: Input
     normalize: Normalize
 
     def validation(self) -> ValidationSet:
-        """The photos that decide what ships; none of them ever calibrates or trains."""
+        """The samples that decide what ships; none of them ever calibrates or trains."""
         ...
 
     def calibration(self, count: int) -> tuple[Pixels, Calibration]:
-        """Up to `count` training photos, every class by its share, and their fingerprint."""
+        """Up to `count` training samples, every class by its share, and their fingerprint.
+
+        Fewer are always the first ones of more.
+        """
         ...
 
     def held_out(self, count: int) -> Pixels:
-        """Up to `count` training photos that `calibration` never gives: they choose ranges."""
+        """Up to `count` training samples that `calibration` never gives: they choose ranges."""
         ...
 
-    def reference(self, images: Pixels) -> Logits:
-        """FP32 logits `(N, classes)` of the network as it was given."""
+    def reference(self, images: Pixels) -> Outputs:
+        """FP32 outputs `(N, …)` of the network as it was given."""
         ...
 
     def canonical(self) -> bytes:

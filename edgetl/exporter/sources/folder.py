@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from edgetl.data.dataset import photo_lines
 from edgetl.data.duplicates import join, same_pairs
-from edgetl.data.found import Found, by_kind, data_folder, skipped_line
+from edgetl.data.found import Found, by_kind, data_folder, photo_lines, skipped_line
 from edgetl.data.ingest import look_all
 from edgetl.data.scan import scan
 from edgetl.data.split import seeded_split
 from edgetl.data.walk import walk
 from edgetl.errors import DataError
 from edgetl.files import sha256_bytes
-from edgetl.inputs.image import Pixels
+from edgetl.inputs.base import Geometry, Input, Pixels, Read
 from edgetl.machine import available_cores
 from edgetl.runs.samples import by_share, read_photo
-from edgetl.spec import Photo, Preprocess, Split
+from edgetl.spec import Photo, Split
 
 log = logging.getLogger("edgetl")
 
@@ -49,7 +47,7 @@ class Folder:
     def __init__(
         self,
         root: Path,
-        spec: Preprocess,
+        spec: Input,
         *,
         labels: tuple[str, ...] = (),
         seed: int = 0,
@@ -76,18 +74,13 @@ class Folder:
         """The photos of one use; any first ones hold every class by its share."""
         return self._photos[use]
 
-    def pixels(self, photos: list[Photo]) -> Pixels:
-        """Decode photos to uint8 `(N, size, size, 3)`; DataError when a file has changed."""
+    def read(self, photos: list[Photo]) -> tuple[Pixels, list[Geometry]]:
+        """Decode photos to uint8 `(N, H, W, 3)`; DataError when a file has changed."""
         with ThreadPoolExecutor(available_cores()) as pool:
-            rows = list(pool.map(self._read, photos))
-        return (
-            np.stack(rows) if rows else np.zeros((0, self.spec.size, self.spec.size, 3), np.uint8)
-        )
-
-    def truth(self, photos: list[Photo], labels: tuple[str, ...]) -> npt.NDArray[np.int64]:
-        """Class numbers `(N,)` of photos in class folders, in the order of `labels`."""
-        column = {label: i for i, label in enumerate(labels)}
-        return np.array([column[photo.label] for photo in photos], np.int64)
+            found = list(pool.map(self._read, photos))
+        rows = [one.pixels for one in found]
+        whole = np.stack(rows) if rows else np.zeros((0, *self.spec.shape), np.uint8)
+        return whole, [one.geometry for one in found]
 
     @property
     def sha256(self) -> str:
@@ -210,7 +203,7 @@ class Folder:
             )
             self._photos["validation"] = judges[:MOST_VALIDATION]
 
-    def _read(self, photo: Photo) -> Pixels:
+    def _read(self, photo: Photo) -> Read:
         path = self.root / photo.path
         changed = DataError(f"{path} changed during the export.", fix="export again.")
         return read_photo(path, photo, self.spec, changed)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import edgetl
+from edgetl.bundle.manifest import Calibration, Provenance
 from edgetl.data.names import nfc, order_of_numbers
 from edgetl.errors import DataError, UsageError
 from edgetl.exporter.onnx.checks import UINT8
@@ -19,10 +20,11 @@ from edgetl.exporter.onnx.importing.importer import AS_IT_IS, import_onnx
 from edgetl.exporter.onnx.importing.run import Given, GivenNetwork
 from edgetl.exporter.sources.base import UNLABELLED, ValidationSet
 from edgetl.exporter.sources.folder import Folder
-from edgetl.inputs.image import Pixels
-from edgetl.metrics import Logits
+from edgetl.inputs.base import Input, Pixels
+from edgetl.inputs.image import CROP, ImageInput, Interpolation, Order
 from edgetl.runs.samples import fingerprint
-from edgetl.spec import Calibration, Fit, Normalize, Preprocess, Provenance, WeightsOrigin
+from edgetl.spec import Fit, Normalize, Photo, WeightsOrigin
+from edgetl.tasks.base import DEFAULT_TASK, TASKS, Evaluation, Outputs
 
 Colours = tuple[float, float, float]
 Range = Literal[1, 255]
@@ -46,34 +48,48 @@ class OnnxSource:
         calib: Path,
         *,
         labels: Path | None,
-        size: int | None,
+        size: int | tuple[int, int] | None,
         fit: Fit,
         mean: Colours | None,
         std: Colours | None,
         range_: Range,
         layout: Layout,
+        order: Order = "rgb",
+        crop: float = CROP,
+        interpolation: Interpolation = "bilinear",
+        output: str | None = None,
         seed: int = 0,
         progress: Callable[[str], None],
     ) -> None:
         """Read and rewrite the file, and check and split the photos of `calib`.
 
-        `mean` and `std` normalise RGB in 0…`range_`; `labels` holds one label a line in output
-        order. Raises UsageError for options that contradict the file or each other, TraceError for
-        files that cannot become the canonical ONNX, DataError for photos or labels that do not fit.
+        `mean` and `std` normalise colours, in `order`, in 0…`range_`; `labels` holds one label a
+        line in output order; `crop`, `fit` and `interpolation` are those of inputs/image.py;
+        `output` names one of several. Raises UsageError for options that contradict the file or
+        each other, TraceError for files that cannot become the canonical ONNX, DataError for photos
+        or labels that do not fit.
         """
         self.warnings: list[str] = []
         progress(f"reading {path.name}")
-        given = read_given(path, size=size, layout=layout)
+        given = read_given(path, size=size, layout=layout, output=output)
         self.normalize = self._normalization(given, mean, std, range_)
-        self.preprocess = Preprocess(size=given.size, fit=fit)
+        self.input: Input = ImageInput(
+            height=given.height,
+            width=given.width,
+            fit=fit,
+            crop=crop,
+            interpolation=interpolation,
+            order=order,
+        )
         stated = () if labels is None else _read_labels(labels, given)
         progress(f"reading the photos in {calib}")
-        self.folder = Folder(calib, self.preprocess, labels=stated, seed=seed)
+        self.folder = Folder(calib, self.input, labels=stated, seed=seed)
         self.warnings += self.folder.warnings
-        self.labels = stated or self._folder_labels(given)
-        self.labelled = bool(self.folder.classes) and set(self.folder.classes) <= set(self.labels)
+        names = stated or self._folder_labels(given)
+        self.task = TASKS.find(DEFAULT_TASK)(labels=names)  # type: ignore[call-arg]
+        self.labelled = bool(self.folder.classes) and set(self.folder.classes) <= set(names)
         progress(f"rewriting {given.name} and comparing it with the given file")
-        photos = self.folder.pixels(self.folder.of("calibration")[:_COMPARED])
+        photos, _ = self.folder.read(self.folder.of("calibration")[:_COMPARED])
         imported = import_onnx(given, normalize=self.normalize, images=photos)
         self.given, self.notes, self._canonical = given, imported.notes, imported.canonical
         self._network = GivenNetwork(given)
@@ -82,26 +98,24 @@ class OnnxSource:
     def validation(self) -> ValidationSet:
         if self._validation is None:
             photos = self.folder.of("validation")
-            images = self.folder.pixels(photos)
-            answers = self.reference(images).argmax(axis=1)
+            images, geometries = self.folder.read(photos)
+            self._validation = ValidationSet(images, None, UNLABELLED)
             if self.labelled:
-                truth = self.folder.truth(photos, self.labels)
+                truth = self.task.targets(photos, geometries)
                 self._validation = ValidationSet(images, truth, "validation")
-                self._doubt(float((answers == truth).mean()), Counter(truth.tolist()))
-            else:
-                self._validation = ValidationSet(images, answers, UNLABELLED)
+                self._doubt(self.task.evaluate(self.reference(images), truth), photos)
         return self._validation
 
     def calibration(self, count: int) -> tuple[Pixels, Calibration]:
         chosen = self.folder.of("calibration")[:count]
-        return self.folder.pixels(chosen), Calibration(n=len(chosen), sha256=fingerprint(chosen))
+        return self.folder.read(chosen)[0], Calibration(n=len(chosen), sha256=fingerprint(chosen))
 
     def held_out(self, count: int) -> Pixels:
-        return self.folder.pixels(self.folder.of("held-out")[:count])
+        return self.folder.read(self.folder.of("held-out")[:count])[0]
 
-    def reference(self, images: Pixels) -> Logits:
+    def reference(self, images: Pixels) -> Outputs:
         """Logits float32 of the given file itself; an end Softmax is left out."""
-        return self._network.logits(images, self.normalize)
+        return {self.task.outputs()[0].name: self._network.logits(images, self.normalize)}
 
     def canonical(self) -> bytes:
         return self._canonical
@@ -163,14 +177,15 @@ class OnnxSource:
         )
         return tuple(f"class {number}" for number in range(given.classes))
 
-    def _doubt(self, accuracy: float, counts: Counter[int]) -> None:
+    def _doubt(self, found: Evaluation, photos: list[Photo]) -> None:
         """Warn where the given model knows no more than the commonest class."""
-        most = max(counts.values()) / counts.total()
+        counts = Counter(photo.label for photo in photos)
+        accuracy, most = found.primary, max(counts.values()) / counts.total()
         if accuracy <= most:
             self._warn(
                 f"{self.given.name} is right on {accuracy:.1%} of the photos; always answering the "
-                f"commonest class would be on {most:.1%}. Check --mean, --std, --range and the "
-                "order of the labels."
+                f"commonest class would be on {most:.1%}. Check --mean, --std, --range, --order "
+                "and the order of the labels."
             )
 
     def _warn(self, text: str) -> None:

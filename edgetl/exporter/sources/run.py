@@ -8,14 +8,14 @@ from pathlib import Path
 import msgspec
 
 import edgetl
+from edgetl.bundle.manifest import Calibration, Provenance
 from edgetl.exporter.onnx.trace import trace
 from edgetl.exporter.sources.base import ValidationSet
-from edgetl.inputs.image import Pixels
-from edgetl.metrics import Logits
+from edgetl.inputs.base import Pixels
 from edgetl.runs.folder import finished_run
 from edgetl.runs.samples import RunPhotos, fingerprint
-from edgetl.spec import Calibration, Provenance
-from edgetl.train.restore import load_classifier, reference_logits
+from edgetl.tasks.base import Outputs
+from edgetl.train.restore import load_network, reference_outputs
 
 HELD_OUT = 64  # at most a quarter of the training photos, but at least one
 
@@ -26,30 +26,32 @@ class RunSource:
     def __init__(self, home: Path, moved_to: str = "") -> None:
         """Raises RunError for what is no finished run, DataError when photos are missing."""
         self.record = finished_run(home)
-        self.labels = self.record.labels
-        self.preprocess, self.normalize = self.record.preprocess, self.record.normalize
+        self.task = self.record.task
+        self.input, self.normalize = self.record.input, self.record.normalize
         self.photos = RunPhotos(home, self.record, moved_to)
-        self.model = load_classifier(home, self.record)
+        self.model = load_network(home, self.record)
         ranked = self.photos.ranked("train")
         out = min(HELD_OUT, max(1, len(ranked) // 4))
         self._kept, self._out = ranked[:-out] or ranked, ranked[-out:]
 
     def validation(self) -> ValidationSet:
         chosen = self.photos.of("validation")
-        return ValidationSet(self.photos.pixels(chosen), self.photos.truth(chosen), "validation")
+        images, geometries = self.photos.read(chosen)
+        return ValidationSet(images, self.task.targets(chosen, geometries), "validation")
 
     def calibration(self, count: int) -> tuple[Pixels, Calibration]:
         chosen = self._kept[:count]
-        return self.photos.pixels(chosen), Calibration(n=len(chosen), sha256=fingerprint(chosen))
+        return self.photos.read(chosen)[0], Calibration(n=len(chosen), sha256=fingerprint(chosen))
 
     def held_out(self, count: int) -> Pixels:
-        return self.photos.pixels(self._out[:count])
+        return self.photos.read(self._out[:count])[0]
 
-    def reference(self, images: Pixels) -> Logits:
-        return reference_logits(self.model, self.record, images)
+    def reference(self, images: Pixels) -> Outputs:
+        return reference_outputs(self.model, self.record, images)
 
     def canonical(self) -> bytes:
-        return trace(self.model, self.preprocess, self.normalize)
+        names = tuple(output.name for output in self.task.outputs())
+        return trace(self.model, self.input, self.normalize, names)
 
     def provenance(self, versions: dict[str, str], max_drop: float) -> Provenance:
         record = self.record

@@ -12,6 +12,7 @@ import numpy as np
 
 import edgetl
 from edgetl.bundle import MEASUREMENTS, Bundle, open_bundle
+from edgetl.bundle.manifest import Candidate
 from edgetl.errors import EngineError, EngineMissingError, StorageError, UsageError
 from edgetl.machine import available_cores, power_mode, this_machine
 from edgetl.runtime.bench.process import WARMUP
@@ -20,12 +21,13 @@ from edgetl.runtime.choose import AUTO, matching
 from edgetl.runtime.local import Timing, instability, local_timings, merged, remember, timing
 from edgetl.runtime.session import check_batch, check_threads
 from edgetl.runtime.trust import judged
-from edgetl.spec import Candidate, Measurement, Record
+from edgetl.spec import Measurement, Record
 
 
 class Unmeasured(Record, frozen=True, kw_only=True):
     """A candidate that could not be measured here, and why."""
 
+    candidate: str
     recipe: str
     engine: str
     precision: str
@@ -71,7 +73,7 @@ def bench(
         rows, skipped = _rows(opened, runs, batch), _skipped(runs)
         if not rows:
             absent = all(isinstance(run.error, EngineMissingError) for run in runs)
-            reasons = "; ".join(f"{item.recipe}: {item.reason}" for item in skipped)
+            reasons = "; ".join(f"{item.candidate}: {item.reason}" for item in skipped)
             fixes = dict.fromkeys(item.fix for item in skipped)
             raise (EngineMissingError if absent else EngineError)(
                 f"No candidate of {opened.path} can run here: {reasons}", fix="; ".join(fixes)
@@ -99,17 +101,17 @@ def _remember(bundle: Bundle, runs: list[Run], rows: list[Measurement]) -> list[
     for run in runs:
         if run.error is None and run.ready is not None and run.ready.check is not None:
             verdict = judged(run.candidate, run.ready.check)
-            verdicts[run.candidate.recipe] = verdict
+            verdicts[run.candidate.name] = verdict
             if not verdict.passed:
                 notes.append(
-                    f"{run.candidate.recipe} is not chosen here, as its self-test fails: "
+                    f"{run.candidate.name} is not chosen here, as its self-test fails: "
                     f"{verdict.detail}"
                 )
     timings: dict[str, Timing] | None = None
     if rows:
         before = local_timings(bundle.sha256, [run.candidate for run in runs])
         before = _exported(bundle, rows) | before
-        timings, why = merged(before, {row.recipe: timing(row) for row in rows})
+        timings, why = merged(before, {row.candidate: timing(row) for row in rows})
         if why:
             notes.append(
                 f"an earlier measurement still decides what runs here, not this one: {why}; to "
@@ -126,22 +128,23 @@ def _exported(bundle: Bundle, rows: list[Measurement]) -> dict[str, Timing]:
     """What the export measured, if on this machine and with the engines of these rows."""
     if MEASUREMENTS not in bundle.manifest.members:
         return {}
-    same = {(row.recipe, row.machine, row.engine_version, 1) for row in rows}
+    same = {(row.candidate, row.machine, row.engine_version, 1) for row in rows}
     lines = bundle.read(MEASUREMENTS).splitlines()
     try:
         before = [msgspec.json.decode(line, type=Measurement) for line in lines]
     except msgspec.DecodeError:  # another program's
         return {}
     return {
-        row.recipe: timing(row)
+        row.candidate: timing(row)
         for row in before
-        if (row.recipe, row.machine, row.engine_version, row.batch) in same
+        if (row.candidate, row.machine, row.engine_version, row.batch) in same
     }
 
 
 def _skipped(runs: list[Run]) -> list[Unmeasured]:
     return [
         Unmeasured(
+            candidate=run.candidate.name,
             recipe=run.candidate.recipe,
             engine=run.candidate.engine,
             precision=run.candidate.precision,
@@ -164,6 +167,7 @@ def _row(bundle: Bundle, run: Run, batch: int) -> Measurement:
     assert described is not None
     p50, p90, p99 = (float(q) for q in np.percentile(np.array(run.samples_ns), [50, 90, 99]) / 1e6)
     return Measurement(
+        candidate=run.candidate.name,
         recipe=run.candidate.recipe,
         engine=described.engine,
         engine_version=described.version,

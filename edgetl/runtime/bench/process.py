@@ -15,10 +15,11 @@ from typing import IO, TypeVar
 
 import msgspec
 
+from edgetl.bundle.manifest import Candidate
 from edgetl.errors import EngineError
 from edgetl.files import decode_json, encode_json
 from edgetl.runtime.bench.worker import MeasureRequest, Ready, Slice
-from edgetl.spec import Candidate, Record
+from edgetl.spec import Record
 
 T = TypeVar("T")
 WARMUP = 10  # runs that do not count
@@ -88,14 +89,14 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
             return decode_json(self._lines.get(timeout=limit_s).encode(), kind)
         except queue.Empty:
             raise EngineError(
-                f"The process that measured {self.candidate.recipe} gave no answer for "
+                f"The process that measured {self.candidate.name} gave no answer for "
                 f"{limit_s:.3g} s and was stopped.",
                 fix="measure again when the machine is idle; or leave it out by --engine and "
                 "--precision.",
             ) from None
         except (BrokenPipeError, msgspec.DecodeError) as error:
             raise EngineError(
-                f"The process that measured {self.candidate.recipe} died: {self._last_words()}.",
+                f"The process that measured {self.candidate.name} died: {self._last_words()}.",
                 fix="free memory, or measure fewer candidates by --engine and --precision.",
             ) from error
 

@@ -10,13 +10,13 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from edgetl.bundle import Bundle
+from edgetl.bundle.manifest import Candidate
 from edgetl.errors import EngineError, EngineMissingError
 from edgetl.machine import available_memory_mib
 from edgetl.runtime.bench.process import Limits, Worker
 from edgetl.runtime.bench.worker import MeasureRequest, Ready
 from edgetl.runtime.build import announce
 from edgetl.runtime.choose import unfit
-from edgetl.spec import Candidate
 
 TURNS = 8
 ROUNDS = 4  # in which groups are opened again, where not all fit at once
@@ -96,13 +96,13 @@ class Turns:
 
     def _start(self, run: Run) -> Worker:
         candidate = run.candidate
-        self._say(f"loading {candidate.recipe}")
+        self._say(f"loading {candidate.name}")
         insist(candidate)
         builds = announce(self._bundle, candidate, self._batch)
         job = MeasureRequest(
             bundle=str(self._bundle.path),
             sha256=self._bundle.sha256,
-            recipe=candidate.recipe,
+            candidate=candidate.name,
             threads=self._threads,
             batch=self._batch,
         )

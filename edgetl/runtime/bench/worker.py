@@ -32,7 +32,7 @@ class MeasureRequest(Record, frozen=True, kw_only=True):
 
     bundle: str
     sha256: str  # of the bundle, which might be replaced meanwhile
-    recipe: str
+    candidate: str
     threads: int
     batch: int
 
@@ -65,11 +65,12 @@ def main() -> None:
         bundle = open_bundle(job.bundle)
         if bundle.sha256 != job.sha256:
             raise BundleError(f"{job.bundle} was replaced meanwhile.", fix="measure it again.")
-        candidate = next(c for c in bundle.manifest.candidates if c.recipe == job.recipe)
+        candidate = next(c for c in bundle.manifest.candidates if c.name == job.candidate)
         session = open_session(bundle, candidate, threads=job.threads)
-        size = bundle.manifest.preprocess.size
         # Drawn noise: no engine's speed here depends on the values, and no photo is needed.
-        images = np.random.default_rng(0).integers(0, 256, (job.batch, size, size, 3), np.uint8)
+        images = np.random.default_rng(0).integers(
+            0, 256, (job.batch, *bundle.manifest.input.shape), np.uint8
+        )
         session.run(images)
         load_ms = (time.perf_counter_ns() - start) / 1e6
         check = check_session(bundle, candidate, session) if job.batch == 1 else None

@@ -12,16 +12,15 @@ from typing import NamedTuple, TypeAlias, Union
 import numpy as np
 
 from edgetl.bundle import Bundle, open_bundle
-from edgetl.data.names import nfc
+from edgetl.bundle.manifest import Candidate
 from edgetl.data.walk import images_in
-from edgetl.engines import NAMES, Session
+from edgetl.engines import NAMES, Outputs, Session
 from edgetl.errors import DataError, EngineError, ImageError, UnknownNameError, UsageError, shell
-from edgetl.inputs.image import Pixels, pixels
-from edgetl.metrics import Logits
-from edgetl.runtime.compare.comparison import Comparison, Scores, Side, Unread
+from edgetl.inputs.base import Input, Pixels
+from edgetl.runtime.compare.comparison import Answers, Comparison, Scores, Side, Unread
 from edgetl.runtime.session import open_session
 from edgetl.runtime.trust import best_candidate
-from edgetl.spec import Candidate, Preprocess
+from edgetl.tasks.base import Task, join
 
 log = logging.getLogger("edgetl")
 
@@ -29,22 +28,26 @@ PathLike: TypeAlias = Union[str, "os.PathLike[str]"]
 
 
 class _Entry(NamedTuple):
-    """A candidate that runs: `order[i]` is its column of the first bundle's label i."""
+    """A candidate that runs."""
 
     name: str
     home: str  # the bundle's short name
     bundle: Bundle
     candidate: Candidate
     session: Session
-    order: list[int]
+
+    @property
+    def task(self) -> Task:
+        """What its outputs mean."""
+        return self.bundle.manifest.task
 
 
 class _Seen(NamedTuple):
-    """One image that was read, its truth, and its logits `(sides, classes)`."""
+    """One image that was read, its truth, and what each side answers."""
 
     path: str
     truth: str | None
-    logits: Logits
+    outputs: list[Outputs]
 
 
 def compare(
@@ -68,7 +71,7 @@ def compare(
     _check_options(engines, candidates, top)
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(open_bundle(path)) for path in _listed(bundles)]
-        _check_labels(opened)
+        _check_tasks(opened)
         entries = _open(opened, _chosen(opened, engines, candidates), threads, stack)
         files = find_images(images, log.warning)
         seen, unread = _run(entries, files, advance)
@@ -119,10 +122,17 @@ def _check_options(engines: Sequence[str], candidates: Sequence[str], top: int) 
             raise UnknownNameError("engine", engine, NAMES, listing="edgetl doctor")
 
 
-def _check_labels(bundles: list[Bundle]) -> None:
-    """DataError unless all bundles know the same classes."""
+def _check_tasks(bundles: list[Bundle]) -> None:
+    """DataError unless all bundles have one task and know the same classes."""
+    first = bundles[0].manifest.task
     for bundle in bundles[1:]:
-        ours, theirs = bundles[0].manifest.labels, bundle.manifest.labels
+        other = bundle.manifest.task
+        if type(first) is not type(other):
+            raise DataError(
+                f"{bundles[0].path} and {bundle.path} have different tasks.",
+                fix="compare bundles of one task.",
+            )
+        ours, theirs = first.labels, other.labels
         if sorted(ours) == sorted(theirs):
             continue
         sides = ((bundles[0], set(ours) - set(theirs)), (bundle, set(theirs) - set(ours)))
@@ -143,31 +153,31 @@ def _chosen(
     """The candidates to compare, each once, in the order in which they were named."""
     chosen: dict[tuple[str, str], tuple[Bundle, Candidate]] = {}
     for bundle in bundles:
-        named = [_named(bundle, recipe) for recipe in candidates]
+        named = [_named(bundle, name) for name in candidates]
         named += [best_candidate(bundle, engine) for engine in engines]
         for candidate in named or [best_candidate(bundle)]:
-            chosen.setdefault((bundle.sha256, candidate.recipe), (bundle, candidate))
+            chosen.setdefault((bundle.sha256, candidate.name), (bundle, candidate))
     if len(chosen) < 2:
-        names = [c.recipe for c in bundles[0].manifest.candidates if c.rejected is None]
+        names = [c.name for c in bundles[0].manifest.candidates if c.rejected is None]
         raise UsageError(
-            f"Only {', '.join(recipe for _, recipe in chosen) or 'nothing'} would be compared.",
+            f"Only {', '.join(name for _, name in chosen) or 'nothing'} would be compared.",
             fix="give two bundles, or name two by --engines or by --candidates; these are here: "
             f"{', '.join(names)}.",
         )
     return list(chosen.values())
 
 
-def _named(bundle: Bundle, recipe: str) -> Candidate:
-    known = {c.recipe: c for c in bundle.manifest.candidates}
-    if recipe not in known:
+def _named(bundle: Bundle, name: str) -> Candidate:
+    known = {c.name: c for c in bundle.manifest.candidates}
+    if name not in known:
         listing = shell("edgetl", "inspect", bundle.path)
-        raise UnknownNameError("candidate", recipe, known, listing=listing)
-    if known[recipe].rejected is not None:
+        raise UnknownNameError("candidate", name, known, listing=listing)
+    if known[name].rejected is not None:
         raise EngineError(
-            f"{bundle.path} does not hold {recipe}, which was refused: {known[recipe].rejected}.",
+            f"{bundle.path} does not hold {name}, which was refused: {known[name].rejected}.",
             fix="name another candidate, or export with other limits.",
         )
-    return known[recipe]
+    return known[name]
 
 
 def _open(
@@ -177,14 +187,13 @@ def _open(
     stack: contextlib.ExitStack,
 ) -> list[_Entry]:
     stems = [bundle.path.stem for bundle in bundles]
-    labels, entries = chosen[0][0].manifest.labels, []
+    entries = []
     for bundle, candidate in chosen:
         own = bundle.path.stem if len(set(stems)) == len(stems) else str(bundle.path)
-        name = candidate.recipe if len(bundles) == 1 else f"{own}: {candidate.recipe}"
+        name = candidate.name if len(bundles) == 1 else f"{own}: {candidate.name}"
         session = open_session(bundle, candidate, threads=threads)
         stack.callback(session.close)
-        order = [bundle.manifest.labels.index(label) for label in labels]
-        entries.append(_Entry(name, own, bundle, candidate, session, order))
+        entries.append(_Entry(name, own, bundle, candidate, session))
     return entries
 
 
@@ -196,26 +205,21 @@ def _run(
     files: list[tuple[Path, tuple[str, ...]]],
     advance: Callable[[int], None],
 ) -> tuple[list[_Seen], list[Unread]]:
-    labels = {nfc(label): label for label in entries[0].bundle.manifest.labels}
     seen: list[_Seen] = []
     unread: list[Unread] = []
     for path, folders in files:
         advance(1)
-        ready: dict[Preprocess, Pixels] = {}
+        ready: dict[Input, Pixels] = {}
         try:
             for entry in entries:
-                spec = entry.bundle.manifest.preprocess
+                spec = entry.bundle.manifest.input
                 if spec not in ready:
-                    ready[spec] = pixels(path, spec)
+                    ready[spec] = spec.read(path).pixels
         except ImageError as error:
             unread.append(Unread(image=str(path), error=str(error)))
             continue
-        rows = [
-            e.session.run(ready[e.bundle.manifest.preprocess][np.newaxis])[0, e.order]
-            for e in entries
-        ]
-        truth = next((labels[nfc(name)] for name in folders if nfc(name) in labels), None)
-        seen.append(_Seen(str(path), truth, np.stack(rows)))
+        outputs = [e.session.run(ready[e.bundle.manifest.input][np.newaxis]) for e in entries]
+        seen.append(_Seen(str(path), entries[0].task.truth_by_folders(folders), outputs))
     return seen, unread
 
 
@@ -223,9 +227,10 @@ def _summary(
     entries: list[_Entry], seen: list[_Seen], unread: list[Unread], top: int
 ) -> Comparison:
     scores = Scores(
-        np.stack([one.logits for one in seen], axis=1),
-        [entry.candidate.temperature for entry in entries],
-        entries[0].bundle.manifest.labels,
+        [
+            Answers(entry.task, entry.candidate.settings, join([one.outputs[i] for one in seen]))
+            for i, entry in enumerate(entries)
+        ],
         [one.truth for one in seen],
     )
     sides = []
@@ -235,19 +240,20 @@ def _summary(
             name=entry.name,
             bundle=str(bundle.path),
             bundle_sha256=bundle.sha256,
+            candidate=entry.candidate.name,
             recipe=entry.candidate.recipe,
             engine=described.engine,
             engine_version=described.version,
             provider=described.provider,
             precision=described.precision,
-            temperature=entry.candidate.temperature,
-            preprocess=bundle.manifest.preprocess,
+            temperature=getattr(entry.candidate.settings, "temperature", 1.0),
+            preprocess=bundle.manifest.input,
             accuracy=scores.accuracy(index),
             bad=int((~scores.finite[index]).sum()),
         )
         sides.append(side)
     return Comparison(
-        labels=scores.labels,
+        labels=entries[0].task.labels,
         n=len(seen),
         known=int(scores.known.sum()),
         sides=tuple(sides),
@@ -261,14 +267,14 @@ def _summary(
 def _notes(entries: list[_Entry], sides: list[Side], n: int, known: int) -> list[str]:
     """What a reader should know before comparing the figures."""
     notes = []
-    specs = {entry.home: entry.bundle.manifest.preprocess for entry in entries}
+    specs = {entry.home: entry.bundle.manifest.input for entry in entries}
     if len(set(specs.values())) > 1:
-        each = "; ".join(f"{home} reads {s.size} px by {s.fit}" for home, s in specs.items())
+        each = "; ".join(f"{home} reads {spec}" for home, spec in specs.items())
         notes.append(f"Preprocessing differs, and each bundle has its own: {each}.")
     notes += [
         f"{entry.name} lists the classes in another order; they were matched by name."
         for entry in entries
-        if entry.order != sorted(entry.order)
+        if entry.task.labels != entries[0].task.labels
     ]
     if 0 < known < n:
         notes.append(f"Accuracies are over the {known} of {n} images in folders named by class.")

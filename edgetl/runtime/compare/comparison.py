@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.metrics import paired_drop
-from edgetl.spec import Prediction, Preprocess, Record
+from edgetl.data.found import Found
+from edgetl.inputs.base import Geometry, Input
+from edgetl.metrics import Interval
+from edgetl.spec import Record
+from edgetl.tasks.base import Outputs, Prediction, Task, finite, take
 
 Table = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
+AS_IT_IS = Geometry((1, 1), (0, 0), (1, 1))  # nothing here asks where things lie
 NOT_FINITE = "NaN or infinity"  # stands for the class where there is none
 CHANGES = 20
 
@@ -20,16 +25,17 @@ CHANGES = 20
 class Side(Record, frozen=True, kw_only=True):
     """One candidate that was compared, and how it did where the truth is known."""
 
-    name: str  # the recipe, with its bundle's name where there are several bundles
+    name: str  # the candidate, with its bundle's name where there are several bundles
     bundle: str
     bundle_sha256: str
+    candidate: str
     recipe: str
     engine: str
     engine_version: str
     provider: str
     precision: str
     temperature: float
-    preprocess: Preprocess
+    preprocess: Input
     accuracy: float | None = None
     bad: int = 0  # images whose logits are NaN or infinite
 
@@ -67,7 +73,7 @@ class ComparedImage(Record, frozen=True, kw_only=True):
 
     image: str
     truth: str | None
-    answers: tuple[Prediction, ...]
+    answers: tuple[Any, ...]  # the task's own predictions
     agree: bool
     kl: float | None  # the largest against the first, in nats; None where logits are not finite
     probability: float | None  # the largest difference against the first
@@ -93,51 +99,80 @@ class Comparison(Record, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+class Answers(NamedTuple):
+    """What one side says: its task, its candidate's settings, and outputs of all images."""
+
+    task: Task
+    settings: Any
+    outputs: Outputs
+
+
 class Scores:
-    """Answers `(sides, images)` to `logits` `(sides, images, classes)`, compared with the first.
+    """What the sides answer, compared with the first; `truth` has a label or None by image."""
 
-    `truth` has a label or None for each image; `temperatures` has one for each side.
-    """
-
-    def __init__(
-        self,
-        logits: npt.ArrayLike,
-        temperatures: list[float],
-        labels: tuple[str, ...],
-        truth: list[str | None],
-    ) -> None:
-        self.labels, raw = labels, np.asarray(logits, np.float64)
-        self.finite: Flags = np.asarray(np.isfinite(raw).all(axis=2))
-        self.logits: Table = np.where(self.finite[..., np.newaxis], raw, 0.0)
-        log = [log_softmax(*one) for one in zip(self.logits, temperatures, strict=True)]
-        self.log_chance, self.chance = np.stack(log), np.exp(np.stack(log))
-        self.top1 = self.logits.argmax(axis=2)
-        self.truth = truth
+    def __init__(self, sides: list[Answers], truth: list[str | None]) -> None:
+        self.task, self.truth = sides[0].task, truth
+        self.finite: Flags = np.stack([finite(side.outputs) for side in sides])
+        whole = [
+            {name: np.where(_wide(good, v), v, 0) for name, v in side.outputs.items()}
+            for side, good in zip(sides, self.finite, strict=True)
+        ]
+        self.tops = [
+            [
+                side.task.decode(take(o, [i]), side.settings, AS_IT_IS, top=1)
+                for i in range(len(truth))
+            ]
+            for side, o in zip(sides, whole, strict=True)
+        ]
+        self.answers = [s.task.answers(o, s.settings) for s, o in zip(sides, whole, strict=True)]
+        self.outputs = [self.task.aligned(o, s.task) for s, o in zip(sides, whole, strict=True)]
         self.known: Flags = np.array([label is not None for label in truth])
-        columns = np.array([-1 if label is None else labels.index(label) for label in truth])
-        self.right: Flags = np.logical_and(self.top1 == columns, self.finite)
+        both = list(zip(sides, self.outputs, strict=True))
+        chance = [self.task.confidences(o, side.settings) for side, o in both]
+        first = np.zeros(0) if chance[0] is None else chance[0]
+        shown = [self.task.calibrated(o, side.settings) for side, o in both]
+        self.kl: Table = np.stack([self.task.distance(shown[0], one) for one in shown]).clip(0)
         self.both: Flags = self.finite & self.finite[0]
-        self.same: Flags = np.logical_and(self.top1 == self.top1[0], self.both)
-        self.kl = (self.chance[0] * (self.log_chance[0] - self.log_chance)).sum(axis=2).clip(0)
-        self.apart: Table = np.abs(self.chance - self.chance[0])
+        same = np.stack([self.task.agreement(self.outputs[0], one) for one in self.outputs])
+        self.same: Flags = np.logical_and(same, self.both)
+        self.apart = [None if c is None else np.abs(c - first) for c in chance]
+
+    def _targets(self, rows: Flags) -> Any:
+        """What is true of images whose truth is known."""
+        samples = [Found(path="", label=label) for label in np.array(self.truth)[rows]]
+        return self.task.targets(samples, [AS_IT_IS] * len(samples))
 
     def accuracy(self, side: int) -> float | None:
-        """Share of images of known truth that `side` has right."""
-        return float(self.right[side, self.known].mean()) if self.known.any() else None
+        """The primary metric over images of known truth; NaN is never right."""
+        rows = self.known & self.finite[side]
+        if not self.known.any():
+            return None
+        found = self.task.evaluate(take(self.outputs[side], rows), self._targets(rows))
+        return found.primary * float(rows.sum() / self.known.sum())
+
+    def _drop(self, side: int) -> tuple[float | None, Interval | None]:
+        before, after = self.accuracy(0), self.accuracy(side)
+        if before is None or after is None:
+            return None, None
+        if not self.both[side, self.known].all():
+            return before - after, None
+        mine, other = (take(self.outputs[i], self.known) for i in (side, 0))
+        score = self.task.compare(mine, other, self._targets(self.known))
+        first = score[self.task.metrics[0].name]
+        return first.drop, first.interval
 
     def pair(self, side: int, name: str) -> Pair:
         """How `side` differs from the first."""
         ok = self.both[side]
-        logit = np.abs(self.logits[side, ok] - self.logits[0, ok])
-        apart, kl = self.apart[side, ok], self.kl[side, ok]
-        drop, interval = None, None
-        if self.known.any():
-            drop, interval = paired_drop(self.right[0, self.known], self.right[side, self.known])
-        moved = Counter(
-            (self.labels[a], self.labels[b])
-            for a, b in zip(self.top1[0, ok], self.top1[side, ok], strict=True)
-            if a != b
-        )
+        raw = [
+            np.abs(self.outputs[side][k][ok] - v[ok]).ravel() for k, v in self.outputs[0].items()
+        ]
+        logit, kl = np.concatenate(raw), self.kl[side, ok]
+        chance = self.apart[side]
+        apart = np.zeros(0) if chance is None else chance[ok]
+        drop, interval = self._drop(side)
+        pairs = zip(self.answers[0], self.answers[side], ok & ~self.same[side], strict=True)
+        moved = Counter((a, b) for a, b, changed in pairs if changed)
         ranked = sorted(moved.items(), key=lambda item: (-item[1], item[0]))
         return Pair(
             other=name,
@@ -156,19 +191,19 @@ class Scores:
     def image(self, index: int, path: str) -> ComparedImage:
         """The answers on one image."""
         whole = bool(self.finite[:, index].all())
-        answers = [
-            Prediction(label=self.labels[best], probability=float(self.chance[side, index, best]))
-            if self.finite[side, index]
-            else Prediction(label=NOT_FINITE, probability=0.0)
-            for side, best in enumerate(self.top1[:, index])
-        ]
+        apart = [float(each[index].max()) for each in self.apart if each is not None]
         return ComparedImage(
             image=path,
             truth=self.truth[index],
-            answers=tuple(answers),
+            answers=tuple(
+                found[index][0]
+                if good[index] and found[index]
+                else Prediction(label=NOT_FINITE, probability=0.0)
+                for found, good in zip(self.tops, self.finite, strict=True)
+            ),
             agree=bool(self.same[:, index].all()),
             kl=float(self.kl[:, index].max()) if whole else None,
-            probability=float(self.apart[:, index].max()) if whole else None,
+            probability=max(apart) if whole and apart else None,
         )
 
     def worst(self) -> list[int]:
@@ -177,12 +212,9 @@ class Scores:
         return [int(i) for i in np.lexsort((-kl, self.same.all(axis=0)))]
 
 
-def log_softmax(logits: Table, temperature: float) -> Table:
-    """Logarithms of calibrated probabilities, float64 `(N, C)`."""
-    scaled = logits / temperature
-    scaled = scaled - scaled.max(axis=-1, keepdims=True)
-    result: Table = scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True))
-    return result
+def _wide(flags: Flags, values: npt.NDArray[np.float32]) -> Flags:
+    """Flags `(N,)` that can be laid over `(N, …)`."""
+    return flags.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def _max(values: Table) -> float | None:

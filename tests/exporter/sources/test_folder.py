@@ -13,11 +13,10 @@ import pytest
 from edgetl.errors import DataError
 from edgetl.exporter.sources import folder
 from edgetl.exporter.sources.folder import Folder, Use
-from edgetl.inputs.image import pixels
+from edgetl.inputs.image import pixels, square
 from edgetl.runs.samples import fingerprint
-from edgetl.spec import Preprocess
 
-SPEC = Preprocess(size=24)
+SPEC = square(24)
 USES: tuple[Use, ...] = ("calibration", "held-out", "validation")
 
 Draw = Callable[..., Path]

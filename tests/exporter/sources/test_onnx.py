@@ -136,7 +136,7 @@ def test_class_folders(make: Make, photos: Path) -> None:
     assert (source.reference(judges.images).argmax(axis=1) == judges.truth).all()
     assert source.validation() is judges
     assert source.warnings == []
-    assert source.preprocess.size == SIZE
+    assert source.input.size == SIZE
     assert [text.split()[0] for text in said] == ["reading", "reading", "rewriting"]
 
 

@@ -14,7 +14,8 @@ from edgetl.exporter.sources.base import Source
 from edgetl.exporter.sources.onnx import OnnxSource
 from edgetl.exporter.sources.open import open_source
 from edgetl.exporter.sources.run import RunSource
-from edgetl.spec import Normalize, OnnxOptions, Preprocess
+from edgetl.inputs.image import square
+from edgetl.spec import Normalize, OnnxOptions
 from tests.exporter import small
 
 
@@ -98,7 +99,7 @@ def test_an_onnx_file(model: Path, photos: Path) -> None:
     source = opened(model, calib=str(photos))
     assert isinstance(source, OnnxSource)
     assert source.labels == small.LABELS
-    assert source.preprocess == Preprocess(size=small.SIZE, fit="crop")
+    assert source.input == square(small.SIZE, "crop")
     assert source.normalize == Normalize()
 
 
@@ -116,7 +117,7 @@ def test_options_arrive(model: Path, photos: Path, tmp_path: Path) -> None:
         range_=255,
         layout="nchw",
     )
-    assert source.preprocess.fit == "squash"
+    assert source.input.fit == "squash"
     assert source.normalize.std == (0.2, 0.2, 0.1)
     assert source.normalize.mean[0] == pytest.approx(100 / 255)
 

@@ -14,10 +14,9 @@ from PIL import Image
 import edgetl
 from edgetl.engines import find_engine, openvino
 from edgetl.errors import DataError, EngineError, EngineMissingError, UnknownNameError, UsageError
-from edgetl.inputs.image import batch
+from edgetl.inputs.image import batch, square
 from edgetl.runtime.compare.compare import compare
 from edgetl.runtime.compare.comparison import NOT_FINITE, Scores
-from edgetl.spec import Preprocess
 
 LABELS = ("bars", "disc", "square")
 Write = Callable[..., Path]
@@ -26,7 +25,7 @@ Write = Callable[..., Path]
 def said(bundle: Path, photos: list[Path], engine: str, precision: str) -> tuple[Any, Any]:
     """Logits and probabilities `(N, 3)` of one candidate, without the code under test."""
     with edgetl.load(bundle, engine=engine, precision=precision) as model:
-        seen = batch(photos, model.manifest.preprocess)
+        seen = batch(photos, model.manifest.input)
         logits = np.concatenate([model.logits(seen[i : i + 1]) for i in range(len(seen))])
         chance = np.concatenate([model.probabilities(seen[i : i + 1]) for i in range(len(seen))])
     return logits.astype(np.float64), chance.astype(np.float64)
@@ -133,7 +132,7 @@ def test_each_bundle_has_its_own_preprocessing(
 ) -> None:
     paths = [
         write_tiny(tmp_path / f"{spec.fit}.edgetl", ("ort-fp32",), preprocess=spec)
-        for spec in (Preprocess(size=32, fit="squash"), Preprocess(size=32, fit="pad"))
+        for spec in (square(32, "squash"), square(32, "pad"))
     ]
     found = compare(paths, wide)
     a, b = (said(path, wide, "onnxruntime", "fp32")[0] for path in paths)

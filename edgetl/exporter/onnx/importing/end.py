@@ -14,7 +14,7 @@ from edgetl.exporter.onnx.checks import FLOAT
 from edgetl.exporter.onnx.importing.file import called
 from edgetl.exporter.onnx.importing.passes import tensor_types
 from edgetl.exporter.onnx.importing.run import Given, GivenNetwork
-from edgetl.inputs.image import Pixels
+from edgetl.inputs.base import Pixels
 from edgetl.spec import Normalize
 
 _TRIAL_SEED = 0
@@ -41,8 +41,8 @@ def find_logits(given: Given) -> Given:
 
 
 def _noise(given: Given) -> Pixels:
-    side, count = given.size, given.batch or 2
-    return np.random.default_rng(_TRIAL_SEED).integers(0, 256, (count, side, side, 3), np.uint8)
+    shape = (given.batch or 2, given.height, given.width, 3)
+    return np.random.default_rng(_TRIAL_SEED).integers(0, 256, shape, np.uint8)
 
 
 def _answer(given: Given) -> Any:

@@ -26,12 +26,19 @@ _SPLIT_IT = "cut the file to one image input and its logits with onnx.utils.extr
 _EVALUATE = "export the model in evaluation mode: model.eval()."
 
 
-def read_given(data: bytes | Path, *, size: int | None = None, layout: Layout = "auto") -> Given:
+def read_given(
+    data: bytes | Path,
+    *,
+    size: int | tuple[int, int] | None = None,
+    layout: Layout = "auto",
+    output: str | None = None,
+) -> Given:
     """Read an ONNX classifier: one image input, one output `(N, classes)` or `(N, classes, 1, 1)`.
 
-    `size` in pixels is needed where the file leaves it open, `layout` where the shape does not
-    show it. Raises UsageError for options that the file contradicts or that are missing, TraceError
-    for files that are no such classifier or cannot be run.
+    `size` in pixels, one number or (height, width), is needed where the file leaves it open,
+    `layout` where the shape does not show it, `output` where there are several. Raises UsageError
+    for options that the file contradicts or that are missing, TraceError for files that are no such
+    classifier or cannot be run.
     """
     file = read_file(data)
     for node in all_nodes(file.model.graph):
@@ -46,7 +53,9 @@ def read_given(data: bytes | Path, *, size: int | None = None, layout: Layout = 
     for node in all_nodes(computed.graph):
         _refuse(node, file.name)
     _check_weights(computed.graph, file.name)
-    given = _interface(file.model, file.name, size, layout)
+    _choose_output(file.model.graph, file.name, output)
+    sides = (size, size) if isinstance(size, int) else size
+    given = _interface(file.model, file.name, sides, layout)
     return find_logits(given._replace(sha256=file.sha256, opset=file.opset))
 
 
@@ -97,15 +106,35 @@ def _check_weights(graph: onnx.GraphProto, name: str) -> None:
 # --- the interface ----------------------------------------------------------------------------
 
 
-def _interface(model: onnx.ModelProto, name: str, size: int | None, layout: Layout) -> Given:
+def _choose_output(graph: onnx.GraphProto, name: str, asked: str | None) -> None:
+    """Leave one output; UsageError for one that is not there, and where none of many is named."""
+    names = [output.name for output in graph.output]
+    shown = ", ".join(names[:8]) or "none"
+    if asked is not None and asked not in names:
+        raise UsageError(f"{name} has no output '{asked}'.", fix=f"name one of {shown}.")
+    if asked is None and len(names) != 1:
+        raise TraceError(
+            f"{name} has {len(names)} outputs ({shown}), not one.",
+            fix="name that of the logits by --output NAME.",
+        )
+    if len(names) > 1:
+        kept = next(output for output in graph.output if output.name == asked)
+        only = copy.deepcopy(kept)
+        del graph.output[:]
+        graph.output.append(only)
+        drop_unused(graph)
+
+
+def _interface(
+    model: onnx.ModelProto, name: str, size: tuple[int, int] | None, layout: Layout
+) -> Given:
     """What the file takes and returns; everything else of Given is filled in later."""
     graph = model.graph
     stored = {i.name for i in graph.initializer}
     inputs = [i for i in graph.input if i.name not in stored]
-    for what, values in (("inputs", inputs), ("outputs", list(graph.output))):
-        if len(values) != 1:
-            names = ", ".join(v.name for v in values[:4]) or "none"
-            raise TraceError(f"{name} has {len(values)} {what} ({names}), not one.", fix=_SPLIT_IT)
+    if len(inputs) != 1:
+        names = ", ".join(v.name for v in inputs[:4]) or "none"
+        raise TraceError(f"{name} has {len(inputs)} inputs ({names}), not one.", fix=_SPLIT_IT)
     kind = inputs[0].type.tensor_type
     dims = [d.dim_value for d in kind.shape.dim] if kind.HasField("shape") else [0] * 4
     if kind.elem_type not in TYPES or len(dims) != 4:
@@ -116,6 +145,7 @@ def _interface(model: onnx.ModelProto, name: str, size: int | None, layout: Layo
         )
     found = _layout(dims, layout, f"{name}'s input '{inputs[0].name}'")
     sides = dims[2:] if found == "nchw" else dims[1:3]
+    height, width = _size(sides, size, name)
     return Given(
         model=model,
         name=name,
@@ -126,7 +156,8 @@ def _interface(model: onnx.ModelProto, name: str, size: int | None, layout: Layo
         dtype=kind.elem_type,
         layout=found,
         batch=dims[0],
-        size=_size(sides, size, name),
+        height=height,
+        width=width,
         classes=0,
         notes=(),
     )
@@ -154,24 +185,21 @@ def _layout(dims: list[int], asked: Layout, what: str) -> Literal["nchw", "nhwc"
     return "nchw" if choice[0] == "nchw" else "nhwc"
 
 
-def _size(sides: list[int], asked: int | None, name: str) -> int:
-    fixed = {side for side in sides if side}
-    if len(fixed) > 1:
-        raise TraceError(
-            f"{name} reads images of {sides[0]}x{sides[1]} pixels; edgetl's are square.",
-            fix="export the model for square images.",
-        )
-    if not fixed and asked is None:
+def _size(sides: list[int], asked: tuple[int, int] | None, name: str) -> tuple[int, int]:
+    """(height, width) of what the file reads; a side that it leaves open is 0 in `sides`."""
+    if asked is None and not all(sides):
         raise UsageError(f"{name} leaves the image size open.", fix="give it: --size 224")
-    size = asked if asked is not None else fixed.pop()
-    if fixed and size not in fixed:
+    height, width = asked or (sides[0], sides[1])
+    if any(fixed and fixed != side for fixed, side in zip(sides, (height, width), strict=True)):
+        reads = str(sides[0]) if sides[0] == sides[1] else f"{sides[0] or '?'}x{sides[1] or '?'}"
+        shown = str(height) if height == width else f"{height}x{width}"
         raise UsageError(
-            f"--size {size} contradicts {name}, which reads {fixed.pop()} pixels.",
+            f"--size {shown} contradicts {name}, which reads {reads} pixels.",
             fix="leave --size away, or export the model for that size.",
         )
-    if size < 1:
-        raise UsageError(f"--size {size} is not possible.", fix="give pixels, such as 224.")
-    return size
+    if min(height, width) < 1:
+        raise UsageError(f"--size {height} is not possible.", fix="give pixels, such as 224.")
+    return height, width
 
 
 def _shown(dims: list[int]) -> str:

@@ -13,7 +13,7 @@ from onnx import helper, inliner, version_converter
 from edgetl.engines.base import first_line
 from edgetl.errors import TraceError, UsageError
 from edgetl.exporter.golden import drawing
-from edgetl.exporter.onnx.checks import FLOAT, FLOAT16, INPUT, NORMALIZED, OUTPUT, UINT8
+from edgetl.exporter.onnx.checks import FLOAT, FLOAT16, INPUT, NORMALIZED, UINT8
 from edgetl.exporter.onnx.importing.batch import free_batch
 from edgetl.exporter.onnx.importing.passes import (
     drop_idle,
@@ -34,13 +34,14 @@ from edgetl.exporter.onnx.passes import (
     rename,
     set_nodes,
 )
-from edgetl.inputs.image import Pixels
+from edgetl.inputs.base import Pixels
 from edgetl.machine import available_cores
 from edgetl.metrics import Logits
 from edgetl.spec import Normalize
 
 AS_IT_IS = Normalize(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))  # pixels 0…255
 
+OUTPUT = "logits"  # as a classifier's output is called from here on
 _SEED, _DRAWINGS = 1, 4
 _TOLERANCE = {FLOAT: 5e-4, UINT8: 5e-4, FLOAT16: 3e-2}  # of the logits' range
 # Attributes that came after opset 17, by the values that mean what 17 does.
@@ -59,7 +60,6 @@ class Imported(NamedTuple):
     """A given classifier in edgetl's form."""
 
     canonical: bytes  # as `check_onnx` accepts it
-    size: int
     classes: int
     single: bool  # takes one image a run, as its graph holds that number
     input_name: str  # as the given file calls it
@@ -74,7 +74,7 @@ def import_onnx(given: Given, *, normalize: Normalize, images: Pixels | None = N
     `normalize` is what the given file wants in front of it; for a file that reads uint8, AS_IT_IS.
     A file for one image a run is freed to take any number, or stays for one where its graph does
     not allow that. The result is compared with the given file on noise and on `images` uint8
-    `(N, size, size, 3)`. Raises UsageError for an impossible `normalize`, TraceError naming the
+    `(N, H, W, 3)`. Raises UsageError for an impossible `normalize`, TraceError naming the
     operator that targets cannot read, or when the result differs.
     """
     _check_normalize(given, normalize)
@@ -109,10 +109,10 @@ def _rewritten(
     if folded:
         notes.append(f"batch normalisations folded into their convolutions: {folded}")
     _join(model.graph, given, normalize)
-    canonical = finish(model.graph, given.size, given.classes, single=single)
+    shape = (given.height, given.width, 3)
+    canonical = finish(model.graph, shape, {OUTPUT: (given.classes,)}, single=single)
     return Imported(
         canonical=canonical,
-        size=given.size,
         classes=given.classes,
         single=single,
         input_name=given.input,
@@ -149,8 +149,8 @@ def _fix_interface(model: onnx.ModelProto, given: Given, count: int | str) -> No
 
 
 def _sides(given: Given) -> list[int]:
-    side = given.size
-    return [3, side, side] if given.layout == "nchw" else [side, side, 3]
+    sides = [given.height, given.width]
+    return [3, *sides] if given.layout == "nchw" else [*sides, 3]
 
 
 # --- opsets -----------------------------------------------------------------------------------
@@ -251,9 +251,10 @@ def _compare(
 
     Noise looks all alike to a network, so that mixed-up images would not show; drawings do not.
     """
-    side = given.size
-    noise = np.random.default_rng(_SEED).integers(0, 256, (1, side, side, 3), np.uint8)
-    tried = np.concatenate([noise, [drawing(seed, side) for seed in range(_DRAWINGS)]])
+    height, width = given.height, given.width
+    noise = np.random.default_rng(_SEED).integers(0, 256, (1, height, width, 3), np.uint8)
+    drawn = [drawing(seed, (width, height)) for seed in range(_DRAWINGS)]
+    tried = np.concatenate([noise, drawn])
     if images is not None:
         tried = np.concatenate([tried, images])
     wanted = GivenNetwork(given).logits(tried, normalize)
@@ -261,7 +262,7 @@ def _compare(
         bad = int((~np.isfinite(wanted)).any(axis=1).argmax())
         where = first_not_finite(given, tried[bad : bad + 1], normalize)
         raise TraceError(
-            f"{given.name} returns NaN or infinity on {side}-pixel images; {where} makes the "
+            f"{given.name} returns NaN or infinity on {height}x{width} pixels; {where} makes the "
             "first.",
             fix="give the --mean, --std and --range that the model was trained with.",
         )

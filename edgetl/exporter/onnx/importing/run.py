@@ -12,7 +12,7 @@ from edgetl.engines.base import first_line
 from edgetl.errors import TraceError, missing_extra
 from edgetl.exporter.onnx.checks import FLOAT, FLOAT16, UINT8
 from edgetl.exporter.onnx.importing.file import called
-from edgetl.inputs.image import Pixels
+from edgetl.inputs.base import Pixels
 from edgetl.machine import available_cores
 from edgetl.metrics import Logits
 from edgetl.spec import Normalize
@@ -34,7 +34,8 @@ class Given(NamedTuple):
     dtype: int  # of the input, ONNX's number
     layout: Literal["nchw", "nhwc"]
     batch: int  # 0 where any is possible
-    size: int
+    height: int
+    width: int
     classes: int
     notes: tuple[str, ...]
 
@@ -63,7 +64,7 @@ class GivenNetwork:
             ) from error
 
     def logits(self, images: Pixels, normalize: Normalize) -> Logits:
-        """Logits float32 `(N, classes)` of images uint8 `(N, size, size, 3)`.
+        """Logits float32 `(N, classes)` of images uint8 `(N, H, W, 3)`.
 
         Raises TraceError when the file fails on them.
         """
@@ -94,14 +95,14 @@ class GivenNetwork:
             return list(self._session.run(None, {self.given.input: block}))
         except Exception as error:
             raise TraceError(
-                f"{self.given.name} fails on images of {self.given.size} pixels: "
+                f"{self.given.name} fails on {self.given.height}x{self.given.width} pixels: "
                 f"{first_line(error)}",
                 fix="give the --size and --layout that the model was made for.",
             ) from error
 
 
 def first_not_finite(given: Given, image: Pixels, normalize: Normalize) -> str:
-    """The first node whose result is NaN, else infinite, on an image `(1, size, size, 3)`."""
+    """The first node whose result is NaN, else infinite, on an image `(1, H, W, 3)`."""
     watched = copy.deepcopy(given.model)
     graph = watched.graph
     nodes = {output: node for node in graph.node for output in node.output if output}

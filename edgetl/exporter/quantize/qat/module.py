@@ -9,7 +9,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from edgetl.exporter.onnx.checks import INPUT, OUTPUT, PREPROCESS, parse_onnx
+from edgetl.exporter.onnx.checks import INPUT, PREPROCESS, parse_onnx
 from edgetl.exporter.quantize.calibration import Range, Rounding
 from edgetl.exporter.quantize.qat.operators import OPERATORS, Tensor, attributes_of, check
 
@@ -19,7 +19,7 @@ _WEIGHTED = frozenset({"Conv", "Gemm"})
 
 
 class OnnxModule(nn.Module):
-    """Runs the canonical ONNX on uint8 `(N, size, size, 3)`; returns float32 logits `(N, classes)`.
+    """Runs the canonical ONNX on uint8 `(N, H, W, 3)`; returns its outputs, float32 `(N, …)`.
 
     With ranges observed, what integer operators read is rounded to 8 bits over its range, and
     weights per output channel; before that it computes as the file does. What is trained of a
@@ -32,6 +32,7 @@ class OnnxModule(nn.Module):
         super().__init__()
         graph = parse_onnx(canonical).graph
         self.nodes = list(graph.node)
+        self.outputs = [output.name for output in graph.output]
         self.attributes = [attributes_of(node) for node in self.nodes]
         for node, attributes in zip(self.nodes, self.attributes, strict=True):
             check(node, attributes)
@@ -84,12 +85,12 @@ class OnnxModule(nn.Module):
         """Drop the ranges, so that the next images are observed afresh, with rounded weights."""
         self.ranges.clear()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits alone."""
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The outputs alone."""
         return self.answer(images)[0]
 
-    def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits, and the features that the last layer reads, unrounded.
+    def answer(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The outputs, and the features that the last layer reads, unrounded.
 
         Inner tensors go as soon as nothing reads them.
         """
@@ -106,11 +107,10 @@ class OnnxModule(nn.Module):
             outputs = result if isinstance(result, (list, tuple)) else [result]
             values |= zip(node.output, outputs, strict=True)
             for name in node.input:
-                if self._last.get(name) == index:
+                if self._last.get(name) == index and name not in self.outputs:
                     values.pop(name, None)
                     rounded.pop(name, None)
-        logits = values[OUTPUT].float()
-        return logits, logits if features is None else features
+        return {name: values[name].float() for name in self.outputs}, features
 
     def _input(
         self,

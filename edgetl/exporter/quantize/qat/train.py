@@ -23,13 +23,16 @@ from onnx import numpy_helper
 from torch import nn
 
 from edgetl.errors import TraceError
+from edgetl.exporter.candidates import mean_distance
 from edgetl.exporter.context import BuildContext
 from edgetl.exporter.onnx.checks import parse_onnx, takes_one
 from edgetl.exporter.quantize.calibration import Ranges, Rounding
 from edgetl.exporter.quantize.qat.module import OnnxModule
-from edgetl.inputs.image import Pixels
+from edgetl.inputs.base import Pixels
 from edgetl.machine import this_machine
+from edgetl.tasks.base import Outputs, join
 from edgetl.train.infer import keep_to_cores
+from edgetl.train.tasks.base import TrainTask, twin_of
 
 BATCH = 32
 RATE = 0.02  # of Adam, in rounding steps of a weight's channel; falls to 0 as a cosine
@@ -63,23 +66,24 @@ def train_integers(
     photos = context.photos(PHOTOS)
     teacher = OnnxModule(context.canonical)
     student = OnnxModule(context.canonical, rounding)
+    task = context.source.task
     held, _ = context.held_out()
-    goal = torch.cat([teacher(block) for block in _blocks(held)])
+    goal = _outputs(teacher, held)
     with torch.no_grad():
         student.observe = True
         for block in _blocks(photos[:CALIBRATING]):
             student(block)
     student.observe = False
-    before = _divergence(student, held, goal)
+    before = mean_distance(task, goal, _outputs(student, held))
     steps = max(LEAST_STEPS, min(MOST_STEPS, math.ceil(PASSES * len(photos) / BATCH)))
-    _fit(student, teacher, photos, steps, progress)
+    _fit(student, teacher, twin_of(task), photos, steps=steps, progress=progress)
     with torch.no_grad():  # the ranges of the weights as they are now
         student.forget()
         student.observe = True
         for block in _blocks(photos[:CALIBRATING]):
             student(block)
     student.observe = False
-    after = _divergence(student, held, goal)
+    after = mean_distance(task, goal, _outputs(student, held))
     note = f"QAT: {steps} steps brought the divergence from FP32 from {before:.4f} to {after:.4f}"
     if not after < before:
         return Trained(context.canonical, {}, f"{note}; the weights stay as they were")
@@ -89,7 +93,9 @@ def train_integers(
 def _fit(
     student: OnnxModule,
     teacher: OnnxModule,
+    twin: TrainTask,
     photos: Pixels,
+    *,
     steps: int,
     progress: Callable[[str], None],
 ) -> None:
@@ -110,8 +116,9 @@ def _fit(
             with torch.no_grad():
                 wanted, goal = teacher.answer(images)
             found, features = student.answer(images)
-        softer = _kl(wanted / TEMPERATURE, found / TEMPERATURE)
-        loss = TEMPERATURE**2 * softer + _distance(goal, features)
+        loss = twin.distil(wanted, found, TEMPERATURE)
+        if goal is not None and features is not None:
+            loss = loss + _distance(goal, features)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -154,19 +161,15 @@ def _distance(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
     return (found - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
 
 
-def _kl(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-    return nn.functional.kl_div(
-        found.log_softmax(1), wanted.log_softmax(1), log_target=True, reduction="batchmean"
-    )
-
-
 def _blocks(images: Pixels) -> list[torch.Tensor]:
     return [torch.from_numpy(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
 
 
 @torch.no_grad()
-def _divergence(student: OnnxModule, images: Pixels, goal: torch.Tensor) -> float:
-    return float(_kl(goal, torch.cat([student(block) for block in _blocks(images)])))
+def _outputs(network: OnnxModule, images: Pixels) -> Outputs:
+    """Outputs `(N, …)` of all images."""
+    parts = [network(block) for block in _blocks(images)]
+    return join([{name: tensor.numpy() for name, tensor in part.items()} for part in parts])
 
 
 @torch.no_grad()

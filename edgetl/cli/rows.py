@@ -1,0 +1,52 @@
+"""Stored structs as the rows of --json: metrics stand beside the other keys, by their names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from edgetl.bundle.manifest import Candidate, Manifest
+from edgetl.runs.record import Stage
+from edgetl.tasks.base import Evaluation, Task
+
+
+def evaluation_row(found: Evaluation | None) -> dict[str, Any] | None:
+    """Such as accuracy, macro_f1, n, labels, per_class, confusion."""
+    if found is None:
+        return None
+    row = msgspec.to_builtins(found)
+    return {**row.pop("metrics"), **row}
+
+
+def stage_row(stage: Stage) -> dict[str, Any]:
+    """Such as name, accuracy, macro_f1, loss, seconds, details."""
+    row = msgspec.to_builtins(stage)
+    return {"name": row.pop("name"), **row.pop("metrics"), **row}
+
+
+def candidate_row(candidate: Candidate, task: Task) -> dict[str, Any]:
+    """A candidate, and of each score its value, drop (or rise) and interval under its own name.
+
+    The primary metric's are called reference_NAME, drop and drop_interval.
+    """
+    row: dict[str, Any] = msgspec.to_builtins(candidate)
+    row |= msgspec.to_builtins(candidate.settings) or {}
+    for place, metric in enumerate(task.metrics):
+        score = candidate.scores.get(metric.name)
+        lost = "rise" if metric.rises else "drop"
+        prefix = f"{metric.name}_{lost}" if place else lost
+        row[metric.name] = score and score.value
+        if not place:
+            row[f"reference_{metric.name}"] = score and score.reference
+        row[prefix] = score and score.drop
+        row[f"{prefix}_interval"] = score and score.interval
+    return row
+
+
+def manifest_document(manifest: Manifest) -> dict[str, Any]:
+    """A manifest, its candidates as above, and its labels."""
+    document: dict[str, Any] = msgspec.to_builtins(manifest)
+    rows = [candidate_row(c, manifest.task) for c in manifest.candidates]
+    more = {"labels": manifest.task.labels, "preprocess": document["input"]}
+    return document | more | {"candidates": rows}

@@ -1,0 +1,339 @@
+"""What differs between tasks: targets, outputs, results, scores. Nothing here needs torch.
+
+A task is a frozen struct with a `type` tag, which a run and a bundle store whole. What training
+adds to it is its twin in edgetl/train/tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from edgetl.data.found import Found, Scan
+from edgetl.inputs.base import INPUTS, Geometry, Input
+from edgetl.metrics import Interval, bootstrap_rows
+from edgetl.registry import Registry
+from edgetl.spec import Photo, Record
+
+Outputs = Mapping[str, npt.NDArray[np.float32]]  # arrays (N, …) by output
+Values = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+RESAMPLES = 200
+
+
+class Output(Record, frozen=True, kw_only=True):
+    """One output of a network: float32 `(N, *shape)`."""
+
+    name: str
+    shape: tuple[int, ...]  # of one image
+    dtype: str = "float32"
+
+
+class Metric(NamedTuple):
+    """One figure of merit; `gated` is how much of it one whole unit of --max-drop may cost."""
+
+    name: str
+    title: str  # in sentences
+    gated: float = 0.0  # 0: it is told, and refuses nothing
+    rises: bool = False  # whether more is worse
+    share: bool = False  # of samples that are right: shown in per cent, with Wilson's interval
+
+
+class Score(Record, frozen=True, kw_only=True):
+    """One metric of a candidate, beside the reference's on the same samples."""
+
+    value: float
+    reference: float
+    drop: float  # by how much it is worse; negative where it is better
+    interval: Interval | None = None  # of the drop: paired, 95 %
+
+
+class ClassScore(Record, frozen=True, kw_only=True):
+    """Scores of one class on one split."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    n: int
+    average_precision: float | None = None  # where a task ranks samples by class
+
+
+class ClassDrop(Record, frozen=True, kw_only=True):
+    """A class of which a candidate has fewer samples right."""
+
+    label: str
+    lost: int  # samples that the reference had right and the candidate has wrong, less the reverse
+    n: int
+
+
+class Evaluation(Record, frozen=True, kw_only=True):
+    """Scores on one set of samples; `confusion[t][p]` counts truth t predicted as p."""
+
+    metrics: dict[str, float]  # by name, the primary one first
+    n: int
+    labels: tuple[str, ...] = ()
+    per_class: tuple[ClassScore, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def primary(self) -> float:
+        """The value of the primary metric."""
+        return next(iter(self.metrics.values()))
+
+    def never_predicted(self) -> set[str]:
+        """Labels that are true of samples and are the answer for none."""
+        shown = {score.label for score in self.per_class if score.n}
+        called = zip(*self.confusion, strict=True)  # by predicted class
+        pairs = zip(self.labels, called, strict=False)
+        return {label for label, counts in pairs if label in shown and not any(counts)}
+
+
+class Prediction(Record, frozen=True, kw_only=True):
+    """One class with its probability; a multi-label task says as well whether it is present."""
+
+    label: str
+    probability: float
+
+
+class Result(Record, frozen=True, kw_only=True):
+    """The predictions for one image, of the task's own kind; `error` says why there are none."""
+
+    image: str
+    predictions: tuple[Any, ...]
+    candidate: str
+    error: str | None = None
+
+
+class Mistake(NamedTuple):
+    """A sample that a network gets wrong: its row, both answers in words, and how sure it was."""
+
+    row: int
+    truth: str
+    predicted: str
+    confidence: float  # 0…1
+
+
+class Unit(Record, frozen=True, kw_only=True):
+    """Settings of a task that fits none."""
+
+
+class Task:
+    """Base of all tasks; what raises NotImplementedError has to be defined."""
+
+    __slots__ = ()
+
+    Settings: ClassVar[type[Record]] = Unit  # what `fit` returns and a candidate stores
+    metrics: ClassVar[tuple[Metric, ...]]  # the primary one first
+    unit: ClassVar[str] = "nats"  # of `distance`
+    per_drop: ClassVar[float] = 0.3  # distance that one whole unit of --max-drop allows
+    parity: ClassVar[float] = 1e-4  # distance that FP32 rounding explains
+    labels: tuple[str, ...]  # its classes
+
+    @property
+    def name(self) -> str:
+        """How the registries call it."""
+        return str(self.__struct_config__.tag)  # type: ignore[attr-defined]  # of every struct
+
+    # --- data ---------------------------------------------------------------------------------
+
+    @classmethod
+    def scan(cls, root: Path, table: str = "", **options: Any) -> Scan:
+        """Find samples and targets in a data folder, or by a table; options of data.scan.scan."""
+        raise NotImplementedError
+
+    @classmethod
+    def of(cls, found: Sequence[Found], root: Path) -> Task:
+        """The task of what was found; DataError where nothing can be learnt from it."""
+        raise NotImplementedError
+
+    @staticmethod
+    def classes_of(sample: Photo | Found) -> tuple[str, ...]:
+        """The classes that a sample shows."""
+        return (sample.label,)
+
+    def targets(self, samples: Sequence[Photo | Found], geometries: Sequence[Geometry]) -> Any:
+        """What is true of samples, as an array or list by row, in the input's own pixels."""
+        raise NotImplementedError
+
+    # --- outputs ------------------------------------------------------------------------------
+
+    def outputs(self) -> tuple[Output, ...]:
+        """What the network returns; a file's outputs have these names."""
+        raise NotImplementedError
+
+    def evaluate(self, outputs: Outputs, targets: Any, settings: Any = None) -> Evaluation:
+        """Every metric, over all samples."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Outputs, targets: Any) -> float:
+        """Mean loss, which decides among equals: lower is better."""
+        raise NotImplementedError
+
+    def distance(self, reference: Outputs, outputs: Outputs) -> Values:
+        """How far outputs are from the reference's, by sample `(N,)`, in `unit`; 0 is the same."""
+        raise NotImplementedError
+
+    def agreement(self, reference: Outputs, outputs: Outputs) -> Flags:
+        """Whether a user gets the same answer, by sample `(N,)`."""
+        raise NotImplementedError
+
+    def compare(self, outputs: Outputs, reference: Outputs, targets: Any) -> dict[str, Score]:
+        """Each metric beside the reference's, with paired intervals: by bootstrap, where no
+        formula is known."""
+        pair = [(found, self.fit(found, targets)) for found in (outputs, reference)]
+        mine, other = (self._values(found, targets, fitted) for found, fitted in pair)
+        samples: dict[str, list[float]] = {metric.name: [] for metric in self.metrics}
+        for rows in bootstrap_rows(len(targets), RESAMPLES):
+            part = targets[rows] if isinstance(targets, np.ndarray) else [targets[i] for i in rows]
+            one, two = (self._values(take(found, rows), part, fitted) for found, fitted in pair)
+            for metric in self.metrics:
+                samples[metric.name].append(_drop(metric, one, two))
+        return {
+            metric.name: Score(
+                value=mine[metric.name],
+                reference=other[metric.name],
+                drop=_drop(metric, mine, other),
+                interval=_quantiles(samples[metric.name]),
+            )
+            for metric in self.metrics
+        }
+
+    def _values(self, outputs: Outputs, targets: Any, settings: Any) -> dict[str, float]:
+        found = dict(self.evaluate(outputs, targets, settings).metrics)
+        if any(metric.name == "loss" for metric in self.metrics):
+            found["loss"] = self.loss(outputs, targets)
+        return found
+
+    def regressions(
+        self, outputs: Outputs, reference: Outputs, targets: Any
+    ) -> tuple[ClassDrop, ...]:
+        """Classes with fewer samples right than the reference has, the largest share first."""
+        return ()
+
+    def fit(self, outputs: Outputs, targets: Any | None) -> Any:
+        """Settings, fitted on held-out samples; `targets` is None where nothing is known of them.
+
+        They are a `Settings`, and belong to the network that gave these outputs.
+        """
+        return self.Settings()
+
+    # --- results ------------------------------------------------------------------------------
+
+    def decode(
+        self, outputs: Outputs, settings: Any, geometry: Geometry, *, top: int
+    ) -> tuple[Any, ...]:
+        """What a user gets for one image, whose outputs are `(1, …)`: up to `top` predictions."""
+        raise NotImplementedError
+
+    def calibrated(self, outputs: Outputs, settings: Any) -> Outputs:
+        """The outputs as the settings correct them, for `distance` between what users see."""
+        return outputs
+
+    def confidences(self, outputs: Outputs, settings: Any) -> Values | None:
+        """Calibrated probabilities `(N, K)` to compare between networks, if the task has such."""
+        return None
+
+    def answers(self, outputs: Outputs, settings: Any) -> list[str]:
+        """What each sample is taken for, in words."""
+        raise NotImplementedError
+
+    def aligned(self, outputs: Outputs, theirs: Task) -> Outputs:
+        """Outputs of a task of the same classes in another order, in the order of this one."""
+        return outputs
+
+    def named(self, targets: Any) -> list[str]:
+        """What is true of each sample, in the words of `answers`; empty where that says nothing."""
+        return []
+
+    def truth_by_folders(self, folders: Sequence[str]) -> str | None:
+        """The class that names of folders, the nearest first, state of the images in them."""
+        return None
+
+    def text(self, prediction: Any) -> str:
+        """A prediction in a few words."""
+        return f"{prediction.label} {prediction.probability:.3f}"
+
+    def draw(self, image: Image.Image, predictions: Sequence[Any]) -> Image.Image:
+        """A copy of a photo in RGB with its predictions on it: here, their texts in a corner."""
+        drawn = image.convert("RGB").copy()
+        pen, size = ImageDraw.Draw(drawn), max(12, min(drawn.size) // 24)
+        for line, prediction in enumerate(predictions):
+            place = (size // 2, size // 2 + line * size * 5 // 4)
+            pen.text(place, self.text(prediction), "white", font_size=size, stroke_width=2,
+                     stroke_fill="black")  # fmt: skip
+        return drawn
+
+    def mistakes(self, outputs: Outputs, targets: Any) -> list[Mistake]:
+        """Samples with wrong answers, the surest first."""
+        return []
+
+
+TASKS: Registry[type[Task]] = Registry(
+    "task",
+    "edgetl.tasks",
+    {
+        "classification": "edgetl.tasks.classification:Classification",
+        "multilabel": "edgetl.tasks.multilabel:MultiLabel",
+    },
+)
+
+
+DEFAULT_TASK = "classification"
+
+
+def take(outputs: Outputs, rows: Any) -> dict[str, npt.NDArray[np.float32]]:
+    """Some rows of every output."""
+    return {name: values[rows] for name, values in outputs.items()}
+
+
+def finite(outputs: Outputs) -> Flags:
+    """Whether all that is said of a sample is finite, by sample `(N,)`."""
+    flags = [np.isfinite(v.reshape(len(v), -1)).all(axis=1) for v in outputs.values()]
+    return np.asarray(np.all(flags, axis=0))
+
+
+def join(parts: Sequence[Outputs]) -> dict[str, npt.NDArray[np.float32]]:
+    """Outputs of several runs, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def counted(samples: Sequence[Photo], task: Task) -> dict[str, dict[str, int]]:
+    """Samples that show each class, by split; splits without samples are left out."""
+    found: dict[str, dict[str, int]] = {}
+    for split in ("train", "validation", "test"):
+        chosen = [sample for sample in samples if sample.split == split]
+        if chosen:
+            shown = [name for sample in chosen for name in task.classes_of(sample)]
+            found[split] = {label: shown.count(label) for label in task.labels}
+    return found
+
+
+def _drop(metric: Metric, mine: dict[str, float], reference: dict[str, float]) -> float:
+    lost = reference[metric.name] - mine[metric.name]
+    return -lost if metric.rises else lost
+
+
+def _quantiles(samples: list[float]) -> Interval:
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def decode_stored(kind: type[Any], value: Any) -> Any:
+    """msgspec's `dec_hook`: a task or an input by its `type`, from the registries.
+
+    ValueError for a type that this edgetl does not know.
+    """
+    for base, registry in ((Task, TASKS), (Input, INPUTS)):
+        if kind is base:
+            tag = value.get("type") if isinstance(value, dict) else None
+            if tag not in registry.names():
+                raise ValueError(f"its {registry.kind} {tag!r} is not known here")
+            return msgspec.convert(value, registry.find(str(tag)))
+    raise NotImplementedError
