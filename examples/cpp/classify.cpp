@@ -17,6 +17,7 @@
 
 #include "image.hpp"
 #include "json.hpp"
+#include "manifest.hpp"
 
 namespace {
 
@@ -27,25 +28,15 @@ struct Model {
     std::string file;      // the candidate's ONNX file
     std::string precision; // fp32 or int8
     float temperature = 1; // probabilities are softmax(logits / temperature)
-    edgetl::Preprocess preprocess;
+    edgetl::Input input;
     std::vector<std::string> labels;
 };
-
-json::Value manifest_of(const std::string &folder) {
-    const auto bytes = edgetl::read_bytes(folder + "/manifest.json");
-    json::Value manifest = json::parse(std::string(bytes.begin(), bytes.end()));
-    const std::string &version = manifest.at("edgetl_bundle").text();
-    if (version.rfind("1.", 0) != 0) {
-        throw Error("the bundle is of version " + version + "; this program reads 1.x");
-    }
-    return manifest;
-}
 
 // The named candidate, or the first of ONNX Runtime in FP32; one that ships, either way.
 const json::Value &candidate_of(const json::Value &manifest, const std::string &name) {
     for (const json::Value &candidate : manifest.at("candidates").items()) {
         const bool wanted = name.empty() ? candidate.at("precision").text() == "fp32"
-                                         : candidate.at("recipe").text() == name;
+                                         : candidate.at("name").text() == name;
         const bool ships = candidate["rejected"].is_null();
         if (wanted && ships && candidate.at("engine").text() == "onnxruntime") {
             return candidate;
@@ -56,28 +47,22 @@ const json::Value &candidate_of(const json::Value &manifest, const std::string &
 }
 
 Model model_of(const std::string &folder, const std::string &name) {
-    const json::Value manifest = manifest_of(folder);
+    const json::Value manifest = edgetl::manifest_of(folder);
+    const json::Value &task = manifest.at("task");
+    if (task.at("type").text() != "classification") {
+        throw Error("the bundle's task is " + task.at("type").text() +
+                    "; this program knows classification");
+    }
     const json::Value &candidate = candidate_of(manifest, name);
-    const json::Value &preprocess = manifest.at("preprocess");
     Model model;
     model.file = folder + "/" + candidate.at("artifacts").items().at(0).text();
     model.precision = candidate.at("precision").text();
-    if (!candidate["temperature"].is_null()) {
-        model.temperature = static_cast<float>(candidate["temperature"].number());
+    const json::Value &settings = candidate["settings"];
+    if (settings.is_object() && !settings["temperature"].is_null()) {
+        model.temperature = static_cast<float>(settings["temperature"].number());
     }
-    if (!preprocess["rules"].is_null() && preprocess["rules"].integer() > 2) {
-        throw Error("the bundle has newer preprocessing rules; this program knows 1 and 2");
-    } // rules 2 differ in grey samples of more than 8 bits, which this program reads in no case
-    if (!preprocess["size"].is_null()) {
-        model.preprocess.size = preprocess["size"].integer();
-    }
-    if (model.preprocess.size < 1 || model.preprocess.size > 4096) {
-        throw Error("the bundle's size is out of range");
-    }
-    if (!preprocess["fit"].is_null()) {
-        model.preprocess.fit = edgetl::fit_of(preprocess["fit"].text());
-    }
-    for (const json::Value &label : manifest.at("labels").items()) {
+    model.input = edgetl::input_of(manifest);
+    for (const json::Value &label : task.at("labels").items()) {
         model.labels.push_back(label.text());
     }
     return model;
@@ -93,7 +78,7 @@ Ort::SessionOptions options_for(const Model &model) {
     return options;
 }
 
-// Logits of one image: uint8 (1, size, size, 3) in, float32 (1, classes) out.
+// Logits of one image: uint8 (1, height, width, 3) in, float32 (1, classes) out.
 std::vector<float> logits_of(Ort::Session &session, edgetl::Image &image, std::size_t classes) {
     const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
     Ort::AllocatorWithDefaultOptions allocator;
@@ -135,7 +120,7 @@ int run(const std::string &folder, const std::string &name, const std::vector<st
     int unread = 0;
     for (const std::string &path : paths) {
         try {
-            edgetl::Image image = edgetl::pixels(path, model.preprocess);
+            edgetl::Image image = edgetl::pixels(path, model.input);
             const auto shares = probabilities(logits_of(session, image, model.labels.size()),
                                               model.temperature);
             const auto best = std::max_element(shares.begin(), shares.end());

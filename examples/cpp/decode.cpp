@@ -7,6 +7,7 @@
 #include <iterator>
 #include <memory>
 #include <string_view>
+#include <utility>
 
 #include "image.hpp"
 
@@ -69,15 +70,15 @@ Image decode_ppm(const Bytes &data) {
 
 #ifdef EDGETL_JPEG
 
-// Smallest width and height that a scaled decode may have.
-void wanted(int width, int height, const Preprocess &spec, int &least_width, int &least_height) {
-    least_width = least_height = spec.size;
-    if (spec.fit == Fit::crop) {
-        least_width = least_height = static_cast<int>(std::nearbyint(spec.size / (224.0 / 256.0)));
-    } else if (spec.fit == Fit::pad) {
-        const double scale = static_cast<double>(spec.size) / std::max(width, height);
-        least_width = std::max(1, static_cast<int>(std::nearbyint(width * scale)));
-        least_height = std::max(1, static_cast<int>(std::nearbyint(height * scale)));
+// Smallest width and height that a scaled decode may have, of an image that lies upright.
+void wanted(int width, int height, const Input &input, int &least_width, int &least_height) {
+    least_width = input.width;
+    least_height = input.height;
+    if (input.fit == Fit::crop) { // nearbyint rounds halves to even, as Python's round does
+        least_width = static_cast<int>(std::nearbyint(input.width / input.crop));
+        least_height = static_cast<int>(std::nearbyint(input.height / input.crop));
+    } else if (input.fit == Fit::pad) {
+        inside(width, height, input, least_width, least_height);
     }
 }
 
@@ -180,7 +181,7 @@ void on_message(j_common_ptr info, int level) {
     }
 }
 
-Image decode_jpeg(const Bytes &data, const Preprocess &spec) {
+Image decode_jpeg(const Bytes &data, const Input &input) {
     const auto made = std::make_unique<Image>();
     Image &image = *made;
     Failure failure{};
@@ -200,10 +201,14 @@ Image decode_jpeg(const Bytes &data, const Preprocess &spec) {
         std::snprintf(failure.message, sizeof failure.message, "CMYK is not read here");
         std::longjmp(failure.back, 1);
     }
-    const int width = static_cast<int>(reader.image_width);
-    const int height = static_cast<int>(reader.image_height);
+    const int turn = orientation(reader);
+    int width = static_cast<int>(reader.image_width);
+    int height = static_cast<int>(reader.image_height);
+    if (turn >= 5) { // it lies on its side in the file
+        std::swap(width, height);
+    }
     int least_width = 0, least_height = 0;
-    wanted(width, height, spec, least_width, least_height);
+    wanted(width, height, input, least_width, least_height);
     reader.scale_num = reader.scale_denom = 1;
     for (const unsigned scale : {2U, 4U, 8U}) {
         if (std::min(width / least_width, height / least_height) >= static_cast<int>(scale)) {
@@ -225,33 +230,19 @@ Image decode_jpeg(const Bytes &data, const Preprocess &spec) {
         JSAMPROW row = &image.rgb[stride * reader.output_scanline];
         jpeg_read_scanlines(&reader, &row, 1);
     }
-    const int turn = orientation(reader);
     jpeg_destroy_decompress(&reader);
     return upright(std::move(image), turn);
 }
 
 #else
 
-Image decode_jpeg(const Bytes &, const Preprocess &) {
+Image decode_jpeg(const Bytes &, const Input &) {
     throw Error("this program was built without libjpeg; convert the image to PPM");
 }
 
 #endif
 
 } // namespace
-
-Fit fit_of(const std::string &name) {
-    if (name == "crop") {
-        return Fit::crop;
-    }
-    if (name == "pad") {
-        return Fit::pad;
-    }
-    if (name == "squash") {
-        return Fit::squash;
-    }
-    throw Error("unknown fit " + name + ": crop, pad and squash are known");
-}
 
 std::vector<std::uint8_t> read_bytes(const std::string &path) {
     std::ifstream file(path, std::ios::binary);
@@ -261,11 +252,11 @@ std::vector<std::uint8_t> read_bytes(const std::string &path) {
     return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
-Image decode(const std::string &path, const Preprocess &spec) {
+Image decode(const std::string &path, const Input &input) {
     const Bytes data = read_bytes(path);
     try {
         if (data.size() > 3 && data[0] == 0xFF && data[1] == 0xD8) {
-            return decode_jpeg(data, spec);
+            return decode_jpeg(data, input);
         }
         if (data.size() > 3 && data[0] == 'P' && data[1] == '6') {
             return decode_ppm(data);

@@ -1,25 +1,23 @@
-// Write the pixels that the network would read: pixels SIZE crop|pad|squash IMAGE... > pixels.rgb
+// Write the pixels that the network would read: pixels FOLDER IMAGE... > pixels.rgb
 //
-// Raw RGB, SIZE × SIZE × 3 bytes an image. For comparing this preprocessing with edgetl's own.
+// FOLDER is an unpacked bundle. Raw bytes, height × width × 3 an image. For comparing this
+// preprocessing with edgetl's own.
 
 #include <cstdio>
 #include <exception>
-#include <string>
 
 #include "image.hpp"
+#include "manifest.hpp"
 
 int main(int argc, char **argv) {
-    if (argc < 4) {
-        std::fprintf(stderr, "usage: %s SIZE crop|pad|squash IMAGE... > pixels.rgb\n", argv[0]);
+    if (argc < 3) {
+        std::fprintf(stderr, "usage: %s FOLDER IMAGE... > pixels.rgb\n", argv[0]);
         return 2;
     }
     try {
-        const edgetl::Preprocess spec{std::stoi(argv[1]), edgetl::fit_of(argv[2])};
-        if (spec.size < 1 || spec.size > 4096) {
-            throw edgetl::Error("SIZE is 1 to 4096");
-        }
-        for (int index = 3; index < argc; ++index) {
-            const edgetl::Image image = edgetl::pixels(argv[index], spec);
+        const edgetl::Input input = edgetl::input_of(edgetl::manifest_of(argv[1]));
+        for (int index = 2; index < argc; ++index) {
+            const edgetl::Image image = edgetl::pixels(argv[index], input);
             std::fwrite(image.rgb.data(), 1, image.rgb.size(), stdout);
         }
     } catch (const std::exception &error) {

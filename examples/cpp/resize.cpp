@@ -1,14 +1,18 @@
-// Step 4 of the preprocessing rules: fit an image into a square as Pillow's antialiased bilinear
-// filter does, to the last bit.
+// Steps 4 and 5 of the preprocessing rules: fit an image into the input as Pillow's antialiased
+// filters do, to the last bit.
 //
-// The filter is a triangle. Enlarging, it spans two pixels of the source; reducing, it grows with
-// the scale, so that every pixel of the source counts (which is what "antialiased" means; OpenCV's
-// INTER_LINEAR and most GPU resizers do not do it, and give other pixels and so other answers).
-// Columns are resized first, then rows; between the two, values are rounded to 8 bits. Weights are
-// whole numbers, 2^22 standing for 1.
+// The bilinear filter is a triangle. Enlarging, it spans two pixels of the source; reducing, it
+// grows with the scale, so that every pixel of the source counts (which is what "antialiased"
+// means; OpenCV's INTER_LINEAR and many resizers of GPUs do without, and give other pixels and so
+// other answers). The bicubic one spans four. Widths are resized first, then heights; between the
+// two, values are rounded to 8 bits. Weights are whole numbers, 2^22 standing for 1.
+//
+// Pillow 13 resizes heights first where that is less work, as in most upright photos. Some of its
+// values then differ by 1 of 255.
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "image.hpp"
 
@@ -16,7 +20,6 @@ namespace edgetl {
 namespace {
 
 constexpr int precision = 32 - 8 - 2; // bits behind the point: a sum of 8-bit products fits an int
-constexpr double crop_share = 224.0 / 256.0;
 constexpr std::uint8_t padding[3] = {124, 116, 104};
 
 // Single precision, since Pillow takes its box so: a double would move the last bit.
@@ -24,15 +27,29 @@ struct Box {
     float left, top, right, bottom;
 };
 
+// The filter at a distance from its centre, in units of the source's pixels where it enlarges.
+double weight(Filter filter, double distance) {
+    const double x = std::fabs(distance);
+    if (filter == Filter::bilinear) {
+        return x < 1 ? 1 - x : 0;
+    }
+    constexpr double a = -0.5; // Catmull-Rom's cubic
+    if (x < 1) {
+        return ((a + 2) * x - (a + 3)) * x * x + 1;
+    }
+    return x < 2 ? (((x - 5) * x + 8) * x - 4) * a : 0;
+}
+
 // What one pixel of the result takes from a line of the source: weights of the pixels from `first`.
 struct Span {
     int first = 0;
     std::vector<std::int32_t> weights;
 };
 
-std::vector<Span> spans(int source, float from, float to, int target) {
+std::vector<Span> spans(int source, float from, float to, int target, Filter filter) {
     const double scale = static_cast<double>(to - from) / target;
-    const double reach = std::max(scale, 1.0); // half the width of the triangle
+    const double stretch = std::max(scale, 1.0); // of the filter, where it reduces
+    const double reach = stretch * (filter == Filter::bilinear ? 1 : 2);
     std::vector<Span> made(static_cast<std::size_t>(target));
     for (int index = 0; index < target; ++index) {
         const double centre = from + (index + 0.5) * scale;
@@ -41,15 +58,14 @@ std::vector<Span> spans(int source, float from, float to, int target) {
         std::vector<double> shares;
         double sum = 0;
         for (int at = first; at < last; ++at) {
-            const double distance = std::fabs((at - centre + 0.5) * (1.0 / reach));
-            shares.push_back(distance < 1 ? 1 - distance : 0);
+            shares.push_back(weight(filter, (at - centre + 0.5) * (1.0 / stretch)));
             sum += shares.back();
         }
         Span &span = made[static_cast<std::size_t>(index)];
         span.first = first;
-        for (const double share : shares) { // none is negative: half up is round to nearest
+        for (const double share : shares) { // to the nearest whole number
             const double whole = (sum != 0 ? share / sum : share) * (1 << precision);
-            span.weights.push_back(static_cast<std::int32_t>(0.5 + whole));
+            span.weights.push_back(static_cast<std::int32_t>(whole < 0 ? whole - 0.5 : whole + 0.5));
         }
     }
     return made;
@@ -65,10 +81,10 @@ std::uint8_t mixed(const std::uint8_t *source, std::size_t step, const Span &spa
     return static_cast<std::uint8_t>(std::clamp(sum >> precision, 0, 255));
 }
 
-Image resized(const Image &image, int width, int height, const Box &box) {
-    const auto columns = spans(image.width, box.left, box.right, width);
-    const auto rows = spans(image.height, box.top, box.bottom, height);
-    const int top = rows.front().first; // rows of the source that any row of the result needs
+Image resized(const Image &image, int width, int height, const Box &box, Filter filter) {
+    const auto columns = spans(image.width, box.left, box.right, width, filter);
+    const auto rows = spans(image.height, box.top, box.bottom, height, filter);
+    const int top = rows.front().first; // of the source's rows, those that any of the result needs
     const int bottom = rows.back().first + static_cast<int>(rows.back().weights.size());
     const auto stride = 3 * static_cast<std::size_t>(image.width);
     const auto line = 3 * static_cast<std::size_t>(width);
@@ -94,44 +110,61 @@ Image resized(const Image &image, int width, int height, const Box &box) {
     return made;
 }
 
-// The whole image with its aspect kept, centred on the mean colour.
-Image padded(const Image &image, int size) {
-    const double scale = static_cast<double>(size) / std::max(image.width, image.height);
-    // nearbyint rounds halves to even, as Python's round does.
-    const int width = std::max(1, static_cast<int>(std::nearbyint(image.width * scale)));
-    const int height = std::max(1, static_cast<int>(std::nearbyint(image.height * scale)));
-    const Box all{0, 0, static_cast<float>(image.width), static_cast<float>(image.height)};
-    const Image inner = resized(image, width, height, all);
+Box whole(const Image &image) {
+    return {0, 0, static_cast<float>(image.width), static_cast<float>(image.height)};
+}
 
-    const auto side = static_cast<std::size_t>(size);
-    Image made{size, size, std::vector<std::uint8_t>(3 * side * side)};
+// The share `crop` of the largest central box that has the input's aspect.
+Box central(const Image &image, const Input &input) {
+    const double width = image.width, height = image.height;
+    const double wide = std::min(width, height * input.width / input.height) * input.crop;
+    const double high = std::min(height, width * input.height / input.width) * input.crop;
+    const double left = (width - wide) / 2, top = (height - high) / 2;
+    return {static_cast<float>(left), static_cast<float>(top), static_cast<float>(left + wide),
+            static_cast<float>(top + high)};
+}
+
+// The whole image with its aspect kept, centred on the mean colour.
+Image padded(const Image &image, const Input &input) {
+    int width = 0, height = 0;
+    inside(image.width, image.height, input, width, height);
+    const Image inner = resized(image, width, height, whole(image), input.filter);
+    const auto line = 3 * static_cast<std::size_t>(width);
+    const auto stride = 3 * static_cast<std::size_t>(input.width);
+    Image made{input.width, input.height, {}};
+    made.rgb.resize(stride * static_cast<std::size_t>(input.height));
     for (std::size_t at = 0; at < made.rgb.size(); ++at) {
         made.rgb[at] = padding[at % 3];
     }
-    const int left = (size - width) / 2, top = (size - height) / 2;
-    for (int y = 0; y < height; ++y) {
-        std::copy_n(&inner.rgb[3 * static_cast<std::size_t>(y) * static_cast<std::size_t>(width)],
-                    3 * static_cast<std::size_t>(width),
-                    &made.rgb[3 * (static_cast<std::size_t>(top + y) * side +
-                                   static_cast<std::size_t>(left))]);
+    const auto left = 3 * static_cast<std::size_t>((input.width - width) / 2);
+    const auto top = static_cast<std::size_t>((input.height - height) / 2);
+    for (std::size_t y = 0; y < static_cast<std::size_t>(height); ++y) {
+        std::copy_n(&inner.rgb[line * y], line, &made.rgb[stride * (top + y) + left]);
     }
     return made;
 }
 
 } // namespace
 
-Image fitted(const Image &image, const Preprocess &spec) {
-    if (spec.fit == Fit::pad) {
-        return padded(image, spec.size);
+void inside(int width, int height, const Input &input, int &inner_width, int &inner_height) {
+    const double scale = std::min(static_cast<double>(input.width) / width,
+                                  static_cast<double>(input.height) / height);
+    inner_width = std::max(1, static_cast<int>(std::nearbyint(width * scale)));
+    inner_height = std::max(1, static_cast<int>(std::nearbyint(height * scale)));
+}
+
+Image fitted(const Image &image, const Input &input) {
+    Image made = input.fit == Fit::pad
+                     ? padded(image, input)
+                     : resized(image, input.width, input.height,
+                               input.fit == Fit::crop ? central(image, input) : whole(image),
+                               input.filter);
+    if (input.order == Order::bgr) {
+        for (std::size_t at = 0; at < made.rgb.size(); at += 3) {
+            std::swap(made.rgb[at], made.rgb[at + 2]);
+        }
     }
-    Box box{0, 0, static_cast<float>(image.width), static_cast<float>(image.height)};
-    if (spec.fit == Fit::crop) { // the central square, of 224/256 of the shorter side
-        const double side = std::min(image.width, image.height) * crop_share;
-        const double left = (image.width - side) / 2, top = (image.height - side) / 2;
-        box = {static_cast<float>(left), static_cast<float>(top), static_cast<float>(left + side),
-               static_cast<float>(top + side)};
-    }
-    return resized(image, spec.size, spec.size, box);
+    return made;
 }
 
 } // namespace edgetl
