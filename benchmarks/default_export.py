@@ -27,6 +27,7 @@ from edgetl.bundle import open_bundle
 from edgetl.exporter.sources.run import RunSource
 from edgetl.metrics import divergence, paired_drop, paired_rise
 from edgetl.runtime.model import load
+from edgetl.tasks.base import join
 
 ROUNDS, RUNS = 40, 25
 
@@ -45,10 +46,11 @@ def on_test(run: Path, bundle: Path, chosen: str) -> dict[str, Any]:
     """Scores of the chosen candidate against the run's FP32 network on its test photos."""
     source = RunSource(run)
     photos = source.photos.of("test")
-    images, truth = source.photos.pixels(photos), source.photos.truth(photos)
-    reference = source.reference(images)
+    images, geometries = source.photos.read(photos)
+    truth = source.task.targets(photos, geometries)
+    reference = source.reference(images)["logits"]
     with load(bundle, candidate=chosen) as model:
-        logits = np.concatenate([model.logits(images[i : i + 1]) for i in range(len(images))])
+        logits = join([model.run(images[i : i + 1]) for i in range(len(images))])["logits"]
     drop, drop_interval = paired_drop(reference.argmax(1) == truth, logits.argmax(1) == truth)
     rise, rise_interval = paired_rise(reference, logits, truth)
     return {
@@ -70,14 +72,13 @@ def raced(bundles: tuple[Path, Path]) -> dict[str, Any]:
         with open_bundle(bundle) as opened:
             names.append(opened.manifest.chosen)
     with load(bundles[0], candidate=names[0]) as one, load(bundles[1], candidate=names[1]) as two:
-        size = one.manifest.input.size
-        image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, (1, *one.input.shape), np.uint8)
         for _ in range(ROUNDS):
             for model, kept in zip((one, two), samples, strict=True):
-                model.logits(image)
+                model.run(image)
                 for _ in range(RUNS):
                     start = time.perf_counter_ns()
-                    model.logits(image)
+                    model.run(image)
                     kept.append(time.perf_counter_ns() - start)
     p50_ms = [float(np.median(kept)) / 1e6 for kept in samples]
     return {

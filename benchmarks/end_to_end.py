@@ -68,7 +68,7 @@ def compare(model: edgetl.Model, paths: list[Path]) -> dict[str, Any]:
     middle, other = statistics.median(ours), statistics.median(theirs)
     return {
         "row": "file to top-k",
-        "candidate": model.candidate.recipe,
+        "candidate": model.candidate.name,
         "p50_ms": middle,
         "bare_p50_ms": other,
         "ratio": middle / other,
@@ -106,7 +106,7 @@ def large(model: edgetl.Model, paths: list[Path]) -> dict[str, Any]:
     count = len(paths)
     return {
         "row": "12 megapixels",
-        "candidate": model.candidate.recipe,
+        "candidate": model.candidate.name,
         "p50_ms": statistics.median(milliseconds),
         "accuracy": right / count,
         "accuracy_12mp": right_large / count,

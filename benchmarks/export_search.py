@@ -29,6 +29,8 @@ from benchmarks.common import parser, read_rows, write_rows
 from benchmarks.plain import PLAIN, plain_files
 from benchmarks.random_source import RandomSource
 from edgetl.bundle import open_bundle, write_bundle
+from edgetl.bundle.manifest import Artifact, Candidate
+from edgetl.cli.rows import candidate_row
 from edgetl.exporter.export import measure_here
 from edgetl.exporter.job import ExportJob
 from edgetl.exporter.plan import Plan, plan
@@ -36,7 +38,6 @@ from edgetl.exporter.sources.base import Source
 from edgetl.exporter.variants import add_placements
 from edgetl.files import sha256_bytes
 from edgetl.runtime.bench.measure import measure
-from edgetl.bundle.manifest import Artifact, Candidate
 from edgetl.spec import Measurement, Recipe
 
 BACKBONES = ("mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0")
@@ -98,11 +99,10 @@ def with_plain(bundle: Path, canonical: bytes, images: Any, path: Path) -> str:
         paths = tuple(f"plain/{name}{suffix}" for suffix in files)
         for member, data in zip(paths, files.values(), strict=True):
             members[member] = data
-            artifacts.append(
-                Artifact(path=member, size=len(data), sha256=sha256_bytes(data), engine=how.engine)
-            )
+            artifacts.append(Artifact(path=member, size=len(data), sha256=sha256_bytes(data)))
         candidates.append(
             Candidate(
+                name=name,
                 recipe=name,
                 engine=how.engine,
                 precision=how.precision,
@@ -125,13 +125,13 @@ def race(name: str, bundle: Path, canonical: bytes, images: Any) -> list[dict[st
         path = Path(folder) / "race.edgetl"
         chosen = with_plain(bundle, canonical, images, path)
         with open_bundle(path) as opened:
-            entered = [c for c in opened.manifest.candidates if c.recipe in {chosen, *PLAIN}]
+            entered = [c for c in opened.manifest.candidates if c.name in {chosen, *PLAIN}]
             for _ in range(ROUNDS):
                 rows, skipped = measure(opened, entered, threads=0, batch=1, duration=SECONDS)
                 assert not skipped, skipped
                 for row in rows:
-                    samples.setdefault(row.recipe, []).extend(row.samples_ns)
-                    stated[row.recipe] = row
+                    samples.setdefault(row.candidate, []).extend(row.samples_ns)
+                    stated[row.candidate] = row
     medians = {recipe: float(np.median(taken)) / 1e6 for recipe, taken in samples.items()}
     best = min(medians[p] for p in PLAIN)
     print(name, {recipe: round(median / best, 3) for recipe, median in medians.items()})
@@ -154,7 +154,7 @@ def race(name: str, bundle: Path, canonical: bytes, images: Any) -> list[dict[st
 
 
 def _kept(entered: list[Candidate], recipe: str) -> list[str]:
-    found = next(c.quantization for c in entered if c.recipe == recipe)
+    found = next(c.quantization for c in entered if c.name == recipe)
     return list(found.kept_float) if found else []
 
 
@@ -182,14 +182,14 @@ def candidates_on_test(run: Path, bundle: Path, data: Path) -> list[dict[str, An
         manifest = opened.manifest
     rows = []
     for candidate in manifest.candidates:
-        row = {"row": "candidate", "run": run.name, **msgspec.to_builtins(candidate)}
-        row["chosen"] = candidate.recipe == manifest.chosen
+        row = {"row": "candidate", "run": run.name, **candidate_row(candidate, manifest.task)}
+        row["chosen"] = candidate.name == manifest.chosen
         if candidate.rejected is None:
-            scores, _ = edgetl("evaluate", bundle, data, "--candidate", candidate.recipe)
+            scores, _ = edgetl("evaluate", bundle, data, "--candidate", candidate.name)
             row["test_accuracy"] = scores["accuracy"]
             row["test_drop"] = reference["accuracy"] - scores["accuracy"]
             row["test_n"] = scores["n"]
-        print({k: row.get(k) for k in ("recipe", "drop", "test_drop", "p50_ms", "rejected")})
+        print({k: row.get(k) for k in ("name", "drop", "test_drop", "p50_ms", "rejected")})
         rows.append(row)
     return rows
 

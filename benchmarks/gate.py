@@ -24,7 +24,7 @@ from PIL import Image
 import edgetl
 from benchmarks.cells import crops
 from benchmarks.common import parser, write_rows
-from edgetl.exporter.candidates import build, candidate_logits
+from edgetl.exporter.candidates import build, candidate_outputs
 from edgetl.exporter.context import BuildContext
 from edgetl.exporter.plan import plan
 from edgetl.exporter.sources.run import RunSource
@@ -98,13 +98,14 @@ def rows_of(run: Path, data: str) -> list[dict[str, Any]]:
     context = BuildContext(source, source.canonical())
     judges = source.validation()
     chosen = source.photos.of("test")
-    images, truth = source.photos.pixels(chosen), source.photos.truth(chosen)
-    near, reference = source.reference(judges.images), source.reference(images)
+    images, geometries = source.photos.read(chosen)
+    truth = source.task.targets(chosen, geometries)
+    near, reference = (source.reference(i)["logits"] for i in (judges.images, images))
     rows: list[dict[str, Any]] = []
     for recipe, base, how in variants(context):
         built = build(recipe, base)
-        logits, _ = candidate_logits(built, np.concatenate([judges.images, images]))
-        mine, theirs = logits[: len(judges.images)], logits[len(judges.images) :]
+        outputs, _ = candidate_outputs(built, [judges.images, images])
+        mine, theirs = (found["logits"] for found in outputs)
         drop, interval = paired_drop(reference.argmax(1) == truth, theirs.argmax(1) == truth)
         rise, rise_interval = paired_rise(reference, theirs, truth)
         rows.append(
@@ -113,7 +114,7 @@ def rows_of(run: Path, data: str) -> list[dict[str, Any]]:
                 "run": run.name,
                 "recipe": recipe.name,
                 "how": how,
-                "n_validation": len(judges.truth),
+                "n_validation": len(judges.images),
                 "n_test": len(truth),
                 "reference_accuracy": float((reference.argmax(1) == truth).mean()),
                 "reference_loss": cross_entropy(reference, truth),

@@ -38,11 +38,11 @@ def serve(bundle: str, recipe: str, threads: int, pinned: bool) -> None:
         shipped = openvino.properties
         openvino.properties = lambda *given: shipped(*given) | {openvino.PINNING: True}
     with open_bundle(bundle) as opened:
-        candidate = next(c for c in opened.manifest.candidates if c.recipe == recipe)
+        candidate = next(c for c in opened.manifest.candidates if c.name == recipe)
         session: Any = open_session(opened, candidate, threads=threads)
-        size = opened.manifest.input.size
+        shape = opened.manifest.input.shape
     assert session._first.model.get_property(openvino.PINNING) is pinned
-    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8)
     for _ in range(WARMUP):
         session.run(image)
     print("ready", flush=True)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from edgetl.bundle.manifest import Calibration, Provenance
 from edgetl.data.walk import images_in
 from edgetl.errors import DataError
 from edgetl.exporter.onnx.trace import trace
-from edgetl.exporter.sources.base import ValidationSet
-from edgetl.inputs.image import ImageInput, Pixels, pixels
-from edgetl.bundle.manifest import Calibration, Provenance
+from edgetl.exporter.sources.base import UNLABELLED, ValidationSet
+from edgetl.inputs.base import Input, Pixels
+from edgetl.inputs.image import ImageInput
 from edgetl.spec import Normalize, WeightsOrigin
-from edgetl.train.backbones import build_classifier
+from edgetl.tasks.base import Outputs, Task
+from edgetl.tasks.classification import Classification
+from edgetl.train.backbones import build_network
 from edgetl.train.infer import forward_rows
 
 CLASSES = 10
@@ -26,18 +28,18 @@ class RandomSource:
     """The network, and photos that only stand in for inputs."""
 
     def __init__(self, backbone: str, data: Path) -> None:
-        self.labels = tuple(f"class {i}" for i in range(CLASSES))
-        self.input, self.normalize = ImageInput(), Normalize()
-        self.model = build_classifier(backbone, CLASSES, seed=0).eval()
+        self.task: Task = Classification(labels=tuple(f"class {i}" for i in range(CLASSES)))
+        self.input: Input = ImageInput()
+        self.normalize = Normalize()
+        self.model = build_network(backbone, CLASSES, "logits", seed=0).eval()
         found = images_in(data / "train")
         if len(found) < PHOTOS:
             raise DataError(f"{data} holds {len(found)} training photos.", fix=f"{PHOTOS} at least")
         chosen = found[:: len(found) // PHOTOS][:PHOTOS]
-        self.images = np.stack([pixels(path, self.input) for path in chosen])
+        self.images = np.stack([self.input.read(path).pixels for path in chosen])
 
     def validation(self) -> ValidationSet:
-        images = self.images[:20]
-        return ValidationSet(images, self.reference(images).argmax(axis=1), "agreement")
+        return ValidationSet(self.images[:20], None, UNLABELLED)
 
     def calibration(self, count: int) -> tuple[Pixels, Calibration]:
         images = self.images[84:][:count]
@@ -47,7 +49,7 @@ class RandomSource:
     def held_out(self, count: int) -> Pixels:
         return self.images[20:84][:count]
 
-    def reference(self, images: Pixels) -> Any:
+    def reference(self, images: Pixels) -> Outputs:
         rows = np.arange(len(images), dtype=np.int64)
         return forward_rows(self.model, images, rows, self.normalize, device="cpu", fold=False)
 

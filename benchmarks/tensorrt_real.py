@@ -70,7 +70,7 @@ def prepare(folder: Path, wheels: list[Path], data: Path, weights: Path) -> None
             (home / FORMS[precision]).write_bytes(data_)
             kind = "int8" if precision == "int8" else "fp32"
             session = engine.open((data_,), Options(precision=kind, session=options))
-            logits = [session.run(images[i : i + 1]) for i in range(PHOTOS)]
+            logits = [session.run(images[i : i + 1])["logits"] for i in range(PHOTOS)]
             session.close()
             np.save(home / f"{precision}.npy", np.concatenate(logits))
         stated = {"weights": origin, "onnxruntime": engine.version(), "commit": commit()}
@@ -104,10 +104,10 @@ def networks(
     from edgetl.exporter.tensorrt.qdq import trt_qdq
     from edgetl.inputs.image import ImageInput
     from edgetl.spec import Normalize
-    from edgetl.train.backbones import build_classifier
+    from edgetl.train.backbones import build_network
     from edgetl.train.weights import load_weights
 
-    model = build_classifier(backbone, CLASSES, seed=0)
+    model = build_network(backbone, CLASSES, "logits", seed=0)
     trained = backbone in weights.name and weights.is_file()
     origin = load_weights(model, backbone, str(weights) if trained else "none")
     if not trained:
@@ -179,7 +179,9 @@ def measured(home: Path, precision: str, graph: str, tactics: str) -> dict[str, 
     opened = tensorrt.open(files, options)
     load_ms = (time.perf_counter_ns() - begin) / 1e6
     try:
-        found = np.concatenate([opened.run(images[i : i + 1]) for i in range(len(images))])
+        found = np.concatenate(
+            [opened.run(images[i : i + 1])["logits"] for i in range(len(images))]
+        )
         samples = [timed(opened, images[i % len(images)][None]) for i in range(WARMUP + RUNS)]
         described = opened.describe()
     finally:

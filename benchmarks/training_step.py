@@ -24,13 +24,14 @@ import torchvision
 from torch import nn
 
 from benchmarks.common import parser, write_rows
-from edgetl.data.dataset import Dataset, load_dataset
 from edgetl.inputs.image import ImageInput
 from edgetl.spec import FinetuneConfig, Normalize
+from edgetl.tasks.classification import Classification
 from edgetl.train.augment import Batches
-from edgetl.train.backbones import build_classifier
+from edgetl.train.dataset import Dataset, load_dataset
 from edgetl.train.loop import Hyperparameters, Trainer
 from edgetl.train.strategies import Context, settings_for, training_pixels
+from edgetl.train.tasks.base import twin_of
 from edgetl.train.weights import load_weights
 
 STEPS = 12
@@ -63,19 +64,20 @@ def plain_steps(data: Path) -> Iterator[None]:
 def our_steps(context: Context, weights: Path, settings: Hyperparameters) -> Iterator[None]:
     """One step of edgetl's loop a turn."""
     dataset = context.dataset
-    model = build_classifier("mobilenet_v2", len(dataset.summary.labels), seed=0)
+    model = context.twin.network("mobilenet_v2", seed=0)
     load_weights(model, "mobilenet_v2", str(weights))
     rows = dataset.rows("train")
     batches = Batches(
         training_pixels(context, rows),
-        dataset.truth(rows),
+        dataset.targets(rows),
+        context.twin,
         size=settings.train_size,
         batch=settings.batch,
         flip=True,
         seed=0,
         erase=True,
     )
-    trainer = Trainer(model, settings, Normalize(), "cpu", batches.steps)
+    trainer = Trainer(model, context.twin, settings, Normalize(), device="cpu", steps=batches.steps)
     trainer.set_mode()
     for epoch in range(1000):
         for images, truth in batches.epoch(epoch):
@@ -101,14 +103,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         spec = ImageInput()
-        dataset: Dataset = load_dataset(str(given.data), spec, home / "cache" / "photos.npy")
+        cache = home / "cache" / "photos.npy"
+        dataset: Dataset = load_dataset(str(given.data), Classification, spec, cache)
+        twin = twin_of(dataset.task)
         config = FinetuneConfig(
             data=str(given.data), backbone="mobilenet_v2", weights=str(given.weights),
             strategy="finetune", epochs=0, size=224, fit="crop", flip=True, seed=0, device="cpu",
         )  # fmt: skip
-        context = Context(home, config, dataset, Normalize(), False, {}, [])
-        shipped = settings_for("finetune", config, len(dataset.rows("train")))
-        full = msgspec.structs.replace(shipped, train_size=224, freeze=0.0)
+        context = Context(home, config, spec, dataset, twin, Normalize(), False, {}, [])
+        shipped = settings_for("finetune", config, spec.size, len(dataset.rows("train")))
+        full = msgspec.structs.replace(shipped, train_size=(224, 224), freeze=0.0)
         loops = {
             "plain fp32, 224 px": plain_steps(given.data),
             "edgetl, 224 px, nothing frozen": our_steps(context, given.weights, full),

@@ -26,16 +26,16 @@ import json, sys, time
 import numpy as np
 import edgetl
 with edgetl.load(sys.argv[1]) as model:
-    size = model.manifest.input.size
-    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
+    run = getattr(model, "run", None) or model.logits  # of versions before named outputs
+    image = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
     for _ in range({WARMUP}):
-        model.logits(image)
-    print(json.dumps(model.candidate.recipe), flush=True)
+        run(image)
+    print(json.dumps(getattr(model.candidate, "name", model.candidate.recipe)), flush=True)
     for _ in sys.stdin:
         taken = []
         for _ in range({RUNS} + 1):
             start = time.perf_counter_ns()
-            model.logits(image)
+            run(image)
             taken.append(time.perf_counter_ns() - start)
         print(json.dumps(taken[1:]), flush=True)
 """

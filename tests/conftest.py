@@ -17,6 +17,14 @@ import pytest
 from PIL import Image, ImageDraw
 
 from edgetl.bundle import open_bundle, write_bundle
+from edgetl.bundle.manifest import (
+    BUNDLE_VERSION,
+    Artifact,
+    Calibration,
+    Candidate,
+    Manifest,
+    Provenance,
+)
 from edgetl.engines import Options, find_engine
 from edgetl.exporter.candidates import Built, build
 from edgetl.exporter.context import BuildContext
@@ -26,8 +34,9 @@ from edgetl.exporter.sources.base import ValidationSet
 from edgetl.files import sha256_bytes
 from edgetl.inputs.image import square
 from edgetl.recipes import find_recipe
-from edgetl.bundle.manifest import BUNDLE_VERSION, Artifact, Calibration, Candidate, Manifest, Provenance
 from edgetl.spec import FinetuneConfig, Normalize, WeightsOrigin
+from edgetl.tasks.base import join
+from edgetl.tasks.classification import Classification
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLASSES = ("bars", "disc", "square")
@@ -228,7 +237,7 @@ def tiny_images() -> Any:
 class TinySource:
     """The tiny model as a source of exports: 12 photos calibrate, 4 are held out, all judge."""
 
-    labels = CLASSES
+    task = Classification(labels=CLASSES)
     input, normalize = square(32, "squash"), Normalize()
 
     def __init__(self, images: Any) -> None:
@@ -248,7 +257,7 @@ class TinySource:
         import onnxruntime
 
         session = onnxruntime.InferenceSession(self.canonical(), providers=["CPUExecutionProvider"])
-        return session.run(["logits"], {"images": images})[0]
+        return {"logits": session.run(["logits"], {"images": images})[0]}
 
     def canonical(self) -> bytes:
         return tiny_onnx()
@@ -292,7 +301,7 @@ def tiny_logits(tiny: Callable[[str], Built], tiny_images: Any) -> Callable[[str
         session = engine.open(tuple(tiny(recipe).files.values()), options)
         rows = [session.run(tiny_images[i : i + 1]) for i in range(4)]
         session.close()
-        return np.concatenate(rows)
+        return join(rows)["logits"]
 
     return make
 
@@ -314,28 +323,33 @@ def write_tiny(
         **changes: Any,
     ) -> Path:
         spec, listed = square(32, "squash"), []
-        files: dict[str, tuple[Any, bytes]] = {}
+        files: dict[str, bytes] = {}
         for name in recipes:
             recipe, more = tiny(name).recipe, (candidates or {}).get(name, {})
             held = {} if more.get("rejected") else tiny(name).files
-            files |= {member: (recipe.engine, data) for member, data in held.items()}
+            files |= held
             stated = {"session": recipe.session, "artifacts": tuple(held), "provisional": True}
-            kind = {"recipe": name, "engine": recipe.engine, "precision": recipe.precision}
+            kind = {
+                "name": name,
+                "recipe": name,
+                "engine": recipe.engine,
+                "precision": recipe.precision,
+            }
             kind |= {"arch": recipe.arch}
             listed.append(Candidate(**kind | stated | more))
-        passed = {c.recipe: tiny_logits(c.recipe) for c in listed if c.rejected is None}
+        passed = {c.name: {"logits": tiny_logits(c.recipe)} for c in listed if c.rejected is None}
         golden, extra = golden_members(tiny_images[:4], passed, spec)
         manifest: dict[str, Any] = {
             "edgetl_bundle": BUNDLE_VERSION,
             "name": path.stem,
-            "labels": CLASSES,
-            "preprocess": spec,
+            "task": Classification(labels=CLASSES),
+            "input": spec,
+            "outputs": Classification(labels=CLASSES).outputs(),
             "normalize": Normalize(),
             "targets": ("cpu",),
             "order": recipes,
             "artifacts": tuple(
-                Artifact(path=k, size=len(d), sha256=sha256_bytes(d), engine=engine)
-                for k, (engine, d) in files.items()
+                Artifact(path=k, size=len(d), sha256=sha256_bytes(d)) for k, d in files.items()
             ),
             "candidates": tuple(listed),
             "chosen": next(iter(passed)),
@@ -343,7 +357,7 @@ def write_tiny(
             "golden": golden,
             "provenance": PROVENANCE,
         }
-        held = {member: data for member, (_, data) in files.items()} | extra | (members or {})
+        held = files | extra | (members or {})
         write_bundle(path, Manifest(**manifest | changes), held)
         return path
 
@@ -404,14 +418,12 @@ def nan_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         model.graph.node.append(helper.make_node(kind, given, [made], **more))
     model.graph.node.append(helper.make_node("Add", ["right", "nothing"], ["logits"]))
     data = bytes(model.SerializeToString())
-    artifact = Artifact(
-        path=kept.artifacts[0], size=len(data), sha256=sha256_bytes(data), engine=kept.engine
-    )
+    artifact = Artifact(path=kept.artifacts[0], size=len(data), sha256=sha256_bytes(data))
     gone = {a.path for a in manifest.artifacts}
     members = {k: v for k, v in members.items() if k not in gone} | {artifact.path: data}
     path = tmp_path_factory.mktemp("bundles") / "nan.edgetl"
     changes: dict[str, Any] = {"candidates": (kept,), "artifacts": (artifact,)}
-    changes |= {"chosen": kept.recipe, "order": (kept.recipe,)}
+    changes |= {"chosen": kept.name, "order": (kept.name,)}
     write_bundle(path, msgspec.structs.replace(manifest, **changes), members)
     return path
 

@@ -27,11 +27,13 @@ from hypothesis import strategies as st
 
 from edgetl.bundle import archive as module
 from edgetl.bundle import open_bundle, unpack, write_bundle
+from edgetl.bundle.manifest import Artifact, Candidate, Golden, Manifest, Provenance
 from edgetl.errors import BundleError, StorageError
 from edgetl.inputs.image import ImageInput
-from edgetl.bundle.manifest import Artifact, Candidate, Golden, Manifest, Provenance
 from edgetl.spec import FinetuneConfig, Normalize, WeightsOrigin
+from edgetl.tasks.classification import Classification
 
+TASK = Classification(labels=("bolt", "nut — Mutter"))
 MODE = (stat.S_IFREG | 0o644) << 16
 MEMBERS = {
     "models/fp32.onnx": b"fp32 network",
@@ -49,11 +51,13 @@ quick = settings(
 
 def artifact(path: str, data: bytes) -> Artifact:
     digest = hashlib.sha256(data).hexdigest()
-    return Artifact(path=path, size=len(data), sha256=digest, engine="onnxruntime")
+    return Artifact(path=path, size=len(data), sha256=digest)
 
 
-def candidate(recipe: str, *paths: str, **more: Any) -> Candidate:
-    return Candidate(recipe=recipe, engine="onnxruntime", precision="fp32", artifacts=paths, **more)
+def candidate(name: str, *paths: str, **more: Any) -> Candidate:
+    kind = {"name": name, "recipe": name, "engine": "onnxruntime", "precision": "fp32"}
+    kind |= {"settings": TASK.Settings()}
+    return Candidate(**kind, artifacts=paths, **more)
 
 
 def make_manifest(**changes: Any) -> Manifest:
@@ -84,14 +88,15 @@ def make_manifest(**changes: Any) -> Manifest:
     manifest = Manifest(
         edgetl_bundle="1.0",
         name="parts",
-        labels=("bolt", "nut — Mutter"),
-        preprocess=ImageInput(),
+        task=TASK,
+        input=ImageInput(),
+        outputs=TASK.outputs(),
         normalize=Normalize(),
         targets=("cpu",),
         order=("ort-int8", "ort-fp32"),
         artifacts=tuple(artifact(path, MEMBERS[path]) for path in models),
         candidates=(
-            candidate("ort-fp32", models[0], accuracy=0.5, session={"b": "1", "a": "2"}),
+            candidate("ort-fp32", models[0], n=7, session={"b": "1", "a": "2"}),
             candidate("ort-int8", models[1]),
             candidate("ov-int8", rejected="accuracy fell by 0.2"),
         ),
@@ -99,7 +104,7 @@ def make_manifest(**changes: Any) -> Manifest:
         provisional=True,
         golden=Golden(
             inputs="golden/inputs.bin",
-            logits={"ort-fp32": "golden/ort-fp32.bin"},
+            outputs={"ort-fp32": {"logits": "golden/ort-fp32.bin"}},
             jpeg="golden/photo.jpg",
             pixels="golden/pixels.bin",
         ),
@@ -260,7 +265,7 @@ def test_other_text_after_the_hash_is_refused(path: Path, suffix: bytes) -> None
 
 def test_readers_accept_any_order_and_later_minor_versions(path: Path) -> None:
     tree = tree_of(edgetl_bundle="1.7", later={"a": [1]})
-    tree["preprocess"]["later"] = 1
+    tree["input"]["later"] = 1
     tree["artifacts"][0]["later"] = None
     tree["provenance"]["config"]["mixup"] = 0.2
     rows = plain_rows(tree)
@@ -679,8 +684,8 @@ def test_manifest_nested_too_deep(path: Path, field: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"preprocess": {"size": "big"}}, r"Expected `int`, got `str` - at `\$.preprocess.size`"),
-        ({"labels": [1]}, r"at `\$.labels\[0\]`"),
+        ({"input": {"type": "image", "width": "big"}}, "Expected `int`, got `str`"),
+        ({"task": {"type": "classification", "labels": [1]}}, r"at `\$.labels\[0\]`"),
         ({"provenance": []}, r"at `\$.provenance`"),
         ({"provenance": None}, r"at `\$.provenance`"),
         ({"normalize": {"mean": [0, 0]}}, r"at `\$.normalize.mean`"),
@@ -776,7 +781,10 @@ replace = msgspec.structs.replace
         ({"golden": replace(GOLDEN, inputs="no")}, "names 'no' for its self-test"),
         ({"golden": replace(GOLDEN, jpeg="manifest.json")}, "names 'manifest.json' for its self"),
         ({"golden": replace(GOLDEN, pixels="")}, "names '' for its self-test"),
-        ({"golden": replace(GOLDEN, logits={"a": "no"})}, "names 'no' for its self-test"),
+        (
+            {"golden": replace(GOLDEN, outputs={"a": {"logits": "no"}})},
+            "names 'no' for its self-test",
+        ),
     ],
 )
 def test_manifest_that_contradicts_its_members(

@@ -25,8 +25,8 @@ def test_json_has_the_scores(
     assert done.returncode == 0
     found = json.loads(done.stdout)
     scores = edgetl.evaluate(tiny_bundle, root, engine="onnxruntime", precision="fp32")
-    assert found["accuracy"] == pytest.approx(scores.accuracy)
-    assert found["macro_f1"] == pytest.approx(scores.macro_f1)
+    assert found["accuracy"] == pytest.approx(scores.metrics["accuracy"])
+    assert found["macro_f1"] == pytest.approx(scores.metrics["macro_f1"])
     assert found["n"] == 30
     assert [row["n"] for row in found["per_class"]] == [12, 9, 9]
     assert [sum(row) for row in found["confusion"]] == [12, 9, 9]  # rows are truth

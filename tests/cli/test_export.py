@@ -46,7 +46,7 @@ def test_an_onnx_file_end_to_end(
 
     with open_bundle(out) as opened:
         manifest = opened.manifest
-        assert manifest.labels == small.LABELS
+        assert manifest.task.labels == small.LABELS
         assert manifest.input.fit == "squash"
         origin = manifest.provenance
         assert (origin.strategy, origin.config, origin.test) == ("given", None, None)
@@ -84,7 +84,7 @@ def test_loose_photos_are_judged_by_agreement(
     assert done.code == 0, done.err
     assert "is chosen (measured)" in done.err
     with open_bundle(home / "x.edgetl") as opened:
-        assert opened.manifest.labels == ("class 0", "class 1", "class 2")
+        assert opened.manifest.task.labels == ("class 0", "class 1", "class 2")
         candidate = opened.manifest.candidates[0]
         assert (candidate.split, candidate.agreement) == ("agreement", 1.0)
         assert (candidate.accuracy, candidate.calibrated) == (None, False)
@@ -111,7 +111,7 @@ def test_everything_at_once(model: Path, photos: Path, home: Path, quick: None) 
         assert rows[name]["quantization"]["kept_float"]
     with open_bundle(home / "x.edgetl") as opened:
         passed = {name for name, row in rows.items() if row["rejected"] is None}
-        assert {c.recipe for c in opened.manifest.candidates if c.artifacts} == passed
+        assert {c.name for c in opened.manifest.candidates if c.artifacts} == passed
         assert all(check.passed is not False for check in self_test(opened))
 
 

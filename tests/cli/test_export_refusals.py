@@ -189,4 +189,4 @@ def test_training_that_does_not_know_an_operator(
     assert "QAT: Softsign 'Softsign_1' is an operator, which training" in done.err
     assert "export with --qat never" in done.err
     with open_bundle(home / "x.edgetl") as opened:
-        assert not [c for c in opened.manifest.candidates if "-qat" in c.recipe]
+        assert not [c for c in opened.manifest.candidates if "-qat" in c.name]

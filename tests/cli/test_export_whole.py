@@ -101,7 +101,7 @@ def test_ctrl_c_ends_the_search_and_not_the_export(
     assert begun - 1 <= finished <= begun
     assert found["notes"][-1].endswith("; Ctrl-C ended it")
     with open_bundle(home / "x.edgetl") as opened:
-        mixed = [c for c in opened.manifest.candidates if "mixed" in c.recipe]
+        mixed = [c for c in opened.manifest.candidates if "mixed" in c.name]
         # none when the whole network in INT8 was the fastest and the nearest of the few trials
         assert f" {len(mixed)} built in full" in found["notes"][-1]
         for candidate in mixed:

@@ -93,10 +93,10 @@ def apart(recipe: str, found: Any, expected: Any) -> bool:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_batches_equal_one_by_one(session: Any, recipe: str, tiny_images: Any, count: int) -> None:
-    together = session.run(tiny_images[:count])
+    together = session.run(tiny_images[:count])["logits"]
     assert together.dtype == np.float32
     assert together.shape == (count, 3)
-    single = np.concatenate([session.run(tiny_images[i : i + 1]) for i in range(count)])
+    single = np.concatenate([session.run(tiny_images[i : i + 1])["logits"] for i in range(count)])
     assert not apart(recipe, together, single)
 
 
@@ -111,16 +111,18 @@ def test_it_computes_what_the_network_says(
     reference = ReferenceEvaluator(onnx.load_model_from_string(canonical))
     expected: Any = reference.run(None, {"images": tiny_images[:4]})[0]
     limit = {"fp32": 1e-5, "fp16": 0.01, "bf16": 0.03, "int8": 0.15}[find_recipe(recipe).precision]
-    assert np.abs(session.run(tiny_images[:4]) - expected).max() <= limit * np.ptp(expected)
+    assert np.abs(session.run(tiny_images[:4])["logits"] - expected).max() <= limit * np.ptp(
+        expected
+    )
 
 
 def test_out_is_filled_and_returned(session: Any, tiny_images: Any) -> None:
-    expected = session.run(tiny_images[:2])
+    expected = session.run(tiny_images[:2])["logits"]
     out = np.full((2, 3), np.nan, np.float32)
-    assert session.run(tiny_images[:2], out) is out
+    assert session.run(tiny_images[:2], out)["logits"] is out
     np.testing.assert_array_equal(out, expected)
     wide = np.full((2, 6), np.nan, np.float32)
-    session.run(tiny_images[:2], out=wide[:, ::2])  # a view
+    session.run(tiny_images[:2], out=wide[:, ::2])["logits"]  # a view
     np.testing.assert_array_equal(wide[:, ::2], expected)
 
 
@@ -129,27 +131,27 @@ def test_out_is_filled_and_returned(session: Any, tiny_images: Any) -> None:
 )
 def test_out_must_fit(session: Any, tiny_images: Any, out: Any) -> None:
     with pytest.raises(EngineError, match=r"out must be float32 \(1, 3\), not float"):
-        session.run(tiny_images[:1], out)
+        session.run(tiny_images[:1], out)["logits"]
 
 
 def test_results_outlive_the_next_run(session: Any, tiny_images: Any) -> None:
-    first = session.run(tiny_images[:1])
+    first = session.run(tiny_images[:1])["logits"]
     kept = first.copy()
-    session.run(tiny_images[1:2])
+    session.run(tiny_images[1:2])["logits"]
     np.testing.assert_array_equal(first, kept)
 
 
 def test_input_need_not_be_contiguous(session: Any, tiny_images: Any) -> None:
     flipped = tiny_images[:2, :, ::-1, ::-1]
     assert not flipped.flags.c_contiguous
-    expected = session.run(np.ascontiguousarray(flipped))
-    np.testing.assert_array_equal(session.run(flipped), expected)
+    expected = session.run(np.ascontiguousarray(flipped))["logits"]
+    np.testing.assert_array_equal(session.run(flipped)["logits"], expected)
 
 
 def test_input_is_left_as_it_is(session: Any, tiny_images: Any) -> None:
     frozen = tiny_images[:1].copy()
     frozen.flags.writeable = False
-    session.run(frozen)
+    session.run(frozen)["logits"]
     np.testing.assert_array_equal(frozen, tiny_images[:1])
 
 
@@ -169,14 +171,14 @@ def test_input_is_left_as_it_is(session: Any, tiny_images: Any) -> None:
 )
 def test_other_input_is_refused(session: Any, images: Any) -> None:
     with pytest.raises(EngineError, match=r"uint8 images of shape \(N, 32, 32, 3\), not ") as error:
-        session.run(images)
+        session.run(images)["logits"]
     assert error.value.fix
 
 
 def test_runs_are_deterministic(session: Any, recipe: str, tiny: Tiny, tiny_images: Any) -> None:
-    first = session.run(tiny_images[:1])
+    first = session.run(tiny_images[:1])["logits"]
     for _ in range(3):
-        np.testing.assert_array_equal(session.run(tiny_images[:1]), first)
+        np.testing.assert_array_equal(session.run(tiny_images[:1])["logits"], first)
     again = open_tiny(tiny, recipe)
     np.testing.assert_array_equal(again.run(tiny_images[:1]), first)
     again.close()
@@ -197,11 +199,11 @@ def test_it_describes_what_runs(session: Any, recipe: str) -> None:
 
 def test_a_closed_session_says_so(recipe: str, tiny: Tiny, tiny_images: Any) -> None:
     opened = open_tiny(tiny, recipe)
-    opened.run(tiny_images[:2])
+    opened.run(tiny_images[:2])["logits"]
     opened.close()
     opened.close()  # twice is fine
     with pytest.raises(EngineError, match="session is closed"):
-        opened.run(tiny_images[:1])
+        opened.run(tiny_images[:1])["logits"]
     with pytest.raises(EngineError, match="session is closed"):
         opened.describe()
 
@@ -222,7 +224,7 @@ def test_threads_are_honoured(recipe_name: str, tiny: Tiny, tiny_images: Any) ->
     for threads in range(1, available_cores() + 1):
         opened = open_tiny(tiny, recipe_name, threads)
         assert opened.describe().threads == threads
-        assert opened.run(tiny_images[:1]).shape == (1, 3)
+        assert opened.run(tiny_images[:1])["logits"].shape == (1, 3)
         opened.close()
 
 
@@ -265,7 +267,7 @@ def test_every_thread_gets_the_answer_to_its_own_images(
 ) -> None:
     """Batches of two sizes that were not run before, so that threads also compile at once."""
     opened = open_tiny(tiny, recipe)
-    expected = [opened.run(tiny_images[i : i + 1]) for i in range(16)]
+    expected = [opened.run(tiny_images[i : i + 1])["logits"] for i in range(16)]
     assert apart(recipe, expected[0], expected[1])  # else another's answer would go unnoticed
     start = threading.Barrier(4)
 
@@ -273,7 +275,7 @@ def test_every_thread_gets_the_answer_to_its_own_images(
         wrong, rng = 0, np.random.default_rng(seed)
         start.wait()
         for first, count in zip(rng.integers(0, 14, 60), rng.integers(1, 4, 60), strict=True):
-            found = opened.run(tiny_images[first : first + count])
+            found = opened.run(tiny_images[first : first + count])["logits"]
             wrong += apart(recipe, found, np.concatenate(expected[first : first + count]))
         return wrong
 
@@ -286,13 +288,13 @@ def test_closing_while_threads_run_is_an_answer_or_an_error(
     recipe: str, tiny: Tiny, tiny_images: Any
 ) -> None:
     opened = open_tiny(tiny, recipe)
-    expected, begun = opened.run(tiny_images[:1]), threading.Barrier(4)
+    expected, begun = opened.run(tiny_images[:1])["logits"], threading.Barrier(4)
 
     def work(_: int) -> str:
         begun.wait()
         for _ in range(10_000):
             try:
-                found = opened.run(tiny_images[:1])
+                found = opened.run(tiny_images[:1])["logits"]
             except EngineError as error:
                 return error.message
             assert not apart(recipe, found, expected)
@@ -314,7 +316,7 @@ def test_a_model_may_be_opened_in_several_threads_at_once(
     def work(_: int) -> Any:
         start.wait()
         opened = open_tiny(tiny, recipe)
-        logits = opened.run(tiny_images[:1])
+        logits = opened.run(tiny_images[:1])["logits"]
         opened.close()
         return logits
 
@@ -327,9 +329,9 @@ def test_a_model_may_be_opened_in_several_threads_at_once(
 
 
 def test_any_number_of_batch_sizes_is_run(session: Any, recipe: str, tiny_images: Any) -> None:
-    expected = np.concatenate([session.run(tiny_images[i : i + 1]) for i in range(9)])
+    expected = np.concatenate([session.run(tiny_images[i : i + 1])["logits"] for i in range(9)])
     for count in (*range(1, 10), 2, 1, 9):
-        assert not apart(recipe, session.run(tiny_images[:count]), expected[:count])
+        assert not apart(recipe, session.run(tiny_images[:count])["logits"], expected[:count])
 
 
 # --- OpenVINO's hint ----------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def test_their_files_load_on_the_cpu(name: str, tiny: Tiny, tiny_images: Any) ->
     reference = opened(tiny, HINT)
     expected = reference.run(tiny_images[:4])
     limit = {"fp32": 1e-5, "int8": 0.15}[precision] * np.ptp(expected)
-    assert np.abs(session.run(tiny_images[:4]) - expected).max() <= limit
+    assert np.abs(session.run(tiny_images[:4])["logits"] - expected).max() <= limit
     session.close()
     reference.close()
 
@@ -195,20 +195,20 @@ def test_each_device_gets_only_what_it_has(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_the_callers_memory_is_not_kept(tiny: Tiny, tiny_images: Any) -> None:
     """Images are copied into the request: what the caller does with them later changes nothing."""
     session, images = opened(tiny, HINT), tiny_images[:2].copy()
-    first = session.run(images)
+    first = session.run(images)["logits"]
     images[:] = 0
-    np.testing.assert_array_equal(session.run(tiny_images[:2]), first)
-    dark = session.run(images)
+    np.testing.assert_array_equal(session.run(tiny_images[:2])["logits"], first)
+    dark = session.run(images)["logits"]
     assert np.abs(dark - first).max() > 0.01
     dark[:] = np.nan  # nor is what it was given part of the engine
-    np.testing.assert_array_equal(session.run(tiny_images[:2]), first)
+    np.testing.assert_array_equal(session.run(tiny_images[:2])["logits"], first)
 
 
 def test_batches_of_several_sizes_take_turns(tiny: Tiny, tiny_images: Any) -> None:
     session = opened(tiny, HINT)
-    expected = np.concatenate([session.run(tiny_images[i : i + 1]) for i in range(6)])
+    expected = np.concatenate([session.run(tiny_images[i : i + 1])["logits"] for i in range(6)])
     for start, stop in ((0, 3), (3, 4), (1, 4), (2, 4), (0, 6), (5, 6), (0, 3)):
-        found = session.run(tiny_images[start:stop])
+        found = session.run(tiny_images[start:stop])["logits"]
         np.testing.assert_allclose(found, expected[start:stop], atol=1e-5)
 
 
@@ -223,10 +223,10 @@ def test_few_batch_sizes_stay_compiled(
 
     monkeypatch.setattr(openvino.OvSession, "_compile", noted)
     for count in (2, 3, 4, 1, 5, 2, 5, 4):  # 4 are kept: 2 went for 5, and 3 for 2
-        session.run(tiny_images[:count])
+        session.run(tiny_images[:count])["logits"]
     assert compiled == [2, 3, 4, 5, 2]
     for count in range(1, 17):
-        session.run(tiny_images[:count])
+        session.run(tiny_images[:count])["logits"]
     assert len(session._sizes.clear()) == 4
 
 
@@ -234,10 +234,10 @@ def test_threads_do_not_wait_for_a_lock_while_they_run(tiny: Tiny, tiny_images: 
     """Each has a request of its own, and requests are used again."""
     session = opened(tiny, HINT)
     first = session._first.request()
-    session.run(tiny_images[:1])
+    session.run(tiny_images[:1])["logits"]
     session._first.idle.append(first)
     for _ in range(10):
-        session.run(tiny_images[:1])
+        session.run(tiny_images[:1])["logits"]
     assert len(session._first.idle) == 2
 
 

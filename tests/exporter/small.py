@@ -16,14 +16,17 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from edgetl.bundle.manifest import Calibration, Provenance
 from edgetl.exporter.context import BuildContext
-from edgetl.exporter.onnx.checks import INPUT, NORMALIZED, OUTPUT
+from edgetl.exporter.onnx.checks import INPUT, NORMALIZED
+from edgetl.exporter.onnx.importing.importer import OUTPUT
 from edgetl.exporter.onnx.passes import finish, prepend, rename
 from edgetl.exporter.sources.base import ValidationSet
 from edgetl.files import sha256_bytes
 from edgetl.inputs.image import square
-from edgetl.bundle.manifest import Calibration, Provenance
 from edgetl.spec import Normalize
+from edgetl.tasks.base import Outputs
+from edgetl.tasks.classification import Classification
 
 SIZE, WIDTH = 32, 16
 LABELS = ("disc", "frame", "stripes")
@@ -185,9 +188,9 @@ def backbone(name: str, size: int = 64) -> tuple[bytes, Any]:
     import torch
 
     from edgetl.exporter.onnx.trace import trace
-    from edgetl.train.backbones import build_classifier
+    from edgetl.train.backbones import build_network
 
-    network = build_classifier(name, 5, seed=0)
+    network = build_network(name, 5, "logits", seed=0)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         for module in network.eval().modules():
@@ -212,7 +215,7 @@ def noise(count: int, size: int = 64) -> Images:
 class SmallSource:
     """A canonical ONNX with pictures; every other member is as an export sees it."""
 
-    labels = LABELS
+    task = Classification(labels=LABELS)
     input, normalize = square(SIZE, "squash"), NORMALIZE
 
     def __init__(self, model: bytes, photos: int = 96, held: int = 24) -> None:
@@ -231,8 +234,8 @@ class SmallSource:
     def held_out(self, count: int) -> Images:
         return self.held[:count]
 
-    def reference(self, images: Images) -> npt.NDArray[np.float32]:
-        return run(self.model, images)
+    def reference(self, images: Images) -> Outputs:
+        return {"logits": run(self.model, images)}
 
     def canonical(self) -> bytes:
         return self.model

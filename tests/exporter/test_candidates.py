@@ -17,7 +17,7 @@ from edgetl.exporter.candidates import (
     CANONICAL,
     Built,
     build,
-    candidate_logits,
+    candidate_outputs,
     proxy_engine,
     proxy_session,
     renamed,
@@ -131,7 +131,7 @@ def test_every_candidate_stays_close_to_the_reference(
     if reason is not None:
         pytest.skip(reason)
     reference = context.source.reference(images)
-    logits, used = candidate_logits(built, images)
+    logits, used = candidate_outputs(built, images)
     assert logits.dtype == np.float32
     assert logits.shape == reference.shape
     assert used.startswith(proxy_engine(built.recipe))
@@ -166,7 +166,7 @@ def test_the_calibration_that_is_nearest_to_fp32_is_kept(
     for path, data in alone.files.items():  # OpenVINO numbers operations anew in each .xml
         assert path.endswith(".xml") or data == built.files[path]
     held_out, reference = context.held_out()
-    assert divergence(reference, candidate_logits(alone, held_out)[0]) == pytest.approx(
+    assert divergence(reference, candidate_outputs(alone, held_out)[0]) == pytest.approx(
         found.divergence
     )
 
@@ -214,7 +214,7 @@ def test_nodes_are_kept_in_floating_point(name: str, context: BuildContext, imag
     assert mixed.files.keys() == whole.files.keys()
     assert mixed.files != whole.files
     reference = context.source.reference(images)
-    apart = [np.abs(candidate_logits(b, images)[0] - reference).mean() for b in (whole, mixed)]
+    apart = [np.abs(candidate_outputs(b, images)[0] - reference).mean() for b in (whole, mixed)]
     assert apart[1] < apart[0]
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgetl.bundle.manifest import Calibration
 from edgetl.exporter import context as materials
 from edgetl.exporter.context import HELD_OUT, BuildContext
 from edgetl.exporter.onnx.checks import NORMALIZED
 from edgetl.exporter.quantize.calibration import float_tensors
-from edgetl.bundle.manifest import Calibration
 from tests.exporter import small
 
 

@@ -18,6 +18,7 @@ import pytest
 
 import edgetl
 from edgetl.bundle import open_bundle
+from edgetl.bundle.manifest import Candidate
 from edgetl.engines import find_engine
 from edgetl.errors import (
     DataError,
@@ -37,7 +38,6 @@ from edgetl.recipes import find_recipe
 from edgetl.runtime.bench.measure import Unmeasured
 from edgetl.runtime.choose import TIE
 from edgetl.runtime.selftest import self_test
-from edgetl.bundle.manifest import Candidate
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +67,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make candidates of a precision, or of one name, answer nonsense."""
-    real = jobs.candidate_logits
+    real = jobs.candidate_outputs
 
     def of(which: str) -> None:
         def spoilt(built: Any, images: Any) -> Any:
@@ -75,7 +75,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
             wrong = which in (built.recipe.precision, built.recipe.name)
             return (-logits if wrong else logits), used
 
-        monkeypatch.setattr(jobs, "candidate_logits", spoilt)
+        monkeypatch.setattr(jobs, "candidate_outputs", spoilt)
 
     return of
 
@@ -83,7 +83,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 def died(candidate: Candidate) -> Unmeasured:
     """As if its process had ended while it was measured."""
     return Unmeasured(
-        recipe=candidate.recipe,
+        recipe=candidate.name,
         engine=candidate.engine,
         precision=candidate.precision,
         reason="It died.",
@@ -92,7 +92,7 @@ def died(candidate: Candidate) -> Unmeasured:
 
 
 def one(candidates: tuple[Candidate, ...], recipe: str) -> Candidate:
-    return next(c for c in candidates if c.recipe == recipe)
+    return next(c for c in candidates if c.name == recipe)
 
 
 # --- this machine -----------------------------------------------------------------------------
@@ -125,8 +125,8 @@ def test_the_command_line_end_to_end(cli: Cli, trained: Path, tmp_path: Path) ->
         manifest = opened.manifest
         assert manifest.chosen == found["chosen"]
         assert list(manifest.order) == sorted(rows, key=lambda name: rows[name]["p50_ms"] or 1e9)
-        assert {c.recipe for c in manifest.candidates} == set(rows)
-        assert {c.recipe for c in manifest.candidates if c.artifacts} == set(passed)
+        assert {c.name for c in manifest.candidates} == set(rows)
+        assert {c.name for c in manifest.candidates if c.artifacts} == set(passed)
         assert manifest.calibration is not None
         assert manifest.calibration.n == 41
         assert manifest.provenance.weights.source == "random initialisation"
@@ -301,12 +301,12 @@ def test_another_machine_is_provisional(
         manifest = opened.manifest
         assert manifest.targets == (target,)
         assert manifest.provisional
-        passed = {c.recipe for c in done.candidates if c.rejected is None}
+        passed = {c.name for c in done.candidates if c.rejected is None}
         assert done.chosen == next(name for name in manifest.order if name in passed)
         assert opened.read("measurements.jsonl") == b""
         for candidate in manifest.candidates:
             for path in candidate.artifacts:
-                limit = find_recipe(candidate.recipe).max_opset
+                limit = find_recipe(candidate.name).max_opset
                 check_onnx(bytes(opened.read(path)), max_opset=limit)
 
 
@@ -314,7 +314,7 @@ def test_a_candidate_for_a_jetson_says_what_scored_it(trained: Path, tmp_path: P
     done = edgetl.export(
         trained, target="jetson-agx-orin", out=tmp_path / "x.edgetl", precision="fp16", dla=True
     )
-    found = {c.recipe: c for c in done.candidates}
+    found = {c.name: c for c in done.candidates}
     wanted = {"trt-fp16-weak", "trt-fp16-strong", "trt-fp16-dla-weak", "trt-fp16-dla-strong"}
     assert set(found) == wanted | {BASELINE}
     for recipe in wanted:
@@ -330,10 +330,10 @@ def test_one_bundle_for_this_machine_and_others(
     out = tmp_path / "x.edgetl"
     targets, options = "cpu,jetson-orin-nano", {"precision": "fp32", "search": "never"}
     done = edgetl.export(trained, target=targets, out=out, **options)
-    assert {c.recipe for c in done.candidates} == {"ort-fp32", "ov-fp32"}
+    assert {c.name for c in done.candidates} == {"ort-fp32", "ov-fp32"}
     assert not done.provisional
     done = edgetl.export(trained, target=targets, out=out, search="never", engine="auto")
-    rows = {c.recipe: c for c in done.candidates}
+    rows = {c.name: c for c in done.candidates}
     trt = {name for name, c in rows.items() if c.engine == "tensorrt"}
     other = "ort-int8-arm" if this_machine().arch == "x86_64" else "ort-int8"
     assert len(trt) == 4
@@ -344,10 +344,10 @@ def test_one_bundle_for_this_machine_and_others(
     with open_bundle(out) as opened:
         assert opened.manifest.targets == ("cpu", "jetson-orin-nano")
         assert set(opened.manifest.order[: len(trt)]) == trt
-        arch = {c.recipe: c.arch for c in opened.manifest.candidates}
+        arch = {c.name: c.arch for c in opened.manifest.candidates}
     assert arch["ort-int8-arm"] == ("aarch64",)
     with edgetl.load(out) as model:  # takes what runs here
-        assert model.candidate.recipe not in {other, *trt}
+        assert model.candidate.name not in {other, *trt}
 
 
 def test_a_recipe_of_ones_own(trained: Path, tmp_path: Path, quick: None) -> None:

@@ -7,11 +7,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetl.exporter.gate import divergence_limit, judge
-from edgetl.metrics import divergence
 from edgetl.bundle.manifest import Candidate
+from edgetl.exporter import gate
+from edgetl.exporter.gate import distance_limit
+from edgetl.metrics import divergence
+from edgetl.tasks.classification import Classification
+from tests.helpers import Flat
 
 LABELS = ("a", "b", "c", "d")
+TASK = Classification(labels=LABELS)
+
+
+def a_candidate(precision: Any) -> Candidate:
+    kind = {"name": "x", "recipe": "x", "engine": "onnxruntime"}
+    return Candidate(**kind, precision=precision, artifacts=())
+
+
+def judge(
+    candidate: Candidate, logits: Any, reference: Any, truth: Any, *, labels: Any, max_drop: float
+) -> Any:
+    task = Classification(labels=labels)
+    two = {"logits": logits}, {"logits": reference}
+    return Flat(gate.judge(candidate, task, *two, truth, max_drop=max_drop), labels)
 
 
 def logits_of(classes: np.ndarray, margin: float = 0.01) -> np.ndarray:
@@ -19,9 +36,7 @@ def logits_of(classes: np.ndarray, margin: float = 0.01) -> np.ndarray:
     return (margin * np.eye(len(LABELS))[classes]).astype(np.float32)
 
 
-def judged(
-    *, n: int = 400, lost: int = 0, won: int = 0, swapped: int = 0, **changes: Any
-) -> Candidate:
+def judged(*, n: int = 400, lost: int = 0, won: int = 0, swapped: int = 0, **changes: Any) -> Any:
     """A candidate that loses, wins and swaps (wrong to another wrong) so many of `n` photos."""
     truth = np.arange(n) % 4
     reference, predicted = truth.copy(), truth.copy()
@@ -32,16 +47,18 @@ def judged(
     return compared(truth, reference, predicted, **changes)
 
 
-def compared(truth: Any, reference: Any, predicted: Any, **changes: Any) -> Candidate:
+def compared(truth: Any, reference: Any, predicted: Any, **changes: Any) -> Any:
     """A candidate that predicts `predicted` where FP32 predicts `reference`."""
     precision = changes.pop("precision", "int8")
     logits = changes.pop("logits", logits_of(predicted))
-    candidate = Candidate(recipe="x", engine="onnxruntime", precision=precision, artifacts=())
+    candidate = Candidate(
+        name="x", recipe="x", engine="onnxruntime", precision=precision, artifacts=()
+    )
     options = {"labels": LABELS, "max_drop": 0.01} | changes
     return judge(candidate, logits, logits_of(reference), truth, **options)
 
 
-def unequal(rare: int, *, lost: int, won: int = 0, **changes: Any) -> Candidate:
+def unequal(rare: int, *, lost: int, won: int = 0, **changes: Any) -> Any:
     """300 photos each of a, b and c, and `rare` of d, `lost` of which the candidate calls a.
 
     It has `won` more photos of b right than FP32 has.
@@ -107,7 +124,7 @@ def test_one_limit_for_all_precisions_scales_with_the_permitted_drop(
 
 
 def test_fp32_may_differ_by_rounding_alone() -> None:
-    assert divergence_limit("fp32", 0.5) == divergence_limit("fp32", 0.01) == 1e-4
+    assert distance_limit(TASK, "fp32", 0.5) == distance_limit(TASK, "fp32", 0.01) == 1e-4
     assert judged(logits=away(0.9e-4), precision="fp32").rejected is None
     assert judged(logits=away(1.1e-4), precision="fp32").rejected is not None
 
@@ -129,7 +146,9 @@ def test_what_labels_fitted_is_less_sure_than_a_network_that_is_wrong_often() ->
     truth = np.arange(400) % 4
     reference = np.where(np.arange(400) < 160, (truth + 1) % 4, truth)
     logits = logits_of(reference, 4.0)
-    candidate = Candidate(recipe="x", engine="onnxruntime", precision="int8", artifacts=())
+    candidate = Candidate(
+        name="x", recipe="x", engine="onnxruntime", precision="int8", artifacts=()
+    )
     options: dict[str, Any] = {"labels": LABELS, "max_drop": 0.01}
     assert judge(candidate, logits, logits, truth, **options).temperature > 1.5
     assert judge(candidate, logits, logits, None, **options).temperature == 1.0
@@ -178,7 +197,9 @@ def test_few_photos_cannot_show_the_drop(n: int, undecidable: bool) -> None:
 def test_a_log_loss_that_rises_on_every_photo_is_refused() -> None:
     """All answers stay, and the divergence is small; but the truth loses everywhere."""
     truth = np.arange(400) % 4
-    candidate = Candidate(recipe="x", engine="onnxruntime", precision="int8", artifacts=())
+    candidate = Candidate(
+        name="x", recipe="x", engine="onnxruntime", precision="int8", artifacts=()
+    )
     for margin, passes in ((0.03, True), (0.015, False)):
         found = judge(
             candidate,

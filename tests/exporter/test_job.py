@@ -15,15 +15,15 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgetl.bundle import open_bundle
+from edgetl.bundle.manifest import Candidate
 from edgetl.errors import EngineError
 from edgetl.exporter import job as module
-from edgetl.exporter.candidates import CANONICAL, Built, build, candidate_logits
+from edgetl.exporter.candidates import CANONICAL, Built, build, candidate_outputs
 from edgetl.exporter.job import ExportJob
 from edgetl.exporter.plan import plan
 from edgetl.machine import this_machine
 from edgetl.recipes import find_recipe
 from edgetl.runtime.selftest import self_test
-from edgetl.bundle.manifest import Candidate
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def candidate(recipe: str, p50: float | None, **changes: Any) -> Candidate:
 
 
 def holding(job: ExportJob, *candidates: Candidate) -> ExportJob:
-    job.candidates = {c.recipe: c for c in candidates}
+    job.candidates = {c.name: c for c in candidates}
     return job
 
 
@@ -200,7 +200,7 @@ def test_fp16_s_range_is_held_against_the_trained_network(make: Callable[..., Ex
 def test_the_bundle_holds_what_passed(make: Callable[..., ExportJob], tmp_path: Path) -> None:
     job = make("cpu")
     job.try_recipes(job.plan.recipes)
-    passed = {c.recipe for c in job.passed}
+    passed = {c.name for c in job.passed}
     assert {"ort-fp32", "ov-fp32"} < passed
     refused = next(name for name in sorted(passed) if name.endswith("int8"))
     job.refuse(refused, EngineError("It broke.", fix="mend it."))
@@ -212,7 +212,7 @@ def test_the_bundle_holds_what_passed(make: Callable[..., ExportJob], tmp_path: 
         assert manifest.targets == ("cpu",)
         assert manifest.order == job.order()
         assert (manifest.chosen, manifest.provisional) == job.choice()
-        listed = {c.recipe: c for c in manifest.candidates}
+        listed = {c.name: c for c in manifest.candidates}
         assert listed.keys() == job.candidates.keys()
         assert {name for name, c in listed.items() if c.artifacts} == passed - {refused}
         assert listed[refused].rejected == "It broke (mend it)"
@@ -252,11 +252,11 @@ def test_a_candidate_that_fails_on_drawings_is_refused(
     job = make("cpu", engine="onnxruntime")
 
     def broken(built: Built, images: Any) -> tuple[Any, str]:
-        logits, used = candidate_logits(built, images)
+        logits, used = candidate_outputs(built, images)
         logits[-1] = np.nan
         return logits, used
 
-    monkeypatch.setattr(module, "candidate_logits", broken)
+    monkeypatch.setattr(module, "candidate_outputs", broken)
     job.try_recipes([find_recipe("ort-fp32")])
     assert job.candidates["ort-fp32"].rejected is not None
     assert "the self-test's drawings" in job.candidates["ort-fp32"].rejected

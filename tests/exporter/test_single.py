@@ -13,9 +13,9 @@ import edgetl
 from edgetl.bundle import open_bundle
 from edgetl.errors import EngineError, TraceError, UsageError
 from edgetl.exporter.export import Export, export
-from edgetl.exporter.onnx.checks import OUTPUT, check_onnx
+from edgetl.exporter.onnx.checks import check_onnx
 from edgetl.exporter.onnx.importing.given import read_given
-from edgetl.exporter.onnx.importing.importer import import_onnx
+from edgetl.exporter.onnx.importing.importer import OUTPUT, import_onnx
 from edgetl.exporter.quantize.qat.train import train_integers
 from edgetl.runtime.build import prepare
 from edgetl.runtime.selftest import self_test
@@ -88,13 +88,13 @@ def test_every_candidate_runs_any_number(exported: Export) -> None:
                 continue
             session, ran = open_session(bundle, candidate), ran + 1
             out = np.empty((5, 3), np.float32)
-            assert session.run(images, out) is out
-            assert np.abs(out - wanted).max() < 0.25 * np.ptp(wanted), candidate.recipe
-            assert np.array_equal(session.run(images[3:4]), out[3:4])
+            assert session.run(images, out)["logits"] is out
+            assert np.abs(out - wanted).max() < 0.25 * np.ptp(wanted), candidate.name
+            assert np.array_equal(session.run(images[3:4])["logits"], out[3:4])
             with pytest.raises(EngineError, match="reads uint8 images"):
-                session.run(images[:0])
+                session.run(images[:0])["logits"]
             with pytest.raises(EngineError, match="out must be"):
-                session.run(images, out[:4])
+                session.run(images, out[:4])["logits"]
             session.close()
     assert ran >= 3
     assert {c.engine for c in exported.candidates if c.rejected is None} >= {

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edgetl.bundle.manifest import Candidate
 from edgetl.errors import EngineError
 from edgetl.exporter import variants as improve
 from edgetl.exporter.job import ExportJob
@@ -23,7 +24,6 @@ from edgetl.exporter.search import search as searching
 from edgetl.exporter.search.blocks import blocks
 from edgetl.exporter.variants import add_placements, add_trained, search_pays
 from edgetl.recipes import find_recipe
-from edgetl.bundle.manifest import Candidate
 from tests.exporter import small
 
 pytestmark = pytest.mark.usefixtures("single")
@@ -189,7 +189,7 @@ def test_placements_are_built_in_full(make: Make) -> None:
     notes = add_placements(job, 600)
     added = [c for name, c in job.candidates.items() if "mixed" in name]
     assert len(added) >= 1
-    names = [c.recipe for c in added]
+    names = [c.name for c in added]
     if len(added) == 1:
         assert names == ["ort-int8-mixed"]
     else:
@@ -202,8 +202,8 @@ def test_placements_are_built_in_full(make: Make) -> None:
         kept = candidate.quantization.kept_float
         assert kept
         assert set(kept) <= set(parts)
-        files = job.built[candidate.recipe].files
-        assert list(files) == [f"models/{candidate.recipe}.onnx"]
+        files = job.built[candidate.name].files
+        assert list(files) == [f"models/{candidate.name}.onnx"]
         inside = without_suffix(integer_layers(next(iter(files.values()))))
         assert inside == whole - frozenset().union(*(parts[name] for name in kept))
     assert job.context.used is not None
@@ -233,7 +233,7 @@ def test_placements_of_trained_integers(make: Make) -> None:
     added = [c for name, c in job.candidates.items() if "mixed" in name]
     assert added
     for candidate in added:
-        assert candidate.recipe.startswith("ort-int8-qat-mixed")
+        assert candidate.name.startswith("ort-int8-qat-mixed")
         assert candidate.quantization is not None
         assert candidate.quantization.trained
         assert candidate.quantization.kept_float
@@ -283,6 +283,7 @@ def test_a_placement_that_fails_after_all_is_a_refused_candidate(
 
 def row(name: str, precision: Any, p50: float | None = None, **changes: Any) -> Candidate:
     return Candidate(
+        name=name,
         recipe=name,
         engine="onnxruntime",
         precision=precision,
@@ -310,7 +311,7 @@ def row(name: str, precision: Any, p50: float | None = None, **changes: Any) -> 
 )
 def test_search_pays(rows: list[Candidate], pays: bool, make: Make) -> None:
     job = make()
-    job.candidates = {candidate.recipe: candidate for candidate in rows}
+    job.candidates = {candidate.name: candidate for candidate in rows}
     assert search_pays(job) is pays
 
 

@@ -18,8 +18,9 @@ from PIL import Image, ImageDraw, ImageOps
 
 from edgetl.errors import ImageError
 from edgetl.inputs.formats import SUFFIXES
-from edgetl.inputs.image import PADDING, ImageInput, batch, pixels, square
+from edgetl.inputs.image import PADDING, ImageInput, pixels, square
 from edgetl.spec import Fit
+from tests.helpers import batch
 
 SPEC = square(64)
 FITS: tuple[Fit, ...] = ("crop", "pad", "squash")
@@ -103,7 +104,7 @@ def test_every_accepted_suffix_can_be_read_in_a_fresh_process(suffix: str, tmp_p
     kind = {".jpe": "JPEG", ".jfif": "JPEG", ".mpo": "MPO"}.get(suffix)
     scene().convert(mode).save(path, kind)
     code = (
-        "import sys; from edgetl.inputs.image import pixels; from edgetl.inputs.image import ImageInput\n"
+        "import sys; from edgetl.inputs.image import pixels, square\n"
         "print(pixels(sys.argv[1], square(8)).shape)"
     )
     if suffix in (".png", ".webp", ".tif", ".mpo"):  # Pillow loads these readers one by one

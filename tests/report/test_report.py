@@ -17,10 +17,13 @@ from msgspec.structs import replace
 from PIL import Image
 
 from edgetl import spec
-from edgetl.metrics import evaluate_classes
+from edgetl.inputs.image import ImageInput
 from edgetl.report import Mistake, write_run_report
 from edgetl.runs.record import EpochRow, RunRecord, Stage
 from edgetl.spec import SkippedFile
+from edgetl.tasks.base import ClassScore, Evaluation
+from edgetl.tasks.classification import Classification
+from tests.helpers import evaluate_classes
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 NASTY = "<b>x&y \"'</b>"
@@ -55,19 +58,18 @@ class Page(HTMLParser):
         return [value for _, attribute, value in self.attributes if attribute == name]
 
 
-def scores(labels: tuple[str, ...], wrong: int = 2) -> spec.Evaluation:
+def scores(labels: tuple[str, ...], wrong: int = 2) -> Evaluation:
     """Ten photos a class, of which class 0 loses `wrong` to class 1."""
     size = len(labels)
     rows = [[10 if t == p else 0 for p in range(size)] for t in range(size)]
     rows[0][0], rows[0][1] = 10 - wrong, wrong
     f1 = [1 - wrong / 10 if i == 0 else 1 - wrong / 40 if i == 1 else 1.0 for i in range(size)]
-    return spec.Evaluation(
-        accuracy=1 - wrong / (10 * size),
-        macro_f1=sum(f1) / size,
+    return Evaluation(
+        metrics={"accuracy": 1 - wrong / (10 * size), "macro_f1": sum(f1) / size},
         n=10 * size,
         labels=labels,
         per_class=tuple(
-            spec.ClassScore(label=label, precision=f, recall=f, f1=f, n=10)
+            ClassScore(label=label, precision=f, recall=f, f1=f, n=10)
             for label, f in zip(labels, f1, strict=True)
         ),
         confusion=tuple(tuple(row) for row in rows),
@@ -78,12 +80,12 @@ def run_record(labels: tuple[str, ...] = ("cat", "dog", "eel"), wrong: int = 2) 
     """A finished run whose fine-tuned network ships."""
     split = dict.fromkeys(labels, 10)
     return RunRecord(
-        edgetl_run=1, status="finished",
+        edgetl_run=2, status="finished",
         config=spec.FinetuneConfig(
             data="/photos/pets", backbone="mobilenet_v2", weights="imagenet", strategy="auto",
             epochs=3, size=224, fit="crop", flip=True, seed=7, device="cpu",
         ),
-        preprocess=spec.ImageInput(), normalize=spec.Normalize(), labels=labels,
+        task=Classification(labels=labels), input=ImageInput(), normalize=spec.Normalize(),
         data=spec.DataSummary(
             root="/photos/pets", labels=labels, sha256="5" * 64, split_by="seeded",
             counts={"train": split, "validation": split, "test": split},
@@ -93,8 +95,9 @@ def run_record(labels: tuple[str, ...] = ("cat", "dog", "eel"), wrong: int = 2) 
         created_utc="2025-01-02T03:04:05Z", versions={"torch": "2.9.0"}, threads=2,
         strategy="finetune", seconds=71.0, timings_s={"probe": 3.0},
         stages=(
-            Stage(name="probe", accuracy=0.8, macro_f1=0.79, loss=0.5, seconds=3.0),
-            Stage(name="finetune", accuracy=0.9, macro_f1=0.89, loss=0.3, seconds=60.0,
+            Stage(name="probe", metrics={"accuracy": 0.8, "macro_f1": 0.79}, loss=0.5, seconds=3.0),
+            Stage(name="finetune", metrics={"accuracy": 0.9, "macro_f1": 0.89}, loss=0.3,
+                  seconds=60.0,
                   details={"best_epoch": 3}),
         ),
         validation=scores(labels, wrong), test=scores(labels, wrong),
@@ -105,7 +108,7 @@ def rows(stage: str = "finetune", epochs: int = 3, loss: float = 1.0) -> list[Ep
     return [
         EpochRow(
             stage=stage, epoch=epoch, loss=loss / epoch, learning_rate=0.001,
-            validation_accuracy=0.7 + epoch / 20, validation_macro_f1=0.7,
+            metrics={"accuracy": 0.7 + epoch / 20, "macro_f1": 0.7},
             validation_loss=0.9 / epoch, images_per_s=50.0, seconds=20.0,
         )
         for epoch in range(1, epochs + 1)
@@ -188,7 +191,7 @@ def test_labels_and_paths_are_escaped(tmp_path: Path) -> None:
 def test_probe_that_was_not_beaten_ships(tmp_path: Path) -> None:
     record = run_record()
     probe, tuned = record.stages
-    tuned = replace(tuned, accuracy=0.75)
+    tuned = replace(tuned, metrics={"accuracy": 0.75, "macro_f1": 0.7})
     record = replace(record, strategy="probe", stages=(probe, tuned))
     html, page = written(tmp_path, record, rows(), [])
     assert "did not beat it" in page.text
@@ -256,8 +259,8 @@ def test_mistakes_come_worst_first(tmp_path: Path) -> None:
 
 def test_classes_without_photos_come_last(tmp_path: Path) -> None:
     record = run_record()
-    absent = spec.ClassScore(label="newt", precision=0.0, recall=0.0, f1=0.0, n=0)
-    test = scores(record.labels)
+    absent = ClassScore(label="newt", precision=0.0, recall=0.0, f1=0.0, n=0)
+    test = scores(record.task.labels)
     test = replace(test, per_class=(absent, *test.per_class))
     html, _ = written(tmp_path, replace(record, test=test), rows(), [])
     body = html[html.index('id="classes"') : html.index('id="mistakes"')]

@@ -48,7 +48,7 @@ def test_photos_where_they_were(trained: Path, shapes: Path) -> None:
     np.testing.assert_array_equal(
         images[4], pixels((shapes / chosen[4].path).read_bytes(), record.input)
     )
-    assert [record.labels[i] for i in photos.truth(chosen)] == [p.label for p in chosen]
+    assert [record.task.labels[i] for i in photos.truth(chosen)] == [p.label for p in chosen]
 
 
 def test_moved_photos_are_found_by_path(run: Path, data: Path) -> None:

@@ -79,7 +79,7 @@ def test_what_can_be_built_is_built_and_the_rest_is_explained(
     done = prepare(jetson_bundle, batch=4, progress=said.append)
     assert able == [("weak", 4)]
     (row,) = done.engines
-    assert (row.recipe, row.engine, row.engine_version) == ("trt-fp16-weak", "tensorrt", "8.5.2")
+    assert (row.candidate, row.engine, row.engine_version) == ("trt-fp16-weak", "tensorrt", "8.5.2")
     assert (row.precision, row.batch, row.cached, row.build_s) == ("fp16", 4, False, 12.5)
     assert row.size_mib > 0
     (left,) = done.skipped

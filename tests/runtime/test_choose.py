@@ -44,13 +44,13 @@ def measured(bundle: Any, p50_ms: dict[str, float], **changes: Any) -> None:
     remember(
         bundle.sha256,
         timings={
-            c.recipe: Timing(
-                **{"engine_version": engine_version(c.engine), "p50_ms": p50_ms[c.recipe]}
+            c.name: Timing(
+                **{"engine_version": engine_version(c.engine), "p50_ms": p50_ms[c.name]}
                 | {"seconds": 3.0, "noise": 1.2, "unstable": False}
                 | changes
             )
             for c in bundle.manifest.candidates
-            if c.recipe in p50_ms
+            if c.name in p50_ms
         },
     )
 
@@ -88,9 +88,9 @@ def test_measurements_with_another_version_of_an_engine_do_not(opened: Any) -> N
 
 def test_candidates_are_ranked_to_the_last(opened: Any) -> None:
     bundle = opened()
-    assert [c.recipe for c in ranked(bundle)] == list(RECIPES)
+    assert [c.name for c in ranked(bundle)] == list(RECIPES)
     measured(bundle, {"ov-fp32": 3.0, "ort-int8": 1.0})
-    assert [c.recipe for c in ranked(bundle)] == ["ort-int8", "ov-fp32", "ort-fp32"]
+    assert [c.name for c in ranked(bundle)] == ["ort-int8", "ov-fp32", "ort-fp32"]
 
 
 def test_an_engine_that_is_not_here_is_passed_over(
@@ -109,7 +109,7 @@ def test_an_engine_that_is_not_here_is_passed_over(
 
 def test_a_refused_candidate_is_named_with_its_reason(opened: Any) -> None:
     bundle = opened({"ort-int8": {"rejected": "agreement 0.9 is below 0.95"}})
-    assert [c.recipe for c in shipped(bundle)] == ["ov-fp32", "ort-fp32"]
+    assert [c.name for c in shipped(bundle)] == ["ov-fp32", "ort-fp32"]
     wanted = (
         r"no candidate for engine auto, precision int8; it has openvino fp32, onnxruntime fp32\. "
         r"ort-int8 was refused: agreement 0\.9 is below 0\.95\."
@@ -139,7 +139,7 @@ def test_a_candidate_for_several_processors_fits(opened: Any) -> None:
     both = opened({"ov-fp32": {"arch": (OTHER, this_machine().arch)}})
     assert unfit(named(both, "ov-fp32")) is None
     assert best(both) == "ov-fp32"
-    rows = {c.recipe: unfit(c) for c in shipped(opened())}
+    rows = {c.name: unfit(c) for c in shipped(opened())}
     assert rows["ov-fp32"] is None
 
 

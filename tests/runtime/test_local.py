@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgetl.bundle.manifest import Candidate
 from edgetl.errors import StorageError
 from edgetl.machine import this_machine
 from edgetl.runtime import local
@@ -22,11 +23,11 @@ from edgetl.runtime.local import (
     merged,
     remember,
 )
-from edgetl.bundle.manifest import Candidate
 
 BUNDLE, OTHER = "a" * 64, "b" * 64
-ORT = Candidate(recipe="ort-fp32", engine="onnxruntime", precision="fp32", artifacts=("x",))
-OV = Candidate(recipe="ov-fp32", engine="openvino", precision="fp32", artifacts=("x",))
+KIND: dict[str, Any] = {"precision": "fp32", "artifacts": ("x",)}
+ORT = Candidate(name="ort-fp32", recipe="ort-fp32", engine="onnxruntime", **KIND)
+OV = Candidate(name="ov-fp32", recipe="ov-fp32", engine="openvino", **KIND)
 
 
 @pytest.fixture(autouse=True)

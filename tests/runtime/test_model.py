@@ -69,7 +69,7 @@ def test_temperature_is_applied(
     write_tiny: Callable[..., Path], tmp_path: Path, model: Model, photos: list[Path]
 ) -> None:
     image = pixels(photos[0], model.manifest.input)[np.newaxis]
-    logits = model.logits(image)
+    logits = model.run(image)["logits"]
     path = write_tiny(tmp_path / "t.edgetl", ("ort-fp32",), {"ort-fp32": {"temperature": 4.0}})
     with edgetl.load(path) as warm:
         np.testing.assert_array_equal(warm.logits(image), logits)
@@ -165,7 +165,7 @@ def test_an_answer_that_is_no_number_is_an_error_or_a_row(
 
 def test_threads_share_a_model(tiny_bundle: Path, photos: list[Path]) -> None:
     with edgetl.load(tiny_bundle) as opened:
-        names = [c.recipe for c in opened.manifest.candidates]
+        names = [c.name for c in opened.manifest.candidates]
     for name in names:
         with edgetl.load(tiny_bundle, candidate=name) as opened, ThreadPoolExecutor(4) as pool:
             expected = [opened.predict(photo) for photo in photos]
@@ -270,10 +270,10 @@ def test_what_is_not_there_is_not_substituted(
 
 def test_a_candidate_is_chosen_by_name(tiny_bundle: Path) -> None:
     with edgetl.load(tiny_bundle) as opened:
-        names = [c.recipe for c in opened.manifest.candidates]
+        names = [c.name for c in opened.manifest.candidates]
     for name in names:
         with edgetl.load(tiny_bundle, candidate=name) as opened:
-            assert opened.candidate.recipe == name
+            assert opened.candidate.name == name
             assert opened.describe().engine == opened.candidate.engine
 
 
@@ -319,7 +319,7 @@ def test_an_engine_that_is_not_here_is_not_substituted(jetson_bundle: Path) -> N
         edgetl.load(jetson_bundle, engine="tensorrt")
     assert error.value.fix
     with edgetl.load(jetson_bundle) as opened:  # but nothing was asked for here
-        assert opened.candidate.recipe == "ort-fp32"
+        assert opened.candidate.name == "ort-fp32"
 
 
 def test_a_closed_model_says_so(tiny_bundle: Path, photos: list[Path]) -> None:

@@ -13,8 +13,9 @@ import pytest
 import edgetl
 from edgetl.errors import BundleError, DataError, EngineError, UsageError
 from edgetl.inputs.image import pixels, square
-from edgetl.runtime.scoring import evaluate_photos
+from edgetl.runtime.scoring import evaluate_samples
 from edgetl.spec import SkippedFile
+from edgetl.tasks.classification import Classification
 
 Draw = Callable[..., Path]
 THREE = {"bars": 6, "disc": 5, "square": 4}
@@ -32,7 +33,7 @@ def test_scores_agree_with_predict(tiny_bundle: Path, drawn: Draw, tmp_path: Pat
     for photo, label in zip(photos, called, strict=True):
         expected[scores.labels.index(photo.parent.name), scores.labels.index(label)] += 1
     assert scores.confusion == tuple(map(tuple, expected.tolist()))
-    assert scores.accuracy == pytest.approx(expected.trace() / 15)
+    assert scores.metrics["accuracy"] == pytest.approx(expected.trace() / 15)
     assert [c.n for c in scores.per_class] == [6, 5, 4]
 
 
@@ -54,8 +55,8 @@ def test_a_subset_of_the_classes_is_fine(tiny_bundle: Path, drawn: Draw, tmp_pat
     assert [c.n for c in scores.per_class] == [0, 0, 4]
     assert len(scores.confusion) == 3
     only = scores.per_class[2]
-    assert scores.macro_f1 == pytest.approx(only.f1)
-    assert scores.accuracy == pytest.approx(only.recall)
+    assert scores.metrics["macro_f1"] == pytest.approx(only.f1)
+    assert scores.metrics["accuracy"] == pytest.approx(only.recall)
 
 
 def test_an_unknown_class_is_an_error(tiny_bundle: Path, drawn: Draw, tmp_path: Path) -> None:
@@ -71,8 +72,11 @@ def test_classes_are_compared_in_one_form_of_accents(drawn: Draw, tmp_path: Path
     root = drawn(tmp_path / "d", {"bars": 3, "disc": 2})
     for folder, label in (("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")):
         (root / "disc").rename(root / folder)
-        scores, _ = evaluate_photos(
-            root, ("bars", label), square(8), lambda images: np.eye(2)[[1] * len(images)]
+        scores, _ = evaluate_samples(
+            root,
+            Classification(labels=("bars", label)),
+            square(8),
+            lambda images: {"logits": np.eye(2, dtype=np.float32)[[1] * len(images)]},
         )
         assert [c.n for c in scores.per_class] == [3, 2]
         assert scores.per_class[1].label == label
@@ -131,7 +135,7 @@ def test_more_photos_than_a_block(tiny_bundle: Path, shapes: Path) -> None:
     assert abs(scores["fp32"].accuracy - scores["int8"].accuracy) < 0.1
     with edgetl.load(tiny_bundle, engine="onnxruntime", precision="fp32") as model:
         rows = [
-            model.logits(pixels(p, model.manifest.input)[np.newaxis])[0]
+            model.run(pixels(p, model.manifest.input)[np.newaxis])["logits"][0]
             for p in sorted(shapes.rglob("*.png"))
         ]
     truth = [i for i in range(3) for _ in range(24)]

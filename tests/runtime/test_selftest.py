@@ -35,7 +35,7 @@ def tampered(write_tiny: Callable[..., Path], tmp_path: Path) -> Callable[..., d
 def test_it_passes_on_every_candidate(tiny_bundle: Path) -> None:
     with open_bundle(tiny_bundle) as opened:
         checks = self_test(opened)
-        names = [c.recipe for c in opened.manifest.candidates]
+        names = [c.name for c in opened.manifest.candidates]
     assert [c.name for c in checks] == ["preprocessing", *names]
     assert all(c.passed for c in checks)
     assert verdict(checks) is True

@@ -19,6 +19,7 @@ from PIL import Image
 
 import edgetl
 from edgetl.bundle import open_bundle, write_bundle
+from edgetl.bundle.manifest import Artifact, Candidate
 from edgetl.engines import Options, find_engine, onnxruntime
 from edgetl.errors import EngineError
 from edgetl.exporter.candidates import build
@@ -30,7 +31,6 @@ from edgetl.recipes import find_recipe
 from edgetl.runtime import trust
 from edgetl.runtime.local import known
 from edgetl.runtime.trust import best_candidate
-from edgetl.bundle.manifest import Artifact, Candidate
 
 RECIPES = ("ort-int8", "ov-int8", "ort-fp32")
 
@@ -62,7 +62,7 @@ def npy(array: Any) -> bytes:
 
 def chosen(path: Path, **options: str) -> str:
     with edgetl.load(path, **options) as model:
-        return model.candidate.recipe
+        return model.candidate.name
 
 
 def test_all_is_well_in_silence(spoiled: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -183,7 +183,9 @@ def overflowing(tiny_source: Any, tiny_bundle: Path, tmp_path: Path) -> Path:
         kind = built.recipe
         options = Options(precision=kind.precision, session=kind.session)
         session = find_engine(kind.engine).open(tuple(built.files.values()), options)
-        expected[name] = np.concatenate([session.run(image[np.newaxis]) for image in inputs])
+        expected[name] = np.concatenate(
+            [session.run(image[np.newaxis])["logits"] for image in inputs]
+        )
         session.close()
         files |= {member: (kind.engine, data) for member, data in built.files.items()}
         stated = {"recipe": name, "engine": kind.engine, "precision": kind.precision}

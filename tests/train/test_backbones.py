@@ -8,8 +8,9 @@ import torchvision
 
 from edgetl.errors import UnknownNameError, WeightsError
 from edgetl.train import backbones
-from edgetl.train.backbones import all_backbones, build_classifier, find_backbone
+from edgetl.train.backbones import all_backbones, find_backbone
 from edgetl.train.weights import assign
+from tests.helpers import build_classifier
 
 NAMED = (
     "mobilenet_v2",

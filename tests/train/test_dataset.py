@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgetl.data.dataset import Dataset, load_dataset, photo_lines
 from edgetl.errors import DataError
 from edgetl.files import decode_json, sha256_file
 from edgetl.inputs.image import ImageInput, pixels, square
 from edgetl.spec import Photo
+from edgetl.tasks.classification import Classification
+from edgetl.train.dataset import Dataset, load_dataset, photo_lines
 
 SPEC = square(64)
 Drawn = Callable[..., Path]
@@ -26,7 +28,7 @@ Drawn = Callable[..., Path]
 
 def load(root: Path, *, seed: int = 0, labels: str = "", spec: ImageInput = SPEC) -> Dataset:
     cache = root.parent / f"{root.name}-cache" / "photos.npy"
-    return load_dataset(str(root), spec, cache, labels_csv=labels, seed=seed)
+    return load_dataset(str(root), Classification, spec, cache, labels_csv=labels, seed=seed)
 
 
 def splits(drawn: Drawn, root: Path, names: tuple[str, ...], count: int = 8) -> Path:
@@ -44,21 +46,27 @@ def sides(found: Dataset) -> dict[str, str]:
 
 def test_plain_folders_are_split_70_15_15(shapes: Path, tmp_path: Path) -> None:
     cache = tmp_path / "photos.npy"
-    ticks: list[tuple[int, int]] = []
-    found = load_dataset(str(shapes), SPEC, cache, progress=lambda *now: ticks.append(now))
+    ticks: list[int] = []
+
+    @contextlib.contextmanager
+    def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        assert (title, total) == ("reading photos", 72)
+        yield ticks.append
+
+    found = load_dataset(str(shapes), Classification, SPEC, cache, bar=bar)
     assert found.summary.split_by == "seeded"
     assert found.summary.labels == ("bars", "disc", "square")
     for split, least, most in (("train", 16, 18), ("validation", 3, 4), ("test", 3, 4)):
         assert list(found.summary.counts[split]) == ["bars", "disc", "square"]
         assert all(least <= n <= most for n in found.summary.counts[split].values())
-    assert ticks == [(i + 1, 72) for i in range(72)]
+    assert ticks == [1] * 72
     for row in (0, 30, 71):
         photo = found.photos[row]
         assert photo.label == photo.path.split("/")[0]
         assert photo.sha256 == sha256_file(shapes / photo.path)
         assert np.array_equal(found.pixels[row], pixels(shapes / photo.path, SPEC))
     rows = found.rows("validation")
-    assert [found.summary.labels[c] for c in found.truth(rows)] == [
+    assert [found.summary.labels[c] for c in found.targets(rows)] == [
         found.photos[i].label for i in rows
     ]
     lines = photo_lines(found.photos).splitlines()
@@ -143,7 +151,7 @@ def test_classes_that_are_numbers_are_in_the_order_of_text(drawn: Drawn, tmp_pat
     found = load(root)
     assert found.summary.labels == ("1", "10", "9")
     assert "in the order of text, 1, 10, 9: read answers by label" in found.summary.warnings[0]
-    assert [found.summary.labels[c] for c in found.truth(np.arange(24))] == [
+    assert [found.summary.labels[c] for c in found.targets(np.arange(24))] == [
         photo.path.split("/")[0] for photo in found.photos
     ]
 

@@ -61,7 +61,7 @@ def test_a_run_from_scratch(trained: Path, shapes: Path) -> None:
     )
     assert record.strategy == "scratch"
     assert record.weights_origin.source == "random initialisation"
-    assert record.labels == ("bars", "disc", "square")
+    assert record.task.labels == ("bars", "disc", "square")
     assert sum(sum(split.values()) for split in record.data.counts.values()) == 72
     assert {"edgetl", "python", "torch", "torchvision", "numpy", "pillow"} <= set(record.versions)
     assert {"photos", "scratch", "evaluation"} <= set(record.timings_s)
@@ -69,12 +69,16 @@ def test_a_run_from_scratch(trained: Path, shapes: Path) -> None:
     assert record.validation is not None
     assert record.test is not None
     assert record.validation.n == record.test.n == 9
-    assert record.validation.accuracy > 0.6
-    assert np.trace(record.validation.confusion) == round(record.validation.accuracy * 9)
+    assert record.validation.metrics["accuracy"] > 0.6
+    assert np.trace(record.validation.confusion) == round(record.validation.metrics["accuracy"] * 9)
     rows = read_jsonl(trained / "metrics.jsonl", EpochRow)
     assert [row.epoch for row in rows] == list(range(1, len(rows) + 1))
     best = max(rows, key=lambda row: (row.validation_accuracy, -row.validation_loss))
-    assert record.stages[0].accuracy == best.validation_accuracy == record.validation.accuracy
+    assert (
+        record.stages[0].accuracy
+        == best.validation_accuracy
+        == record.validation.metrics["accuracy"]
+    )
     photos = read_jsonl(trained / "data.jsonl", Photo)
     assert len(photos) == 72
     assert b"<html" in (trained / "report.html").read_bytes()
@@ -108,7 +112,7 @@ def test_a_probe_on_weights_from_a_file(
     assert [stage.name for stage in record.stages] == ["probe"]
     assert record.weights_origin.source == path.name
     assert record.validation is not None
-    assert record.validation.accuracy > 0.5
+    assert record.validation.metrics["accuracy"] > 0.5
     again = finetune(shapes, tmp_path / "again", strategy="probe", weights=path, epochs=None)
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (
         tmp_path / "again" / "model.safetensors"
@@ -211,7 +215,7 @@ def test_auto_is_never_worse_than_its_probe(
 ) -> None:
     record = finetune(shapes, tmp_path / "run", strategy="auto", weights=weights_file(NET))
     assert record.validation is not None
-    assert record.validation.accuracy == max(stage.accuracy for stage in record.stages)
+    assert record.validation.metrics["accuracy"] == max(stage.accuracy for stage in record.stages)
 
 
 def test_two_classes_of_two_photos_each(
@@ -655,5 +659,5 @@ def test_a_probe_on_real_photos(shared: Path, tmp_path: Path) -> None:
         tmp_path / "photos", out=tmp_path / "run", weights=weights, strategy="probe", size=128
     )
     assert record.validation is not None
-    assert record.validation.accuracy >= 0.85
+    assert record.validation.metrics["accuracy"] >= 0.85
     assert record.input.size == 128

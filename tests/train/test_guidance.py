@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from edgetl.metrics import evaluate_classes
 from edgetl.runs.folder import read_run
-from edgetl.tasks.base import Evaluation
-from edgetl.spec import FinetuneConfig
 from edgetl.runs.record import Stage
+from edgetl.spec import FinetuneConfig
+from edgetl.tasks.base import Evaluation
 from edgetl.train.guidance import far_below, framing, mirroring, never_right
+from tests.helpers import evaluate_classes
 
 NET = "squeezenet1_1"
 LABELS = ("left", "right", "up")

@@ -8,13 +8,14 @@ import torch
 
 from edgetl.spec import Normalize
 from edgetl.train import infer
-from edgetl.train.backbones import Classifier, build_classifier
+from edgetl.train.backbones import Network
 from edgetl.train.infer import folded, forward_rows, keep_to_cores, normalise
+from tests.helpers import build_classifier
 
 NORMALIZE = Normalize()
 
 
-def settled(name: str) -> Classifier:
+def settled(name: str) -> Network:
     """A network whose batch normalisation has statistics, so that its logits have a scale."""
     model = build_classifier(name, 3, seed=0)
     model.train()

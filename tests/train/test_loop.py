@@ -14,16 +14,17 @@ import torch
 
 from edgetl.runs.record import EpochRow
 from edgetl.spec import Normalize
+from edgetl.tasks.classification import Classification
 from edgetl.train.augment import Batches
-from edgetl.train.backbones import build_classifier
 from edgetl.train.infer import NotFiniteError
 from edgetl.train.loop import Hyperparameters, Trainer, Validation, parameter_groups, train
+from tests.helpers import build_classifier, twin
 
 SETTINGS = Hyperparameters(
     stage="scratch",
     epochs=4,
     batch=8,
-    train_size=32,
+    train_size=(32, 32),
     head_rate=1e-2,
     body_rate=1e-3,
     bottom_rate=0.1,
@@ -51,6 +52,7 @@ def setup(
     batches = Batches(
         pixels,
         truth,
+        twin(3),
         size=settings.train_size,
         batch=settings.batch,
         flip=True,
@@ -58,8 +60,12 @@ def setup(
         erase=True,
     )
     model = build_classifier(net, 3, seed=0)
-    trainer = Trainer(model, settings, Normalize(), "cpu", batches.steps)
-    return trainer, batches, Validation(pixels[:6, :32, :32], truth[:6], ("a", "b", "c"))
+    trainer = Trainer(model, twin(3), settings, Normalize(), device="cpu", steps=batches.steps)
+    return (
+        trainer,
+        batches,
+        Validation(pixels[:6, :32, :32], truth[:6], Classification(labels=("a", "b", "c"))),
+    )
 
 
 @contextlib.contextmanager
@@ -190,10 +196,10 @@ def test_it_stops_when_nothing_gets_better_and_keeps_the_best(single: None) -> N
     seen: list[dict[str, torch.Tensor]] = []
 
     class Scripted:
-        def score(self, model: torch.nn.Module, *_: Any) -> tuple[float, float, float]:
+        def score(self, model: torch.nn.Module, *_: Any) -> tuple[dict[str, float], float]:
             seen.append({k: v.clone() for k, v in model.state_dict().items()})
             accuracy, loss = next(scores)
-            return accuracy, accuracy, loss
+            return {"accuracy": accuracy}, loss
 
     run(trainer, batches, Scripted())  # type: ignore[arg-type]
     assert trainer.epoch == 5

@@ -22,25 +22,26 @@ import torch
 import torchvision
 
 from edgetl.errors import WeightsError
-from edgetl.train.backbones import Classifier, all_backbones, build_classifier
+from edgetl.train.backbones import Network, all_backbones
 from edgetl.train.state_dicts import read_tensors
-from edgetl.train.weights import load_weights, restore_classifier, save_classifier
+from edgetl.train.weights import load_weights, restore_network, save_network
+from tests.helpers import build_classifier
 
 NET = "squeezenet1_1"
 MakeWeights = Callable[..., Path]
 
 
 @pytest.fixture
-def model() -> Classifier:
+def model() -> Network:
     return build_classifier(NET, 3, seed=0)
 
 
-def body_equals(model: Classifier, path: Path) -> bool:
+def body_equals(model: Network, path: Path) -> bool:
     given, _ = read_tensors(path)
     return all(torch.equal(given[k], v) for k, v in model.body.state_dict().items())
 
 
-def test_none_leaves_the_network_alone(model: Classifier) -> None:
+def test_none_leaves_the_network_alone(model: Network) -> None:
     before = {k: v.clone() for k, v in model.state_dict().items()}
     assert load_weights(model, NET, "none").source == "random initialisation"
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
@@ -49,7 +50,7 @@ def test_none_leaves_the_network_alone(model: Classifier) -> None:
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("classes", [1000, 7])
 def test_a_file_fills_the_body(
-    model: Classifier, weights_file: MakeWeights, suffix: str, classes: int
+    model: Network, weights_file: MakeWeights, suffix: str, classes: int
 ) -> None:
     path = weights_file(NET, suffix, classes=classes)
     head = model.head.weight.clone()
@@ -62,7 +63,7 @@ def test_a_file_fills_the_body(
 
 
 def test_a_licence_in_the_file_is_reported(
-    model: Classifier, weights_file: MakeWeights, tmp_path: Path
+    model: Network, weights_file: MakeWeights, tmp_path: Path
 ) -> None:
     path = tmp_path / "w.safetensors"
     tensors, _ = read_tensors(weights_file(NET))
@@ -75,7 +76,7 @@ NAN, INFINITY = float("nan"), float("inf")
 
 @pytest.mark.parametrize("bad", [NAN, INFINITY, -INFINITY])
 def test_values_that_are_no_numbers_are_named_with_their_count(
-    model: Classifier, weights_file: MakeWeights, tmp_path: Path, bad: float
+    model: Network, weights_file: MakeWeights, tmp_path: Path, bad: float
 ) -> None:
     path, before = tmp_path / "w.safetensors", model.body.state_dict()["features.0.bias"].clone()
     tensors, _ = read_tensors(weights_file(NET))
@@ -88,7 +89,7 @@ def test_values_that_are_no_numbers_are_named_with_their_count(
 
 
 def test_infinity_in_a_head_that_is_not_used_does_not_matter(
-    model: Classifier, weights_file: MakeWeights, tmp_path: Path
+    model: Network, weights_file: MakeWeights, tmp_path: Path
 ) -> None:
     tensors, _ = read_tensors(weights_file(NET))
     tensors["classifier.1.weight"][0] = INFINITY
@@ -98,7 +99,7 @@ def test_infinity_in_a_head_that_is_not_used_does_not_matter(
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floating_point_types_become_float32_and_a_note_says_so(
-    model: Classifier, weights_file: MakeWeights, tmp_path: Path, kind: torch.dtype
+    model: Network, weights_file: MakeWeights, tmp_path: Path, kind: torch.dtype
 ) -> None:
     tensors, _ = read_tensors(weights_file(NET))
     path = tmp_path / "w.safetensors"
@@ -112,7 +113,7 @@ def test_other_floating_point_types_become_float32_and_a_note_says_so(
 
 
 def test_integers_are_not_taken_for_weights(
-    model: Classifier, weights_file: MakeWeights, tmp_path: Path
+    model: Network, weights_file: MakeWeights, tmp_path: Path
 ) -> None:
     tensors, _ = read_tensors(weights_file(NET))
     tensors["features.0.weight"] = tensors["features.0.weight"].to(torch.int8)
@@ -133,7 +134,7 @@ def test_integers_are_not_taken_for_weights(
     ],
 )
 def test_another_head_is_left_out_with_a_note(
-    model: Classifier, *, weights_file: MakeWeights, tmp_path: Path, head: dict[str, Any],
+    model: Network, *, weights_file: MakeWeights, tmp_path: Path, head: dict[str, Any],
     classes: int,
 ) -> None:  # fmt: skip
     path = tmp_path / "mine.pth"
@@ -147,7 +148,7 @@ def test_another_head_is_left_out_with_a_note(
     assert body_equals(model, weights_file(NET))
 
 
-def test_the_head_of_imagenet_is_no_news(model: Classifier, weights_file: MakeWeights) -> None:
+def test_the_head_of_imagenet_is_no_news(model: Network, weights_file: MakeWeights) -> None:
     assert load_weights(model, NET, str(weights_file(NET))).notes == ()
 
 
@@ -162,7 +163,7 @@ def test_the_head_of_imagenet_is_no_news(model: Classifier, weights_file: MakeWe
     ],
 )  # fmt: skip
 def test_a_wrapped_state_dict_is_unwrapped(
-    model: Classifier, weights_file: MakeWeights, tmp_path: Path, path: tuple[str, ...]
+    model: Network, weights_file: MakeWeights, tmp_path: Path, path: tuple[str, ...]
 ) -> None:
     held: Any = read_tensors(weights_file(NET))[0]
     for key in reversed(path):
@@ -173,7 +174,7 @@ def test_a_wrapped_state_dict_is_unwrapped(
 
 
 def test_running_averages_are_preferred_and_it_is_said(
-    model: Classifier, weights_file: MakeWeights, tmp_path: Path
+    model: Network, weights_file: MakeWeights, tmp_path: Path
 ) -> None:
     mine, _ = read_tensors(weights_file(NET))
     other = {key: torch.zeros_like(value) for key, value in mine.items()}
@@ -191,7 +192,7 @@ def test_running_averages_are_preferred_and_it_is_said(
     "prefix", ["module.", "model.", "backbone.", "_orig_mod.", "module._orig_mod.", "net.0.model."]
 )
 def test_a_prefix_of_all_names_is_taken_off_and_said_once(
-    model: Classifier, weights_file: MakeWeights, tmp_path: Path, prefix: str
+    model: Network, weights_file: MakeWeights, tmp_path: Path, prefix: str
 ) -> None:
     tensors, _ = read_tensors(weights_file(NET))
     path = tmp_path / "w.safetensors"
@@ -203,7 +204,7 @@ def test_a_prefix_of_all_names_is_taken_off_and_said_once(
 
 
 def test_what_stands_beside_the_prefixed_network_is_named(
-    model: Classifier, weights_file: MakeWeights, tmp_path: Path
+    model: Network, weights_file: MakeWeights, tmp_path: Path
 ) -> None:
     tensors, _ = read_tensors(weights_file(NET))
     held = {f"backbone.{k}": v for k, v in tensors.items() if not k.startswith("classifier")}
@@ -222,7 +223,7 @@ def test_what_stands_beside_the_prefixed_network_is_named(
 @pytest.mark.parametrize("name", ["w.ckpt", "w.bin", "w.pth.tar", "weights"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_what_a_file_is_decides_not_its_name(
-    model: Classifier, *, weights_file: MakeWeights, tmp_path: Path, suffix: str, name: str
+    model: Network, *, weights_file: MakeWeights, tmp_path: Path, suffix: str, name: str
 ) -> None:
     (tmp_path / name).write_bytes(weights_file(NET, suffix).read_bytes())
     load_weights(model, NET, str(tmp_path / name))
@@ -251,7 +252,7 @@ def pickled(kind: str, tensors: dict[str, Any]) -> tuple[Any, str]:
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("kind", ["options", "numpy scalar", "network", "network in a checkpoint"])
 def test_pickled_objects_are_named_with_a_command_that_makes_safetensors(
-    model: Classifier, *, weights_file: MakeWeights, tmp_path: Path, kind: str, zipped: bool
+    model: Network, *, weights_file: MakeWeights, tmp_path: Path, kind: str, zipped: bool
 ) -> None:
     path = tmp_path / "it's mine.pth"
     value, name = pickled(kind, read_tensors(weights_file(NET))[0])
@@ -270,13 +271,13 @@ def test_pickled_objects_are_named_with_a_command_that_makes_safetensors(
     assert body_equals(model, weights_file(NET))
 
 
-def test_a_class_of_another_program_is_named(model: Classifier, tmp_path: Path) -> None:
+def test_a_class_of_another_program_is_named(model: Network, tmp_path: Path) -> None:
     torch.save({"model": Holder(torch.nn.Linear(2, 2))}, tmp_path / "best.pt")
     with pytest.raises(WeightsError, match=r"test_weights\.Holder for one"):
         load_weights(model, NET, str(tmp_path / "best.pt"))
 
 
-def test_torchscript_is_named_with_the_way_out(model: Classifier, tmp_path: Path) -> None:
+def test_torchscript_is_named_with_the_way_out(model: Network, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
         archive.writestr("w/constants.pkl", b"")
     with pytest.raises(WeightsError, match="is a TorchScript program") as got:
@@ -296,7 +297,7 @@ class Malicious:
 
 @pytest.mark.parametrize("how", ["torch", "pickle"])
 def test_a_malicious_pickle_is_refused_and_runs_nothing(
-    model: Classifier, tmp_path: Path, how: str
+    model: Network, tmp_path: Path, how: str
 ) -> None:
     path, victim = tmp_path / "w.pth", tmp_path / "victim"
     if how == "torch":
@@ -308,9 +309,7 @@ def test_a_malicious_pickle_is_refused_and_runs_nothing(
     assert not victim.exists()
 
 
-def test_mismatches_are_listed(
-    model: Classifier, weights_file: MakeWeights, tmp_path: Path
-) -> None:
+def test_mismatches_are_listed(model: Network, weights_file: MakeWeights, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     tensors, _ = read_tensors(weights_file(NET))
     tensors["surplus.weight"] = torch.zeros(1)
@@ -327,16 +326,14 @@ def test_mismatches_are_listed(
         assert part in got.value.message
 
 
-def test_another_backbone_is_refused_in_one_line(
-    model: Classifier, weights_file: MakeWeights
-) -> None:
+def test_another_backbone_is_refused_in_one_line(model: Network, weights_file: MakeWeights) -> None:
     with pytest.raises(WeightsError, match=r"do not fit the backbone: .*; and \d+ more") as got:
         load_weights(model, NET, str(weights_file("shufflenet_v2_x0_5")))
     assert "\n" not in str(got.value)
     assert "--backbone" in got.value.fix
 
 
-def test_refused_files(model: Classifier, weights_file: MakeWeights, tmp_path: Path) -> None:
+def test_refused_files(model: Network, weights_file: MakeWeights, tmp_path: Path) -> None:
     whole = weights_file(NET).read_bytes()
     names = ("c.safetensors", "c.pth", "l.pth", "p.pth", "page.pth", "pointer.pth", "several.pth")
     cut, cut_pth, list_pth, plain, page, pointer, several = (tmp_path / name for name in names)
@@ -375,7 +372,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_named_folder_is_searched_first(
-    model: Classifier, weights_file: MakeWeights, folder: Path
+    model: Network, weights_file: MakeWeights, folder: Path
 ) -> None:
     path = folder / f"{NET}-mine.safetensors"
     path.write_bytes(weights_file(NET).read_bytes())
@@ -387,7 +384,7 @@ def test_the_named_folder_is_searched_first(
 
 
 def test_a_hash_in_the_name_is_checked(
-    model: Classifier, weights_file: MakeWeights, folder: Path
+    model: Network, weights_file: MakeWeights, folder: Path
 ) -> None:
     data = weights_file(NET, ".pth").read_bytes()
     official = Path(all_backbones()[NET].url).name
@@ -403,7 +400,7 @@ def test_a_hash_in_the_name_is_checked(
 
 
 def test_an_ambiguous_folder_is_refused(
-    model: Classifier, weights_file: MakeWeights, folder: Path
+    model: Network, weights_file: MakeWeights, folder: Path
 ) -> None:
     for name in (f"{NET}-a.safetensors", f"{NET}.pth"):
         (folder / name).write_bytes(b"")
@@ -412,7 +409,7 @@ def test_an_ambiguous_folder_is_refused(
 
 
 def test_a_folder_that_is_none_is_refused(
-    model: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGETL_WEIGHTS", str(tmp_path / "gone"))
     with pytest.raises(WeightsError, match="which is no folder"):
@@ -474,7 +471,7 @@ def publish(server: Server, monkeypatch: pytest.MonkeyPatch, data: bytes, stated
 
 
 def test_imagenet_is_fetched_once_and_checked(
-    model: Classifier,
+    model: Network,
     weights_file: MakeWeights,
     server: Server,
     monkeypatch: pytest.MonkeyPatch,
@@ -495,7 +492,7 @@ def test_imagenet_is_fetched_once_and_checked(
 
 
 def test_a_wrong_hash_is_refused_and_not_kept(
-    model: Classifier,
+    model: Network,
     weights_file: MakeWeights,
     server: Server,
     monkeypatch: pytest.MonkeyPatch,
@@ -508,7 +505,7 @@ def test_a_wrong_hash_is_refused_and_not_kept(
 
 
 def test_a_malicious_download_runs_nothing(
-    model: Classifier, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    model: Network, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     source, victim = tmp_path / "w.pth", tmp_path / "victim"
     torch.save({"w": Malicious(victim)}, source)
@@ -520,7 +517,7 @@ def test_a_malicious_download_runs_nothing(
 
 @pytest.mark.parametrize("how", ["absent", "down"])
 def test_without_the_file_it_says_what_to_fetch_and_where_to_put_it(
-    model: Classifier,
+    model: Network,
     server: Server,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -540,11 +537,11 @@ def test_without_the_file_it_says_what_to_fetch_and_where_to_put_it(
 # --- a run's own weights ----------------------------------------------------------------------
 
 
-def test_a_classifier_comes_back_as_it_was_saved(model: Classifier, tmp_path: Path) -> None:
+def test_a_classifier_comes_back_as_it_was_saved(model: Network, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_classifier(model, path, {"backbone": NET})
+    save_network(model, path, {"backbone": NET})
     other = build_classifier(NET, 3, seed=9)
-    restore_classifier(other, path)
+    restore_network(other, path)
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
     with pytest.raises(WeightsError, match="does not hold a head for 4 classes"):
-        restore_classifier(build_classifier(NET, 4, seed=0), path)
+        restore_network(build_classifier(NET, 4, seed=0), path)

@@ -178,14 +178,14 @@ def test_an_engine_a_batch_is_built_on_first_use(
     line = "building trt-fp16-weak for Orin sm_87, TensorRT 8.5, minutes on a small board"
     assert caplog.messages == [line]
     for count in (1, 3, 1, 3):
-        np.testing.assert_array_equal(session.run(images(count)), expected(count))
+        np.testing.assert_array_equal(session.run(images(count))["logits"], expected(count))
     assert board.built == 2
     assert caplog.messages == [line, line]
     assert session.describe().provider == "CUDA sm_87"
     session.close()
     session.close()
     assert not any(buffer.open for buffer in board.buffers)
-    for use in (session.describe, lambda: session.run(images(1))):
+    for use in (session.describe, lambda: session.run(images(1))["logits"]):
         with pytest.raises(EngineError, match="session is closed"):
             use()
 
@@ -199,7 +199,7 @@ def test_threads_take_turns(board: Board) -> None:
             count = 1 + (seed + index) % 3
             block = np.full((count, *SHAPE[1:]), 10 * seed + index, np.uint8)
             right = float(block[0].sum()) + np.arange(CLASSES, dtype=np.float32)
-            wrong.append(int(np.abs(session.run(block) - right).max() > 0))
+            wrong.append(int(np.abs(session.run(block)["logits"] - right).max() > 0))
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:
@@ -220,7 +220,7 @@ def test_closing_waits_for_a_run(board: Board) -> None:
         assert go_on.wait(10)
 
     board.buffers[-1].copy = wait
-    runner = threading.Thread(target=lambda: answers.append(session.run(images(1))))
+    runner = threading.Thread(target=lambda: answers.append(session.run(images(1))["logits"]))
     runner.start()
     assert running.wait(10)
     closer = threading.Thread(target=session.close)
@@ -234,17 +234,17 @@ def test_closing_waits_for_a_run(board: Board) -> None:
     np.testing.assert_array_equal(answers[0], expected(1))
     assert not any(buffer.open for buffer in board.buffers)
     with pytest.raises(EngineError, match="session is closed"):
-        session.run(images(1))
+        session.run(images(1))["logits"]
 
 
 def test_few_batch_sizes_stay_loaded(board: Board) -> None:
     session = tensorrt.open((ONNX,), WEAK)
     for count in range(1, 9):
-        np.testing.assert_array_equal(session.run(images(count)), expected(count))
+        np.testing.assert_array_equal(session.run(images(count))["logits"], expected(count))
     assert sum(buffer.open for buffer in board.buffers) == 2 * 4
-    np.testing.assert_array_equal(session.run(images(1)), expected(1))
+    np.testing.assert_array_equal(session.run(images(1))["logits"], expected(1))
     assert board.built == 8
-    session.run(images(2))
+    session.run(images(2))["logits"]
     assert board.built == 8  # it was taken from the cache again
     assert sum(buffer.open for buffer in board.buffers) == 2 * 4
     session.close()
@@ -257,7 +257,7 @@ def test_the_next_process_takes_it_from_the_cache(
     tensorrt.open((ONNX,), WEAK).close()
     caplog.clear()
     session = tensorrt.open((ONNX,), WEAK)
-    np.testing.assert_array_equal(session.run(images(1)), expected(1))
+    np.testing.assert_array_equal(session.run(images(1))["logits"], expected(1))
     session.close()
     assert (board.built, caplog.messages) == (1, [])
     tensorrt.open((OTHER,), WEAK).close()
@@ -305,7 +305,7 @@ def test_an_engine_that_cannot_be_kept_still_runs(
 
     monkeypatch.setattr(tensorrt.PlanCache, "keep", full)
     session = tensorrt.open((ONNX,), WEAK)
-    np.testing.assert_array_equal(session.run(images(1)), expected(1))
+    np.testing.assert_array_equal(session.run(images(1))["logits"], expected(1))
     session.close()
     assert "no space left" in caplog.messages[-1]
     with pytest.raises(StorageError, match="no space left"):
@@ -388,7 +388,7 @@ def test_the_faster_way_to_launch_is_measured(
         (ONNX,), Options(precision="fp16", session={"typing": "weak", "graph": "auto"})
     )
     assert ("CUDA graph" in session.describe().provider) == used
-    np.testing.assert_array_equal(session.run(images(1)), expected(1))
+    np.testing.assert_array_equal(session.run(images(1))["logits"], expected(1))
     session.close()
     assert closed == [True]
 
@@ -433,7 +433,7 @@ def test_an_engine_is_built_once_for_real(
     stated, files = tiny(recipe).recipe, tuple(tiny(recipe).files.values())
     options = Options(precision="fp16", session=stated.session)
     session = find_engine("tensorrt").open(files, options)
-    first = session.run(tiny_images[:2])
+    first = session.run(tiny_images[:2])["logits"]
     session.close()
     monkeypatch.setattr(trt_build, "build", lambda *_: pytest.fail("built twice"))
     again = find_engine("tensorrt").open(files, options)

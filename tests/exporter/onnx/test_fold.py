@@ -12,9 +12,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgetl.exporter.candidates import build, candidate_logits
-from edgetl.exporter.onnx.checks import INPUT, NORMALIZED, OUTPUT, check_onnx
+from edgetl.exporter.candidates import build, candidate_outputs
+from edgetl.exporter.onnx.checks import INPUT, NORMALIZED, check_onnx
 from edgetl.exporter.onnx.fold import CENTRE, fold_normalisation, read_pixels_directly
+from edgetl.exporter.onnx.importing.importer import OUTPUT
 from edgetl.exporter.onnx.passes import finish, prepend, rename, stored_constants
 from edgetl.exporter.quantize import ort as quantizer
 from edgetl.exporter.tensorrt.qdq import trt_qdq
@@ -229,7 +230,7 @@ def test_a_stem_in_float_reads_what_was_subtracted(tmp_path: Path) -> None:
     data = next(iter(built.files.values()))
     assert {"Cast", "Sub"} <= set(kinds(data))
     images, reference = made.held_out()
-    assert divergence(reference, candidate_logits(built, images)[0]) < 0.5
+    assert divergence(reference, candidate_outputs(built, images)[0]) < 0.5
 
 
 @pytest.mark.parametrize(("scale", "zero"), [(0.5, None), (None, 3)])

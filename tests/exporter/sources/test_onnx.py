@@ -128,7 +128,7 @@ def test_class_folders(make: Make, photos: Path) -> None:
     """As many folders as outputs: they are the labels, and the photos' classes the truth."""
     said: list[str] = []
     source = make(progress=said.append)
-    assert source.labels == ("blue", "green", "red")
+    assert source.task.labels == ("blue", "green", "red")
     judges = source.validation()
     assert judges.split == "validation"
     assert judges.images.shape == (18, SIZE, SIZE, 3)
@@ -225,7 +225,7 @@ def test_labels_file(make: Make, tmp_path: Path) -> None:
     """Labels in output order; class folders may be fewer and in any order."""
     text = "\ufeffred\r\n green \r\nblue\r\nyellow\r\n\r\n"
     source = make(model(order="rgbg"), labels=labels_file(tmp_path, text))
-    assert source.labels == ("red", "green", "blue", "yellow")
+    assert source.task.labels == ("red", "green", "blue", "yellow")
     judges = source.validation()
     assert judges.split == "validation"
     answers = source.reference(judges.images).argmax(axis=1)
@@ -263,7 +263,7 @@ def test_loose_photos_are_judged_by_agreement(make: Make, loose: Path, tmp_path:
     judges = source.validation()
     assert judges.split == "agreement"
     assert (judges.truth == source.reference(judges.images).argmax(axis=1)).all()
-    assert source.labels == ("class 0", "class 1", "class 2")
+    assert source.task.labels == ("class 0", "class 1", "class 2")
     assert "labels are numbers, and agreement" in source.warnings[0]
     named = make(calib=loose, labels=labels_file(tmp_path, "blue\ngreen\nred"))
     assert named.labels == ("blue", "green", "red")
@@ -278,7 +278,7 @@ def test_numbers_as_class_folders_are_in_the_order_of_text(
     for name, number in (("blue", "1"), ("green", "10"), ("red", "9")):
         shutil.copytree(photos / name, tmp_path / "numbers" / number)
     source = make(calib=tmp_path / "numbers")
-    assert source.labels == ("1", "10", "9")
+    assert source.task.labels == ("1", "10", "9")
     assert "in the order of text, 1, 10, 9" in source.warnings[0]
     assert "--labels FILE states another order" in source.warnings[0]
     accented = labels_file(tmp_path, "1\n10\nne\u0301\n")
@@ -289,7 +289,7 @@ def test_numbers_as_class_folders_are_in_the_order_of_text(
 def test_class_folders_that_are_not_the_outputs(make: Make) -> None:
     """Three folders, four outputs: nobody can say which is which."""
     source = make(model(order="rgbg"))
-    assert source.labels == ("class 0", "class 1", "class 2", "class 3")
+    assert source.task.labels == ("class 0", "class 1", "class 2", "class 3")
     assert source.validation().split == "agreement"
     assert "has 4 outputs and" in source.warnings[0]
     assert "3 class folders" in source.warnings[0]

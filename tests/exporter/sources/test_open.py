@@ -38,7 +38,7 @@ def opened(path: Path, *, moved_to: str = "", **options: Any) -> Source:
 def test_a_run(trained: Path) -> None:
     source = opened(trained)
     assert isinstance(source, RunSource)
-    assert source.labels == ("bars", "disc", "square")
+    assert source.task.labels == ("bars", "disc", "square")
 
 
 def test_a_run_whose_photos_were_moved(trained: Path, shapes: Path, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_what_is_no_run(tmp_path: Path) -> None:
 def test_an_onnx_file(model: Path, photos: Path) -> None:
     source = opened(model, calib=str(photos))
     assert isinstance(source, OnnxSource)
-    assert source.labels == small.LABELS
+    assert source.task.labels == small.LABELS
     assert source.input == square(small.SIZE, "crop")
     assert source.normalize == Normalize()
 

@@ -35,14 +35,14 @@ def test_rows_say_what_ran(tiny_bundle: Path) -> None:
     said: list[str] = []
     done = edgetl.bench(tiny_bundle, duration=0.2, progress=said.append)
     with open_bundle(tiny_bundle) as opened:
-        candidates = {c.recipe: c for c in opened.manifest.candidates}
+        candidates = {c.name: c for c in opened.manifest.candidates}
         bundle = opened.sha256
     assert done.skipped == ()
     assert done.notes == ()
-    assert {row.recipe for row in done.rows} == set(candidates)
+    assert {row.candidate for row in done.rows} == set(candidates)
     assert [row.p50_ms for row in done.rows] == sorted(row.p50_ms for row in done.rows)
     for row in done.rows:
-        candidate = candidates[row.recipe]
+        candidate = candidates[row.candidate]
         assert (row.engine, row.precision) == (candidate.engine, candidate.precision)
         assert row.engine_version[0].isdigit()
         assert (row.batch, row.threads) == (1, available_cores())
@@ -60,12 +60,12 @@ def test_rows_say_what_ran(tiny_bundle: Path) -> None:
     assert any("turn 1 of" in line for line in said)
     kept = known(bundle)
     assert {name: t.p50_ms for name, t in kept.timings.items()} == {
-        row.recipe: row.p50_ms for row in done.rows
+        row.candidate: row.p50_ms for row in done.rows
     }
     assert kept.verdicts.keys() == set(candidates)
     assert all(verdict.passed for verdict in kept.verdicts.values())
     with edgetl.load(tiny_bundle) as opened_model:
-        assert opened_model.candidate.recipe == done.rows[0].recipe
+        assert opened_model.candidate.name == done.rows[0].recipe
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_what_cannot_run_is_listed_with_its_reason(jetson_bundle: Path) -> None:
     if tensorrt.missing() is None:
         pytest.skip("TensorRT runs here")
     done = edgetl.bench(jetson_bundle, duration=0.05)
-    assert [row.recipe for row in done.rows] == ["ort-fp32"]
-    assert [item.recipe for item in done.skipped] == ["trt-fp16-weak", "trt-fp16-strong"]
+    assert [row.candidate for row in done.rows] == ["ort-fp32"]
+    assert [item.candidate for item in done.skipped] == ["trt-fp16-weak", "trt-fp16-strong"]
     assert all(item.reason and item.fix for item in done.skipped)
     with pytest.raises(EngineMissingError, match=r"No candidate of .* trt-fp16-weak: ") as error:
         edgetl.bench(jetson_bundle, engine="tensorrt", duration=0.05)
@@ -124,8 +124,8 @@ def test_a_candidate_for_another_processor_is_not_measured(
     recipes = ("ort-fp32", "ort-int8")
     path = write_tiny(tmp_path / "b.edgetl", recipes, {"ort-int8": {"arch": (other,)}})
     done = edgetl.bench(path, duration=0.05)
-    assert [row.recipe for row in done.rows] == ["ort-fp32"]
-    assert [item.recipe for item in done.skipped] == ["ort-int8"]
+    assert [row.candidate for row in done.rows] == ["ort-fp32"]
+    assert [item.candidate for item in done.skipped] == ["ort-int8"]
     assert f"meant for {other}" in done.skipped[0].reason
     assert done.skipped[0].fix == "run it there"
 
@@ -145,7 +145,7 @@ def test_one_candidate_that_fails_does_not_stop_the_others(
         rows, skipped = measure(
             opened, list(opened.manifest.candidates), threads=0, batch=1, duration=0.05
         )
-    assert [row.recipe for row in rows] == ["ort-fp32"]
+    assert [row.candidate for row in rows] == ["ort-fp32"]
     assert "ov-fp32" in skipped[0].recipe
     assert "HINT is bf16" in skipped[0].reason or "BF16" in skipped[0].reason
 
@@ -181,7 +181,7 @@ def test_what_the_export_measured_here_is_not_replaced_by_less(
     done = edgetl.bench(path, duration=0.05)
     assert any("earlier measurement still decides" in note for note in done.notes)
     assert {name: t.p50_ms for name, t in known(sha256(path)).timings.items()} == {
-        row.recipe: row.p50_ms for row in rows
+        row.candidate: row.p50_ms for row in rows
     }
 
 
@@ -199,7 +199,7 @@ def test_a_cache_that_cannot_be_written_is_said(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGETL_CACHE", str(tmp_path / "file" / "cache"))
     done = edgetl.bench(write_tiny(tmp_path / "b.edgetl", ("ort-fp32",)), duration=0.05)
-    assert [row.recipe for row in done.rows] == ["ort-fp32"]
+    assert [row.candidate for row in done.rows] == ["ort-fp32"]
     (note,) = done.notes
     assert "not remembered" in note
     assert f"Cannot write {tmp_path}/file/cache" in note
@@ -212,7 +212,7 @@ def test_a_candidate_that_fails_its_self_test_is_measured_and_said(
     np.save(stream, tiny_logits("ort-int8") + np.float32(5))
     path = write_tiny(tmp_path / "b.edgetl", ONE, None, {"golden/ort-int8.npy": stream.getvalue()})
     done = edgetl.bench(path, duration=0.05)
-    assert {row.recipe for row in done.rows} == set(ONE)
+    assert {row.candidate for row in done.rows} == set(ONE)
     (note,) = done.notes
     assert note.startswith("ort-int8 is not chosen here, as its self-test fails: logits are off")
     assert not known(sha256(path)).verdicts["ort-int8"].passed

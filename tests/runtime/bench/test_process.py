@@ -26,7 +26,7 @@ TURN_NS = 10_000_000
 def start(tiny_bundle: Path) -> Callable[..., Worker]:
     def make(*, load_s: float = 60.0, turn_s: float = 30.0, **changes: Any) -> Worker:
         with open_bundle(tiny_bundle) as opened:
-            candidate = next(c for c in opened.manifest.candidates if c.recipe == "ort-fp32")
+            candidate = next(c for c in opened.manifest.candidates if c.name == "ort-fp32")
             job = {"bundle": str(tiny_bundle), "sha256": opened.sha256, "recipe": "ort-fp32"}
         job_ = MeasureRequest(**job | {"threads": 1, "batch": 1} | changes)
         return Worker(candidate, job_, load_s=load_s, turn_s=turn_s)

@@ -26,7 +26,7 @@ def opened(tiny_bundle: Path) -> Iterator[Bundle]:
 
 def take(bundle: Bundle, say: Any = lambda _: None, **options: Any) -> list[Run]:
     wanted = [c for c in bundle.manifest.candidates if c.engine == "onnxruntime"]
-    wanted += [c for c in bundle.manifest.candidates if c.recipe == "ov-fp32"]
+    wanted += [c for c in bundle.manifest.candidates if c.name == "ov-fp32"]
     given: dict[str, Any] = {"threads": 1, "batch": 1, "duration": 0.08, "progress": say}
     return Turns(bundle, **given | options).take(wanted)
 

@@ -14,9 +14,10 @@ from PIL import Image
 import edgetl
 from edgetl.engines import find_engine, openvino
 from edgetl.errors import DataError, EngineError, EngineMissingError, UnknownNameError, UsageError
-from edgetl.inputs.image import batch, square
+from edgetl.inputs.image import square
 from edgetl.runtime.compare.compare import compare
 from edgetl.runtime.compare.comparison import NOT_FINITE, Scores
+from tests.helpers import batch
 
 LABELS = ("bars", "disc", "square")
 Write = Callable[..., Path]
@@ -26,7 +27,7 @@ def said(bundle: Path, photos: list[Path], engine: str, precision: str) -> tuple
     """Logits and probabilities `(N, 3)` of one candidate, without the code under test."""
     with edgetl.load(bundle, engine=engine, precision=precision) as model:
         seen = batch(photos, model.manifest.input)
-        logits = np.concatenate([model.logits(seen[i : i + 1]) for i in range(len(seen))])
+        logits = np.concatenate([model.run(seen[i : i + 1])["logits"] for i in range(len(seen))])
         chance = np.concatenate([model.probabilities(seen[i : i + 1]) for i in range(len(seen))])
     return logits.astype(np.float64), chance.astype(np.float64)
 
@@ -162,7 +163,7 @@ def test_engines_give_their_fastest(write_tiny: Write, tmp_path: Path, wide: lis
     assert [side.engine for side in found.sides] == ["openvino", "onnxruntime"]
     for side in found.sides:
         with edgetl.load(path, engine=side.engine) as model:
-            assert side.recipe == model.candidate.recipe == side.name
+            assert side.recipe == model.candidate.name == side.name
             assert side.engine_version == model.describe().version
 
 
@@ -247,7 +248,7 @@ def test_an_absent_engine_says_so(
         with pytest.raises(EngineMissingError, match="OpenVINO sees no GPU here"):
             compare(path, wide, candidates=["ort-fp32", "ov-gpu-fp16"])
         with edgetl.load(path) as model:
-            assert model.candidate.recipe == "ort-fp32"
+            assert model.candidate.name == "ort-fp32"
 
 
 # --- the arithmetic, by hand --------------------------------------------------------------------

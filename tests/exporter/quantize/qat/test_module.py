@@ -12,7 +12,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgetl.errors import TraceError
-from edgetl.exporter.onnx.checks import NORMALIZED, OUTPUT
+from edgetl.exporter.onnx.checks import NORMALIZED
+from edgetl.exporter.onnx.importing.importer import OUTPUT
 from edgetl.exporter.onnx.passes import finish, prepend
 from edgetl.exporter.quantize.calibration import Rounding
 from edgetl.exporter.quantize.qat.module import OnnxModule

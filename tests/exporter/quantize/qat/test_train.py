@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgetl.errors import TraceError
-from edgetl.exporter.candidates import build, candidate_logits
+from edgetl.exporter.candidates import build, candidate_outputs
 from edgetl.exporter.context import BuildContext
 from edgetl.exporter.onnx.checks import NORMALIZED, check_onnx
 from edgetl.exporter.onnx.passes import stored_constants
@@ -71,7 +71,7 @@ def test_the_file_is_nearer_too() -> None:
     wanted = small.run(small.canonical(), images)
     other = made.with_trained(trained.canonical, trained.ranges)
     before, after = (
-        divergence(wanted, candidate_logits(build(ORT, m), images)[0]) for m in (made, other)
+        divergence(wanted, candidate_outputs(build(ORT, m), images)[0]) for m in (made, other)
     )
     assert after < before
 

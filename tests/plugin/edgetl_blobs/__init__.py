@@ -1,0 +1,1 @@
+"""Find one bright blob in each photo: its box, and which kind it is."""
