@@ -53,6 +53,14 @@ def job(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     return {"out": out, "bundle": out / "model.edgetl", "said": done.stdout.decode()}
 
 
+@pytest.fixture(scope="module")
+def plain(job: dict[str, Any]) -> Path:
+    """The bundle as plain files."""
+    folder: Path = job["out"] / "unpacked"
+    run(sys.executable, "-m", "edgetl", "unpack", job["bundle"], folder)
+    return folder
+
+
 def test_finetune_trains_exports_and_predicts(job: dict[str, Any], shapes: Path) -> None:
     assert (job["out"] / "run" / "report.html").is_file()
     with edgetl.load(job["bundle"]) as model:
@@ -265,6 +273,15 @@ def test_cpp_differs_by_little_from_this_pillow(
     assert np.abs(made.astype(int) - expected).max() <= 1
 
 
+def test_cpp_passes_the_bundles_own_test_of_pixels(built: Path, plain: Path) -> None:
+    if "JPEG_INCLUDE_DIR-NOTFOUND" in (built / "CMakeCache.txt").read_text("utf-8"):
+        pytest.skip("libjpeg is not here, and the bundle's image is a JPEG")
+    expected = np.load(plain / "golden" / "pixels.npy")
+    raw = run(built / "pixels", plain, plain / "golden" / "image.jpg").stdout
+    made = np.frombuffer(raw, np.uint8).reshape(expected.shape)
+    assert np.abs(made.astype(int) - expected).max() <= 3  # as docs/bundle.md allows
+
+
 @pytest.mark.parametrize(
     ("manifest", "said"),
     [
@@ -319,27 +336,27 @@ def classify(built: Path) -> Path:
 
 
 @pytest.mark.parametrize("candidate", ["ort-fp32", "ort-int8"])
+@pytest.mark.usefixtures("widths_first")
 def test_cpp_gives_the_same_labels(
-    classify: Path, job: dict[str, Any], pictures: list[Path], tmp_path: Path, candidate: str
+    classify: Path, plain: Path, job: dict[str, Any], pictures: list[Path], candidate: str
 ) -> None:
-    folder = tmp_path / "unpacked"
-    run(sys.executable, "-m", "edgetl", "unpack", job["bundle"], folder)
-    rows = run(classify, folder, "--candidate", candidate, *pictures).stdout.decode().splitlines()
+    rows = run(classify, plain, "--candidate", candidate, *pictures).stdout.decode().splitlines()
     with edgetl.load(job["bundle"], candidate=candidate) as model:
         for path, row in zip(pictures, rows, strict=True):
-            best = model.predict(path, top=1)[0].predictions[0]
+            best, second = model.predict(path, top=2)[0].predictions
             name, label, probability = row.split("\t")
-            assert (name, label) == (str(path), best.label)
+            # Two versions of libjpeg or of ONNX Runtime may decide a tie otherwise.
+            tied = best.probability - second.probability < 0.01
+            assert name == str(path)
+            assert label == best.label or (tied and label == second.label)
             assert float(probability) == pytest.approx(best.probability, abs=0.02)
 
 
 def test_cpp_says_what_it_does_not_know(
-    classify: Path, job: dict[str, Any], pictures: list[Path], tmp_path: Path
+    classify: Path, plain: Path, pictures: list[Path], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "unpacked"
-    run(sys.executable, "-m", "edgetl", "unpack", job["bundle"], folder)
-    done = run(classify, folder, "--candidate", "ov-fp32", pictures[0], ok=False)
+    done = run(classify, plain, "--candidate", "ov-fp32", pictures[0], ok=False)
     assert b"no candidate of ONNX Runtime named ov-fp32" in done.stderr
     (tmp_path / "text.jpg").write_text("no image", "utf-8")
-    done = run(classify, folder, tmp_path / "text.jpg", pictures[0], ok=False)
+    done = run(classify, plain, tmp_path / "text.jpg", pictures[0], ok=False)
     assert done.stdout.decode().startswith(f"{pictures[0]}\t")  # the other is answered

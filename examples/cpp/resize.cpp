@@ -7,8 +7,8 @@
 // other answers). The bicubic one spans four. Widths are resized first, then heights; between the
 // two, values are rounded to 8 bits. Weights are whole numbers, 2^22 standing for 1.
 //
-// Pillow 13 resizes heights first where that is less work, as in most upright photos. Some of its
-// values then differ by 1 of 255.
+// Pillow 13 resizes heights first where an image shrinks more than twice as many pixels in height as
+// in width. Some of its values then differ by 1 of 255, and by a few more in the bicubic filter.
 
 #include <algorithm>
 #include <cmath>
