@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgetl.exporter.onnx.checks import INPUT
-from edgetl.spec import EngineName, Precision
+from edgetl.spec import Precision, str
 from edgetl.telemetry import quiet, silence
 
 
 class How(NamedTuple):
     """How a plain build is opened."""
 
-    engine: EngineName
+    engine: str
     precision: Precision
     session: dict[str, str]
 

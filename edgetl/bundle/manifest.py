@@ -6,7 +6,7 @@ from typing import Any
 
 from edgetl.inputs.base import Input
 from edgetl.options import FinetuneConfig
-from edgetl.spec import EngineName, Normalize, Precision, Record, WeightsOrigin
+from edgetl.spec import Normalize, Precision, Record, WeightsOrigin
 from edgetl.tasks.base import ClassDrop, Evaluation, Output, Score, Task
 
 BUNDLE_VERSION = "1.0"
@@ -44,7 +44,7 @@ class Candidate(Record, frozen=True, kw_only=True):
     name: str  # unique in the bundle
     recipe: str  # that it was built by
     variant: str = ""  # of the recipe: "qat", "mixed", …; "" for the recipe as it is
-    engine: EngineName
+    engine: str
     precision: Precision
     arch: tuple[str, ...] = ()  # machines that the files are meant for; empty: any
     min_engine: str = ""  # lowest version of the engine that reads the files

@@ -136,7 +136,7 @@ def _row(candidate: Candidate, chosen: str) -> list[str]:
     verdict = candidate.rejected or ("chosen" if candidate.name == chosen else "passed")
     if candidate.undecidable and not candidate.rejected:
         verdict += "; undecidable by accuracy"
-    if candidate.engine == "tensorrt" and candidate.checked_with:
+    if candidate.checked_with.partition(" ")[0] not in ("", candidate.engine):
         verdict += f"; scored by {candidate.checked_with}"
     return [
         candidate.name,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetl.errors import EngineError, EngineMissingError
-from edgetl.spec import EngineName, Record
+from edgetl.spec import Record
 
 Images = npt.NDArray[np.uint8]
 Outputs = dict[str, npt.NDArray[np.float32]]  # arrays (N, …) by the output's name
@@ -34,6 +34,16 @@ class Options(Record, frozen=True, kw_only=True):
     precision: str
     threads: int = 0  # 0: every core this process may use
     session: dict[str, str] = {}
+
+
+class Missing(NamedTuple):
+    """Why something cannot run on this machine, and what helps."""
+
+    message: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.message} Fix: {self.fix}"
 
 
 class Setting(NamedTuple):
@@ -66,14 +76,11 @@ class Session(Protocol):
 class Engine(Protocol):
     """A module of this package."""
 
-    name: EngineName
+    name: str
     SETTABLE: dict[str, Setting]  # what a candidate may set; everything else is refused
 
-    def missing(self, session: dict[str, str] | None = None) -> str | None:
-        """Why the engine, or a candidate with these session options, cannot run here, and the fix.
-
-        None when it can.
-        """
+    def missing(self, session: dict[str, str] | None = None) -> Missing | None:
+        """Why the engine, or a candidate with these session options, cannot run here, or None."""
         ...
 
     def version(self) -> str:
@@ -85,9 +92,7 @@ class Engine(Protocol):
         ...
 
 
-def check_settings(
-    engine: EngineName, settable: dict[str, Setting], session: dict[str, str]
-) -> None:
+def check_settings(engine: str, settable: dict[str, Setting], session: dict[str, str]) -> None:
     """EngineError for an option, or a value of one, that a candidate may not set.
 
     A bundle may be a stranger's, and engines have options that write files, read weights from

@@ -8,6 +8,7 @@ from typing import Any
 from edgetl.engines.base import (
     Description,
     Images,
+    Missing,
     Options,
     Outputs,
     Setting,
@@ -20,12 +21,12 @@ from edgetl.engines.base import (
 from edgetl.engines.onnx_wire import check_sealed
 from edgetl.errors import EngineError
 from edgetl.machine import available_cores, this_machine
-from edgetl.spec import EngineName
 
-name: EngineName = "onnxruntime"
+name = "onnxruntime"
 PROVIDER = "CPUExecutionProvider"
-# Its entries can name files to write and to read weights from, and no recipe needs any.
-SETTABLE: dict[str, Setting] = {}
+# Its own entries can name files to write and to read weights from: none of them may be set.
+QDQ = "qdq"  # option of edgetl's own: Q and DQ are computed as they stand, as a proxy needs them
+SETTABLE = {QDQ: Setting("unfused", "unfused")}
 OWN = {
     "session.load_model_format": "ONNX",  # never guessed: its other format is not checked here
     # Since 1.21 it gives float weights between DQ and Q 8 bits, one scale for all channels: what a
@@ -40,10 +41,10 @@ UNFUSED = {"session.disable_quant_qdq": "1"}
 NO_OVERFLOW = {"session.x64quantprecision": "1"}
 
 
-def missing(session: dict[str, str] | None = None) -> str | None:
+def missing(session: dict[str, str] | None = None) -> Missing | None:
     """Why ONNX Runtime cannot run here, or None."""
     if importlib.util.find_spec("onnxruntime") is None:
-        return "ONNX Runtime is not installed. Fix: pip install 'edgetl[onnxruntime]'"
+        return Missing("ONNX Runtime is not installed.", "pip install 'edgetl[onnxruntime]'")
     return None
 
 
@@ -62,21 +63,13 @@ def _onnxruntime() -> Any:
 
 def open(files: tuple[bytes, ...], options: Options) -> OrtSession:  # noqa: A001
     """Load an ONNX file given as bytes."""
-    return OrtSession(files[0], options, {})
-
-
-def open_unfused(files: tuple[bytes, ...], options: Options) -> OrtSession:
-    """As `open`, but QuantizeLinear and DequantizeLinear are computed as they stand.
-
-    That is how ONNX Runtime scores TensorRT's files in its place.
-    """
-    return OrtSession(files[0], options, UNFUSED)
+    return OrtSession(files[0], options)
 
 
 class OrtSession:
     """One loaded ONNX model; ONNX Runtime itself lets threads run it at once."""
 
-    def __init__(self, model: bytes, options: Options, entries: dict[str, str]) -> None:
+    def __init__(self, model: bytes, options: Options) -> None:
         check_settings(name, SETTABLE, options.session)
         onnxruntime = _onnxruntime()
         check_sealed(model)
@@ -87,8 +80,9 @@ class OrtSession:
         config.inter_op_num_threads = 1
         config.log_severity_level = 3
         careful = NO_OVERFLOW if options.precision == "int8" and _overflows() else {}
+        unfused = UNFUSED if QDQ in options.session else {}
         try:
-            for key, value in (OWN | careful | entries).items():
+            for key, value in (OWN | careful | unfused).items():
                 config.add_session_config_entry(key, value)
             self._session: Any = onnxruntime.InferenceSession(model, config, providers=[PROVIDER])
         except Exception as error:  # its exceptions share no public base class

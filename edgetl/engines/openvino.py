@@ -18,6 +18,7 @@ import numpy as np
 from edgetl.engines.base import (
     Description,
     Images,
+    Missing,
     Options,
     Outputs,
     Recent,
@@ -32,9 +33,8 @@ from edgetl.engines.ov_run import Compiled
 from edgetl.errors import EngineError, EngineMissingError, StorageError
 from edgetl.files import cache_folder
 from edgetl.machine import available_cores, this_machine
-from edgetl.spec import EngineName
 
-name: EngineName = "openvino"
+name = "openvino"
 DEVICE = "DEVICE"  # session option of edgetl's own: where the model runs
 HINT = "INFERENCE_PRECISION_HINT"
 THREADS = "INFERENCE_NUM_THREADS"
@@ -53,31 +53,31 @@ DRIVERS = {
 }
 
 
-def missing(session: dict[str, str] | None = None) -> str | None:
+def missing(session: dict[str, str] | None = None) -> Missing | None:
     """Why OpenVINO, or a candidate with this device or precision hint, cannot run here, or None."""
     if importlib.util.find_spec("openvino") is None:
-        return "OpenVINO is not installed. Fix: pip install 'edgetl[openvino]'"
+        return Missing("OpenVINO is not installed.", "pip install 'edgetl[openvino]'")
     device = (session or {}).get(DEVICE, "CPU")
     if device != "CPU":
         return _absent(device)
     here = this_machine()  # its features are unknown outside Linux
     if (session or {}).get(HINT) == "bf16" and here.features and not here.bf16:
-        return "This processor has no BF16 arithmetic. Fix: choose another precision"
+        return Missing("This processor has no BF16 arithmetic.", "choose another precision")
     return None
 
 
-def _absent(device: str) -> str | None:
+def _absent(device: str) -> Missing | None:
     """Why a device other than the CPU is not to be had here, or None."""
     try:
         seen = devices()
     except EngineMissingError as error:
-        return str(error)
+        return Missing(error.message, error.fix)
     if any(_same(device, one) for one in seen):
         return None
     kind = device.partition(".")[0]
-    return (
-        f"OpenVINO sees no {device} here, only {', '.join(seen)}. Fix: choose another candidate; "
-        f"or, if this machine has one, install {DRIVERS[kind]}"
+    return Missing(
+        f"OpenVINO sees no {device} here, only {', '.join(seen)}.",
+        f"choose another candidate; or, if this machine has one, install {DRIVERS[kind]}",
     )
 
 
@@ -145,8 +145,7 @@ class OvSession:
         self._ov = _openvino()
         self._device = options.session.get(DEVICE, "CPU")
         if self._device != "CPU" and (reason := _absent(self._device)):
-            what, _, fix = reason.partition(" Fix: ")
-            raise EngineMissingError(what, fix=fix)
+            raise EngineMissingError(reason.message, fix=reason.fix)
         self._hint = _checked_hint(options)
         self._options = options
         if files[0][:1] != b"<":  # XML is an IR, which can name no file

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from edgetl.bundle.manifest import Calibration
 from edgetl.exporter.quantize.calibration import Ranges, activation_ranges, float_tensors
 from edgetl.exporter.sources.base import Source
 from edgetl.inputs.base import Pixels
-from edgetl.spec import Calibrator
+from edgetl.spec import Calibrator, Recipe
 from edgetl.tasks.base import Outputs
 
 HELD_OUT = 64  # photos that choose among calibrations and placements
@@ -55,12 +53,19 @@ class BuildContext:
             self._held = images, self.source.reference(images)
         return self._held
 
-    def ranges(self, count: int, methods: Iterable[Calibrator]) -> dict[Calibrator, Ranges]:
-        """Ranges of all that the network computes in float32, by method; trained ones go first."""
-        images, _ = self.calibrate(count)
-        key = len(images), frozenset(methods)
+    def ranges_of(self, recipe: Recipe) -> dict[Calibrator, Ranges]:
+        """Ranges of all that the network computes in float32, by the methods that a recipe tries.
+
+        Trained ones go first. All methods are collected together.
+        """
+        images, _ = self.calibrate(recipe.calibration_images)
+        key = len(images), frozenset(self.methods(recipe))
         if key not in self._ranges:
             names = float_tensors(self.canonical)
             found = activation_ranges(self.canonical, images, names, methods=tuple(sorted(key[1])))
             self._ranges[key] = {method: found[method] | self.trained for method in found}
         return self._ranges[key]
+
+    def methods(self, recipe: Recipe) -> tuple[Calibrator, ...]:
+        """Calibration methods to try: of trained integers only what they were trained with."""
+        return ("minmax",) if self.trained else recipe.calibration or ("minmax",)

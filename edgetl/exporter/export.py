@@ -12,9 +12,8 @@ import msgspec
 
 from edgetl.bundle import open_bundle
 from edgetl.bundle.manifest import Candidate, FrontPoint
-from edgetl.engines import ready_engine
 from edgetl.errors import EngineError, GateError, UsageError
-from edgetl.exporter.candidates import proxy_engine, proxy_session
+from edgetl.exporter.backends import backend_of
 from edgetl.exporter.job import ExportJob, Say
 from edgetl.exporter.plan import BASELINE, Plan, plan
 from edgetl.exporter.sources.open import open_source
@@ -70,7 +69,7 @@ def export(
     _check(destination, planned, asked)
     for recipe in planned.recipes:
         if AUTO not in (engine, precision) or engine == recipe.engine:
-            ready_engine(proxy_engine(recipe), proxy_session(recipe))
+            backend_of(recipe).proxy(recipe).ready()
     opened = open_source(start, asked, progress=progress)
     with tempfile.TemporaryDirectory(prefix="edgetl-export-") as folder:
         job = ExportJob(

@@ -12,6 +12,7 @@ import msgspec
 from edgetl.bundle import MEASUREMENTS, write_bundle
 from edgetl.bundle.manifest import BUNDLE_VERSION, Artifact, Candidate, FrontPoint, Manifest
 from edgetl.errors import EdgetlError, EngineError, TraceError
+from edgetl.exporter.backends import backend_of
 from edgetl.exporter.candidates import Built, build, candidate_outputs, mean_distance, why
 from edgetl.exporter.context import BuildContext
 from edgetl.exporter.gate import judge
@@ -113,7 +114,7 @@ class ExportJob:
             self.validation.targets,
             max_drop=self.max_drop,
         )
-        if scored.rejected is None and runs_fp16(recipe):
+        if scored.rejected is None and backend_of(recipe).runs_fp16(recipe):
             scored = msgspec.structs.replace(scored, rejected=self._overflows(context))
         if scored.rejected is None and not finite(expected).all():
             bad = "NaN or infinity in the outputs of the self-test's drawings"
@@ -240,12 +241,6 @@ class ExportJob:
         used = {c.checked_with for c in self.candidates.values() if c.checked_with}
         tools = dict(text.rsplit(" ", 1) for text in sorted(used))
         return tools | {"machine": this_machine().fingerprint}
-
-
-def runs_fp16(recipe: Recipe) -> bool:
-    """Whether something of it is computed in FP16 on its device."""
-    hint = recipe.session.get("INFERENCE_PRECISION_HINT", "")
-    return recipe.precision == "fp16" or recipe.form.startswith("trt-qdq") or hint == "f16"
 
 
 def or_none(value: float) -> float | None:

@@ -10,8 +10,9 @@ from typing import NamedTuple
 from edgetl.devices import find_device
 from edgetl.engines import check_settings, find_engine
 from edgetl.errors import EngineError, UsageError
+from edgetl.exporter.backends import backend_of, check_recipe
 from edgetl.machine import this_machine
-from edgetl.recipes import all_recipes, check_recipe, find_recipe, parse_toml
+from edgetl.recipes import all_recipes, find_recipe, parse_toml
 from edgetl.runtime.choose import AUTO
 from edgetl.spec import Device, Recipe
 
@@ -94,8 +95,7 @@ def plan(
         )
     if BASELINE not in [recipe.name for recipe in matching]:
         matching.append(find_recipe(BASELINE))
-    # TensorRT runs on its own devices only and is best there, whatever the other targets prefer.
-    return Plan(devices, tuple(sorted(matching, key=lambda recipe: recipe.engine != "tensorrt")))
+    return Plan(devices, tuple(sorted(matching, key=lambda recipe: backend_of(recipe).rank)))
 
 
 def _of(device: Device) -> list[Recipe]:

@@ -10,12 +10,13 @@ from typing import get_args
 
 from edgetl.bundle.manifest import Candidate, FrontPoint
 from edgetl.errors import TraceError, missing_extra
+from edgetl.exporter.backends import backend_of
 from edgetl.exporter.candidates import Built, build, renamed, why
 from edgetl.exporter.context import BuildContext
 from edgetl.exporter.gate import distance_limit
 from edgetl.exporter.job import ExportJob, Say
 from edgetl.exporter.quantize.calibration import Rounding
-from edgetl.exporter.search.search import NEVER, Search, Trial, finalists, pareto, with_hint
+from edgetl.exporter.search.search import NEVER, Search, Trial, finalists, pareto
 from edgetl.progress import progress_bar
 from edgetl.runtime.choose import fastest
 from edgetl.spec import Recipe
@@ -67,7 +68,9 @@ def trained_context(
     except ModuleNotFoundError as error:
         raise missing_extra("export", "--qat") from error
     # weights that bear the coarsest rounding bear the finer ones too
-    roundings: list[Rounding] = [_rounding(recipe) for recipe in recipes] or ["asymmetric"]
+    roundings: list[Rounding] = [backend_of(recipe).rounding(recipe) for recipe in recipes] or [
+        "asymmetric"
+    ]
     rounding = max(roundings, key=get_args(Rounding).index)
     try:
         trained = train_integers(context, rounding=rounding, progress=say)
@@ -76,14 +79,6 @@ def trained_context(
     if not trained.ranges:
         return None, trained.note
     return context.with_trained(trained.canonical, trained.ranges), trained.note
-
-
-def _rounding(recipe: Recipe) -> Rounding:
-    """How the recipe's engine rounds activations."""
-    if recipe.engine == "tensorrt" or recipe.activation == "qint8":
-        return "symmetric"
-    nncf = recipe.form == "nncf"  # without a preset it takes "performance"
-    return "signed" if nncf and recipe.preset != "mixed" else "asymmetric"
 
 
 def _trained(recipe: Recipe, name: str, context: BuildContext) -> Built:
@@ -124,10 +119,10 @@ def _search(job: ExportJob, base: Candidate, deadline: float) -> tuple[str, bool
 
         search = Search(recipe, context, deadline, say)
         trials = search.run()
-    chosen = finalists(trials, recipe.session.get("INFERENCE_PRECISION_HINT", ""))
+    chosen = finalists(trials, backend_of(recipe).hint(recipe))
     for number, trial in enumerate(chosen, 1):
         name = f"{base.name}-mixed{number if len(chosen) > 1 else ''}"
-        hinted = with_hint(recipe, trial.hint)
+        hinted = backend_of(recipe).with_hint(recipe, trial.hint)
         placed = partial(_placed, hinted, name, trial, search, context)
         job.attempt(hinted, placed, context, variant="mixed", name=name)
     job.front += [

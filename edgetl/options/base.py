@@ -45,6 +45,7 @@ class Option(NamedTuple):
     high: float = math.inf
     step: int = 0  # values are multiples of it
     unit: str = ""
+    known: Callable[[], tuple[str, ...]] | None = None  # what may be named, where plug-ins add
 
     @property
     def range(self) -> str:
@@ -74,6 +75,9 @@ class Field(NamedTuple):
         option, flag = self.option, self.flags[0]
         if option.parse and isinstance(value, str):
             value = option.parse(flag, value)
+        if option.known and value not in option.known():
+            among = ", ".join(option.known())
+            raise UsageError(f"{flag} {value} is not possible.", fix=f"choose among {among}.")
         try:
             read = msgspec.convert(value, self.type)
             if not isinstance(read, (int, float)) or (

@@ -6,7 +6,7 @@ import re
 
 from edgetl.bundle import Bundle
 from edgetl.bundle.manifest import Candidate
-from edgetl.engines import check_settings, find_engine
+from edgetl.engines import Missing, check_settings, find_engine
 from edgetl.errors import EngineError, EngineMissingError, UnknownNameError, shell
 from edgetl.machine import this_machine
 from edgetl.runtime.local import local_timings
@@ -41,18 +41,18 @@ def named(bundle: Bundle, name: str) -> Candidate:
     return next(c for c in shipped(bundle) if c.name == name)
 
 
-def unfit(candidate: Candidate) -> str | None:
-    """Why a candidate cannot run on this machine, and the fix, or None."""
+def unfit(candidate: Candidate) -> Missing | None:
+    """Why a candidate cannot run on this machine, or None."""
     here = this_machine().arch
     if candidate.arch and here not in candidate.arch:
         meant = " or ".join(candidate.arch)
-        return f"It is meant for {meant}, and this machine is {here}. Fix: run it there"
+        return Missing(f"It is meant for {meant}, and this machine is {here}.", "run it there")
     engine, least = find_engine(candidate.engine), _numbers(candidate.min_engine)
     reason = engine.missing(candidate.session)
     if reason is None and least and _numbers(engine.version()) < least:
-        reason = (
-            f"It needs {candidate.engine} {candidate.min_engine}, and {engine.version()} is here. "
-            f"Fix: install a newer {candidate.engine}"
+        reason = Missing(
+            f"It needs {candidate.engine} {candidate.min_engine}, and {engine.version()} is here.",
+            f"install a newer {candidate.engine}",
         )
     return reason
 
@@ -93,8 +93,8 @@ def ranked(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) -> list[Ca
     reasons = {c.name: unfit(c) for c in found}
     here = [c for c in found if reasons[c.name] is None]
     if not here:
-        reason, _, fix = str(next(iter(reasons.values()))).partition(" Fix: ")
-        raise EngineMissingError(reason, fix=fix)
+        first = next(reason for reason in reasons.values() if reason)
+        raise EngineMissingError(first.message, fix=first.fix)
     fingerprint = this_machine().fingerprint
     p50_ms = {
         c.name: c.p50_ms for c in here if c.measured_on == fingerprint and c.p50_ms is not None

@@ -9,7 +9,7 @@ import shutil
 
 import msgspec
 
-from edgetl.engines import NAMES, find_engine
+from edgetl.engines import ENGINES, Missing, find_engine
 from edgetl.errors import StorageError
 from edgetl.files import CACHE, cache_folder, nearest, user_path
 from edgetl.spec import Record
@@ -46,7 +46,7 @@ def examine() -> list[Part]:
         version = _version(name)
         fix = "" if version else f"pip install 'edgetl[{extra}]'" if extra else "pip install edgetl"
         parts.append(Part(name=name, version=version, purpose=purpose, fix=fix))
-    for engine in NAMES:
+    for engine in ENGINES.names():
         reason = find_engine(engine).missing()
         parts.append(
             Part(
@@ -67,8 +67,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _fix(reason: str | None) -> str:
-    return "" if reason is None else reason.replace(" Fix: ", " ")
+def _fix(reason: Missing | None) -> str:
+    return "" if reason is None else f"{reason.message} {reason.fix}"
 
 
 def _weights() -> Part:

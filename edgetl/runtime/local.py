@@ -11,7 +11,6 @@ import functools
 import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
 import msgspec
 
@@ -21,7 +20,7 @@ from edgetl.engines import find_engine
 from edgetl.errors import EngineMissingError, StorageError
 from edgetl.files import CACHE, cache_folder, write_json
 from edgetl.machine import this_machine
-from edgetl.spec import EngineName, Measurement, Record
+from edgetl.spec import Measurement, Record
 
 MOST_P99, MOST_P90 = 4.0, 1.5  # × p50: on idle machines both stay below
 SAME = 0.9  # a measurement of nine tenths of another's time counts as no shorter
@@ -92,7 +91,7 @@ def instability(p50_ms: float, p90_ms: float, p99_ms: float) -> str:
 def timing(row: Measurement) -> Timing:
     """A row as it is kept."""
     return Timing(
-        engine_version=engine_version(cast(EngineName, row.engine)),
+        engine_version=engine_version(row.engine),
         p50_ms=row.p50_ms,
         seconds=sum(row.samples_ns) / 1e9,
         noise=row.p99_ms / row.p50_ms,
@@ -151,7 +150,7 @@ def local_path(bundle_sha256: str) -> Path:
 
 
 @functools.lru_cache
-def engine_version(engine: EngineName) -> str:
+def engine_version(engine: str) -> str:
     """The installed version, or ""; by the package's metadata, as importing takes long."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(engine)

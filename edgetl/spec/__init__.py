@@ -2,9 +2,7 @@
 
 from edgetl.spec.base import (
     Calibrator,
-    EngineName,
     Fit,
-    Form,
     Precision,
     Record,
     Split,
@@ -20,9 +18,7 @@ __all__ = [
     "Calibrator",
     "DataSummary",
     "Device",
-    "EngineName",
     "Fit",
-    "Form",
     "Measurement",
     "Normalize",
     "Photo",

@@ -15,11 +15,7 @@ Fit = Literal["crop", "pad", "squash"]
 Strategy = Literal["auto", "probe", "finetune", "scratch"]
 TorchDevice = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-EngineName = Literal["onnxruntime", "openvino", "tensorrt"]
 Split = Literal["train", "validation", "test"]
-Form = Literal[
-    "float", "ort-qdq", "nncf", "trt-weak", "trt-strong", "trt-qdq-weak", "trt-qdq-strong"
-]
 Calibrator = Literal["minmax", "percentile", "entropy"]
 
 

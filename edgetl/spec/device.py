@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from edgetl.spec.base import Calibrator, EngineName, Form, Precision, Strict
+from edgetl.spec.base import Calibrator, Precision, Strict
 
 
 class Device(Strict, frozen=True, kw_only=True):
@@ -41,9 +41,9 @@ class Recipe(Strict, frozen=True, kw_only=True):
 
     name: str
     title: str
-    engine: EngineName
+    engine: str
     precision: Precision
-    form: Form
+    form: str  # of those that the engine's backend knows
     arch: tuple[str, ...] = ()
     min_engine: str = ""
     max_opset: int = 17

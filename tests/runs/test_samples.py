@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from edgetl.errors import DataError, RunError
-from edgetl.runs.samples import RunPhotos
 from edgetl.files import sha256_file
 from edgetl.inputs.image import pixels
-from edgetl.runs.record import RunRecord
 from edgetl.runs.folder import read_run
+from edgetl.runs.record import RunRecord
+from edgetl.runs.samples import RunPhotos
 
 
 @pytest.fixture

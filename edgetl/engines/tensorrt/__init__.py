@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from edgetl.engines.base import (
     Description,
     Images,
+    Missing,
     Options,
     Outputs,
     Recent,
@@ -36,9 +37,9 @@ from edgetl.engines.tensorrt.log import log_of, runtime_of
 from edgetl.engines.tensorrt.run import Loaded
 from edgetl.errors import EngineError, StorageError
 from edgetl.files import sha256_bytes
-from edgetl.spec import EngineName, Record
+from edgetl.spec import Record
 
-name: EngineName = "tensorrt"
+name = "tensorrt"
 SETTABLE = trt_build.SETTABLE
 LOG = logging.getLogger("edgetl")
 
@@ -52,20 +53,20 @@ class Ahead(Record, frozen=True, kw_only=True):
     placement: str  # what runs on a DLA, if anything
 
 
-def missing(session: dict[str, str] | None = None) -> str | None:
+def missing(session: dict[str, str] | None = None) -> Missing | None:
     """Why TensorRT cannot run here, or a candidate with these options cannot, or None."""
     if importlib.util.find_spec("tensorrt") is None:
-        return (
-            "TensorRT's Python binding is not installed. Fix: on a Jetson it comes with JetPack "
-            "(sudo apt-get install python3-libnvinfer, and a virtual environment made with "
-            "--system-site-packages)"
+        return Missing(
+            "TensorRT's Python binding is not installed.",
+            "on a Jetson it comes with JetPack (sudo apt-get install python3-libnvinfer, and a "
+            "virtual environment made with --system-site-packages)",
         )
     if cuda.runtime() is None:
-        return "The CUDA runtime (libcudart) is not installed. Fix: install it, or JetPack"
+        return Missing("The CUDA runtime (libcudart) is not installed.", "install it, or JetPack")
     if not cuda.device_count():
-        return (
-            f"No CUDA device answers here ({cuda.silence()}). "
-            "Fix: run this on the machine that has the GPU"
+        return Missing(
+            f"No CUDA device answers here ({cuda.silence()}).",
+            "run this on the machine that has the GPU",
         )
     given = session or {}
     if reason := mistyped(given.get("typing", "")):
@@ -74,13 +75,17 @@ def missing(session: dict[str, str] | None = None) -> str | None:
     return dla_refusal(_tensorrt(), int(core)) if core.isdecimal() else None
 
 
-def mistyped(typing: str) -> str | None:
+def mistyped(typing: str) -> Missing | None:
     """Why this version of TensorRT does not run a candidate of that typing, or None."""
     strong = numbers(version()) >= STRONG_FROM
     if typing == "strong" and not strong:
-        return f"TensorRT {version()} cannot be strongly typed. Fix: use the weakly typed candidate"
+        return Missing(
+            f"TensorRT {version()} cannot be strongly typed.", "use the weakly typed candidate"
+        )
     if typing == "weak" and strong:
-        return f"TensorRT {version()} wants strong typing. Fix: use the strongly typed candidate"
+        return Missing(
+            f"TensorRT {version()} wants strong typing.", "use the strongly typed candidate"
+        )
     return None
 
 

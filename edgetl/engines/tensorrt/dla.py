@@ -9,6 +9,7 @@ import logging
 import re
 from typing import Any
 
+from edgetl.engines.base import Missing
 from edgetl.engines.tensorrt.log import runtime_of
 from edgetl.errors import EngineError
 from edgetl.spec import Record
@@ -41,21 +42,23 @@ class Placed(Record, frozen=True, kw_only=True):
         return f"DLA core {self.core}, {left} of {self.layers} layers"
 
 
-def dla_refusal(trt: Any, core: int) -> str | None:
-    """Why a DLA core cannot be used here, and the fix, or None."""
+def dla_refusal(trt: Any, core: int) -> Missing | None:
+    """Why a DLA core cannot be used here, or None."""
     fix = (
-        "Fix: use a candidate without DLA; DLA needs a module that has one (Xavier, Orin NX, AGX "
+        "use a candidate without DLA; DLA needs a module that has one (Xavier, Orin NX, AGX "
         "Orin) and TensorRT up to 10.7 or from 11.4.1"
     )
     if not hasattr(trt.DeviceType, "DLA"):
-        return f"TensorRT {trt.__version__} has no DLA. {fix}"
+        return Missing(f"TensorRT {trt.__version__} has no DLA.", fix)
     runtime = runtime_of(trt)
     cores = int(runtime.num_DLA_cores)
     if core < cores:
         return None
     if not cores:
-        return f"TensorRT {trt.__version__} finds no DLA core here. {fix}"
-    return f"There is no DLA core {core} here, only 0 to {cores - 1}. Fix: choose one of these"
+        return Missing(f"TensorRT {trt.__version__} finds no DLA core here.", fix)
+    return Missing(
+        f"There is no DLA core {core} here, only 0 to {cores - 1}.", "choose one of these"
+    )
 
 
 def place_on_dla(trt: Any, network: Any, config: Any, core: int) -> Placed:

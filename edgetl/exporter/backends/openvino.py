@@ -1,4 +1,4 @@
-"""OpenVINO: the canonical ONNX as it is, or an IR quantized by NNCF; on the CPU, a GPU or an NPU."""
+"""OpenVINO: the canonical ONNX as it is, or an IR quantized by NNCF; for a CPU, GPU or NPU."""
 
 from __future__ import annotations
 

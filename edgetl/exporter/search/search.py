@@ -23,6 +23,7 @@ import numpy as np
 import edgetl
 from edgetl.engines import Options, Session, ready_engine
 from edgetl.errors import EngineError, StorageError, TraceError
+from edgetl.exporter.backends import backend_of
 from edgetl.exporter.candidates import Built, build, mean_distance
 from edgetl.exporter.context import BuildContext
 from edgetl.exporter.search.blocks import DEPTHWISE, GATES, REGION, blocks
@@ -62,6 +63,7 @@ class Search:
         self.recipe = msgspec.structs.replace(
             recipe, calibration_images=PHOTOS, calibration=recipe.calibration[:1]
         )
+        self.hints = backend_of(recipe).hints(recipe)  # precisions of what is not quantized
         self.context, self.deadline, self.say = context, deadline, say
         self.parts = blocks(context.canonical)
         engine = ready_engine(recipe.engine)
@@ -149,7 +151,7 @@ class Search:
 
     def _best(self, parts: tuple[str, ...]) -> Trial:
         """The faster of a placement's trials, one for each precision of the rest."""
-        return min((self._trial(parts, hint) for hint in hints(self.recipe)), key=_ratio)
+        return min((self._trial(parts, hint) for hint in self.hints), key=_ratio)
 
     def _trial(self, parts: tuple[str, ...], hint: str) -> Trial:
         key = (parts, hint)
@@ -203,7 +205,7 @@ class Search:
     def _reference(self) -> Session:
         """The whole network in INT8, which every placement is timed against."""
         if self._whole is None:
-            self._whole = open_built(build(self.recipe, self.context), hints(self.recipe)[0])
+            self._whole = open_built(build(self.recipe, self.context), self.hints[0])
         return self._whole
 
     def _run(self, parts: tuple[str, ...], hint: str) -> Trial:
@@ -211,7 +213,7 @@ class Search:
         with self._failing(), self._opened(parts, hint) as session:
             images, reference = self.context.held_out()
             outputs = join([session.run(images[i : i + 1]) for i in range(len(images))])
-            itself = not parts and hint == hints(self.recipe)[0]
+            itself = not parts and hint == self.hints[0]
             ratio = 1.0 if itself else time_ratio(session, self._reference(), images[:1])
             # infinite when outputs are not finite
             found = min(mean_distance(self.context.source.task, reference, outputs), NEVER)
@@ -236,22 +238,9 @@ class Search:
                 raise KeyboardInterrupt from None
 
 
-def hints(recipe: Recipe) -> tuple[str, ...]:
-    """Precisions in which this machine can run what is not quantized."""
-    if recipe.engine != "openvino":
-        return ("",)
-    return ("f32", "bf16") if this_machine().bf16 else ("f32",)
-
-
-def with_hint(recipe: Recipe, hint: str) -> Recipe:
-    """The recipe with that precision of the rest."""
-    session = recipe.session | ({"INFERENCE_PRECISION_HINT": hint} if hint else {})
-    return msgspec.structs.replace(recipe, session=session)
-
-
 def open_built(built: Built, hint: str) -> Session:
     """A session on this machine; EngineError when it cannot be."""
-    recipe = with_hint(built.recipe, hint)
+    recipe = backend_of(built.recipe).with_hint(built.recipe, hint)
     options = Options(precision=recipe.precision, session=recipe.session)
     return ready_engine(recipe.engine, recipe.session).open(tuple(built.files.values()), options)
 

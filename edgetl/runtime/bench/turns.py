@@ -131,5 +131,4 @@ def insist(candidate: Candidate) -> None:
     """EngineMissingError when the candidate cannot run on this machine."""
     reason = unfit(candidate)
     if reason is not None:
-        what, _, fix = reason.partition(" Fix: ")
-        raise EngineMissingError(what, fix=fix)
+        raise EngineMissingError(reason.message, fix=reason.fix)

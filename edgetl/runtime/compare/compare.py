@@ -14,7 +14,7 @@ import numpy as np
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.bundle.manifest import Candidate
 from edgetl.data.walk import images_in
-from edgetl.engines import NAMES, Outputs, Session
+from edgetl.engines import Outputs, Session, find_engine
 from edgetl.errors import DataError, EngineError, ImageError, UnknownNameError, UsageError, shell
 from edgetl.inputs.base import Input, Pixels
 from edgetl.options import CompareOptions, takes
@@ -78,8 +78,9 @@ def compare(
         files = find_images(images, log.warning)
         seen, unread = _run(entries, files, advance)
         if not seen:
-            first, _, fix = unread[0].error.partition(" Fix: ")
-            raise DataError(f"None of the {len(files)} images can be read: {first}", fix=fix)
+            first = unread[0][1]
+            what = f"None of the {len(files)} images can be read: {first.message}"
+            raise DataError(what, fix=first.fix)
         return _summary(entries, seen, unread, asked.top)
 
 
@@ -114,8 +115,7 @@ def find_images(
 
 def _check_engines(engines: Sequence[str]) -> None:
     for engine in engines:
-        if engine not in NAMES:
-            raise UnknownNameError("engine", engine, NAMES, listing="edgetl doctor")
+        find_engine(engine)
 
 
 def _check_tasks(bundles: list[Bundle]) -> None:
@@ -200,9 +200,9 @@ def _run(
     entries: list[_Entry],
     files: list[tuple[Path, tuple[str, ...]]],
     advance: Callable[[int], None],
-) -> tuple[list[_Seen], list[Unread]]:
+) -> tuple[list[_Seen], list[tuple[str, ImageError]]]:
     seen: list[_Seen] = []
-    unread: list[Unread] = []
+    unread: list[tuple[str, ImageError]] = []
     for path, folders in files:
         advance(1)
         ready: dict[Input, Pixels] = {}
@@ -212,7 +212,7 @@ def _run(
                 if spec not in ready:
                     ready[spec] = spec.read(path).pixels
         except ImageError as error:
-            unread.append(Unread(image=str(path), error=str(error)))
+            unread.append((str(path), error))
             continue
         outputs = [e.session.run(ready[e.bundle.manifest.input][np.newaxis]) for e in entries]
         seen.append(_Seen(str(path), entries[0].task.truth_by_folders(folders), outputs))
@@ -220,7 +220,7 @@ def _run(
 
 
 def _summary(
-    entries: list[_Entry], seen: list[_Seen], unread: list[Unread], top: int
+    entries: list[_Entry], seen: list[_Seen], unread: list[tuple[str, ImageError]], top: int
 ) -> Comparison:
     scores = Scores(
         [
@@ -255,7 +255,7 @@ def _summary(
         sides=tuple(sides),
         pairs=tuple(scores.pair(i, side.name) for i, side in enumerate(sides) if i),
         images=tuple(scores.image(i, seen[i].path) for i in scores.worst()[:top]),
-        unread=tuple(unread),
+        unread=tuple(Unread(image=path, error=str(error)) for path, error in unread),
         notes=tuple(_notes(entries, sides, len(seen), int(scores.known.sum()))),
     )
 
