@@ -171,7 +171,7 @@ def test_what_is_stored_has_the_field_and_ignores_later_ones() -> None:
     assert stored.keys() == {*given, "loaf"}
     assert msgspec.convert(stored | {"later": 1}, SliceConfig).thickness == 3.0
     with pytest.raises(msgspec.ValidationError, match="later"):
-        msgspec.convert(stored | {"later": 1}, SliceOptions)
+        msgspec.convert(given | {"later": 1}, SliceOptions)
 
 
 KINDS = [kind for kind in vars(options).values() if isinstance(kind, type)]
