@@ -27,10 +27,8 @@ from edgetl.spec import Strict
 Self = TypeVar("Self", bound="Options")
 Run = TypeVar("Run", bound=Callable[..., Any])
 
-KEYWORDS = (
-    "Options are given by the names of the fields of edgetl.options.{}, or as one such struct by "
-    "`options`, which those given by name change."
-)
+KEYWORDS = """Options are keywords, by the names of the fields of edgetl.options.{0}, or one
+such struct in `options`, which the keywords change."""
 
 
 class Option(NamedTuple):
@@ -89,7 +87,8 @@ class Field(NamedTuple):
             wanted = option.range or str(error)
         if self.choices:
             wanted = f"among {', '.join(map(str, self.choices))}"
-        raise UsageError(f"{flag} {value} is not possible.", fix=f"choose {wanted}.")
+        shown = value if self.choices else repr(value)  # '224', a text, is not 224
+        raise UsageError(f"{flag} {shown} is not possible.", fix=f"choose {wanted}.")
 
 
 class Options(Strict, frozen=True, kw_only=True):
@@ -144,7 +143,7 @@ def takes(kind: type[Options]) -> Callable[[Run], Run]:
             for field in fields(kind)
         ]
         run.__signature__ = signature.replace(parameters=[*kept, *shown])  # type: ignore[attr-defined]
-        run.__doc__ = f"{run.__doc__ or ''}\n{KEYWORDS.format(kind.__name__)}"
+        run.__doc__ = f"{inspect.getdoc(run) or ''}\n\n{KEYWORDS.format(kind.__name__)}"
         return run
 
     return show
