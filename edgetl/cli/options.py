@@ -37,10 +37,6 @@ def chosen(kind: type[Options], given: dict[str, Any]) -> Options:
         value = given.pop(field.name)
         if isinstance(field.default, bool):  # a switch says the opposite of its default
             value = not field.default if value else None
-        known = field.option.known
-        if known and value is not None and value not in known():
-            among = ", ".join(map(repr, known()))
-            raise Refusal(f"Invalid value for '{field.flags[0]}': {value!r} is not one of {among}.")
         if value not in (None, []):
             spelled = (choice for choice in field.choices if str(choice) == value)
             changes[field.name] = next(spelled, value)
@@ -88,8 +84,7 @@ def _option(field: Field) -> Any:
     plain = default is not msgspec.NODEFAULT and not isinstance(default, bool)
     words = option.default or (str(default) if plain and default not in (None, "", ()) else "")
     notes = "; ".join(filter(None, (words and f"default: {words}", option.range)))
-    among = f" One of {', '.join(option.known())}." if option.known else ""
-    text = f"{option.help}{among} [{notes}]" if notes else option.help + among
+    text = f"{option.help} [{notes}]" if notes else option.help
     if default is msgspec.NODEFAULT:
         text += " [required]"
     return typer.Option(*field.flags, help=text, metavar=option.metavar, show_default=False)

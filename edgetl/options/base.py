@@ -27,10 +27,8 @@ from edgetl.spec import Strict
 Self = TypeVar("Self", bound="Options")
 Run = TypeVar("Run", bound=Callable[..., Any])
 
-KEYWORDS = (
-    "Options are given by the names of the fields of edgetl.options.{}, or as one such struct by "
-    "`options`, which those given by name change."
-)
+KEYWORDS = """Options are keywords, by the names of the fields of edgetl.options.{0}, or one
+such struct in `options`, which the keywords change."""
 
 
 class Option(NamedTuple):
@@ -54,6 +52,12 @@ class Option(NamedTuple):
         steps = f", a multiple of {self.step}" if self.step else ""
         return "" if self.low == -math.inf else f"{self.low:g}{upto}{steps}"
 
+    def admits(self, value: Any) -> bool:
+        """Whether a number is possible; NaN never is."""
+        if not isinstance(value, (int, float)):
+            return True
+        return self.low <= value <= self.high and not (self.step and value % self.step)
+
 
 class Field(NamedTuple):
     """One option of a struct, and how it is written elsewhere."""
@@ -64,7 +68,12 @@ class Field(NamedTuple):
     option: Option
     flags: tuple[str, ...]  # on a command line; messages have the first
     keys: tuple[str, ...]  # in a --config file: `--max-drop` is max_drop, `--no-flip` is flip
-    choices: tuple[Any, ...]  # of a Literal
+    literals: tuple[Any, ...]  # the values of a Literal
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values there are, where they can be listed."""
+        return self.option.known() if self.option.known else self.literals
 
     def read(self, value: Any) -> Any:
         """The value as the struct holds it: a path as text, a text form as what it means.
@@ -75,21 +84,18 @@ class Field(NamedTuple):
         option, flag = self.option, self.flags[0]
         if option.parse and isinstance(value, str):
             value = option.parse(flag, value)
-        if option.known and value not in option.known():
-            among = ", ".join(option.known())
-            raise UsageError(f"{flag} {value} is not possible.", fix=f"choose among {among}.")
+        choices = self.choices
         try:
             read = msgspec.convert(value, self.type)
-            if not isinstance(read, (int, float)) or (
-                option.low <= read <= option.high and not (option.step and read % option.step)
-            ):
+            if (read is None or read in choices) if choices else option.admits(read):
                 return read
             wanted = option.range
         except msgspec.ValidationError as error:
             wanted = option.range or str(error)
-        if self.choices:
-            wanted = f"among {', '.join(map(str, self.choices))}"
-        raise UsageError(f"{flag} {value} is not possible.", fix=f"choose {wanted}.")
+        if choices:
+            wanted = f"among {', '.join(map(str, choices))}"
+        shown = value if choices else repr(value)  # '224', a text, is not 224
+        raise UsageError(f"{flag} {shown} is not possible.", fix=f"choose {wanted}.")
 
 
 class Options(Strict, frozen=True, kw_only=True):
@@ -122,9 +128,9 @@ def fields(kind: type[Options]) -> tuple[Field, ...]:
             flags = option.flags or (f"--{name.replace('_', '-')}",)
             plain = (flag.removeprefix("--").removeprefix("no-") for flag in flags)
             keys = tuple(key.replace("-", "_") for key in plain)
-            literals = (part for part in (hint, *get_args(hint)) if get_origin(part) is Literal)
-            choices = tuple(choice for part in literals for choice in get_args(part))
-            found.append(Field(name, hint, known[name].default, option, flags, keys, choices))
+            parts = (part for part in (hint, *get_args(hint)) if get_origin(part) is Literal)
+            literals = tuple(choice for part in parts for choice in get_args(part))
+            found.append(Field(name, hint, known[name].default, option, flags, keys, literals))
     return tuple(found)
 
 
@@ -144,7 +150,7 @@ def takes(kind: type[Options]) -> Callable[[Run], Run]:
             for field in fields(kind)
         ]
         run.__signature__ = signature.replace(parameters=[*kept, *shown])  # type: ignore[attr-defined]
-        run.__doc__ = f"{run.__doc__ or ''}\n{KEYWORDS.format(kind.__name__)}"
+        run.__doc__ = f"{inspect.getdoc(run) or ''}\n\n{KEYWORDS.format(kind.__name__)}"
         return run
 
     return show
