@@ -32,7 +32,7 @@ from edgetl.exporter.golden import golden_members
 from edgetl.exporter.onnx.checks import NORMALIZED
 from edgetl.exporter.sources.base import ValidationSet
 from edgetl.files import sha256_bytes
-from edgetl.inputs.image import square
+from edgetl.inputs.image import sized
 from edgetl.options import FinetuneConfig
 from edgetl.recipes import find_recipe
 from edgetl.spec import Normalize, WeightsOrigin
@@ -239,7 +239,7 @@ class TinySource:
     """The tiny model as a source of exports: 12 photos calibrate, 4 are held out, all judge."""
 
     task = Classification(labels=CLASSES)
-    input, normalize = square(32, "squash"), Normalize()
+    input, normalize = sized(32, "squash"), Normalize()
 
     def __init__(self, images: Any) -> None:
         self.images = images
@@ -334,7 +334,7 @@ def write_tiny(
         members: dict[str, bytes] | None = None,
         **changes: Any,
     ) -> Path:
-        spec, listed = square(32, "squash"), []
+        spec, listed = sized(32, "squash"), []
         files: dict[str, bytes] = {}
         for name in recipes:
             recipe, more = tiny(name).recipe, (candidates or {}).get(name, {})

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgetl.cli.common import Debug, Json, emit, message, number, show, table, verb
+from edgetl.cli.rows import comparison_document
 from edgetl.errors import UsageError, missing_extra
 from edgetl.files import check_room
 from edgetl.options import CompareOptions
@@ -47,7 +48,7 @@ def compare(
 
         write_comparison(html, found)
     if json:
-        emit(found)
+        emit(comparison_document(found))
     else:
         _print(found)
         if html is not None:

@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 
 from edgetl.bundle.manifest import Candidate, Manifest
+from edgetl.inputs.base import Input
 from edgetl.runs.record import Stage
+from edgetl.runtime.compare.comparison import Comparison
 from edgetl.tasks.base import Evaluation, Task
 
 
@@ -28,9 +30,10 @@ def stage_row(stage: Stage) -> dict[str, Any]:
 def candidate_row(candidate: Candidate, task: Task) -> dict[str, Any]:
     """A candidate, and of each score its value, drop (or rise) and interval under its own name.
 
-    The primary metric's are called reference_NAME, drop and drop_interval.
+    The primary metric's are called reference_NAME, drop and drop_interval. `recipe` is the
+    candidate's name, as it was before candidates had variants, and scripts look it up by that.
     """
-    row: dict[str, Any] = msgspec.to_builtins(candidate)
+    row: dict[str, Any] = msgspec.to_builtins(candidate) | {"recipe": candidate.name}
     row |= msgspec.to_builtins(candidate.settings) or {}
     for place, metric in enumerate(task.metrics):
         score = candidate.scores.get(metric.name)
@@ -44,9 +47,24 @@ def candidate_row(candidate: Candidate, task: Task) -> dict[str, Any]:
     return row
 
 
+def input_row(found: Input) -> dict[str, Any]:
+    """Such as size, height, width, fit; `size` is None where the sides differ."""
+    row: dict[str, Any] = msgspec.to_builtins(found)
+    height, width, _ = found.shape
+    return {"size": height if height == width else None, **row}
+
+
+def comparison_document(found: Comparison) -> dict[str, Any]:
+    """A comparison with each side's input as above."""
+    document: dict[str, Any] = msgspec.to_builtins(found)
+    for row, side in zip(document["sides"], found.sides, strict=True):
+        row["preprocess"] = input_row(side.preprocess)
+    return document
+
+
 def manifest_document(manifest: Manifest) -> dict[str, Any]:
     """A manifest, its candidates as above, and its labels."""
     document: dict[str, Any] = msgspec.to_builtins(manifest)
     rows = [candidate_row(c, manifest.task) for c in manifest.candidates]
-    more = {"labels": manifest.task.labels, "preprocess": document["input"]}
+    more = {"labels": manifest.task.labels, "preprocess": input_row(manifest.input)}
     return document | more | {"candidates": rows}

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from edgetl.registry import Registry
 
@@ -56,6 +57,10 @@ class Input:
 
     def read(self, source: Any) -> Read:
         """Decode and fit one image; ImageError when it cannot be read."""
+        raise NotImplementedError
+
+    def photo(self, source: Any) -> Image.Image:
+        """The whole photo in RGB, in whose pixels results are told; ImageError as `read`."""
         raise NotImplementedError
 
 

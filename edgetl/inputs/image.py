@@ -105,6 +105,19 @@ class ImageInput(Record, Input, frozen=True, kw_only=True, tag="image"):
         """
         return read(source, self)
 
+    def photo(self, source: ImageSource) -> Image.Image:
+        """The whole photo in RGB, upright and as large as it is. Raises ImageError."""
+        return _seen(source, self, scaled=False).image
+
+
+class _Seen(NamedTuple):
+    """An image upright in RGB, `size` (width, height) of its photo, and what `Read` has of it."""
+
+    image: Image.Image
+    size: tuple[int, int]
+    bits: int
+    stored: tuple[int, int]
+
 
 class _Decoded(NamedTuple):
     image: Image.Image
@@ -112,10 +125,11 @@ class _Decoded(NamedTuple):
     wide_colour: bool = False
 
 
-def square(size: int, fit: Fit = "crop", depth: int = FULL_DEPTH) -> ImageInput:
-    """An input of `size` pixels a side, of files whose wide grey samples have `depth` bits."""
+def sized(size: int | tuple[int, int], fit: Fit = "crop", depth: int = FULL_DEPTH) -> ImageInput:
+    """An input of `size` pixels a side, or (height, width); `depth` is as in rule set 2."""
+    height, width = (size, size) if isinstance(size, int) else size
     rules = 1 if depth == FULL_DEPTH else 2
-    return ImageInput(height=size, width=size, fit=fit, rules=rules, depth=depth)
+    return ImageInput(height=height, width=width, fit=fit, rules=rules, depth=depth)
 
 
 def pixels(source: ImageSource, spec: ImageInput) -> Pixels:
@@ -125,6 +139,12 @@ def pixels(source: ImageSource, spec: ImageInput) -> Pixels:
 
 def read(source: ImageSource, spec: ImageInput) -> Read:
     """As `ImageInput.read`."""
+    found = _seen(source, spec, scaled=True)
+    return Read(*_fit(found.image, spec, found.size), found.bits, found.stored)
+
+
+def _seen(source: ImageSource, spec: ImageInput, *, scaled: bool) -> _Seen:
+    """Decode an image; `scaled`, a JPEG as small as the input allows."""
     depth = spec.depth if spec.rules == 2 else FULL_DEPTH
     if spec.rules not in (1, 2) or depth not in DEPTHS:
         what = f"rules {spec.rules}" + (f" with depth {depth}" if spec.rules == 2 else "")
@@ -134,11 +154,11 @@ def read(source: ImageSource, spec: ImageInput) -> Read:
         )
     name = _name(source)
     try:
-        found = _decoded(source, spec)
+        found = _decoded(source, spec if scaled else None)
         turned = _turned(found.image)
         rgb, bits = to_rgb(_upright(found.image, turned), depth, wide_colour=found.wide_colour)
         photo = found.stored[::-1] if turned in SIDEWAYS else found.stored
-        return Read(*_fit(rgb, spec, photo), bits, found.stored)
+        return _Seen(rgb, photo, bits, found.stored)
     except ImageError as error:
         raise ImageError(f"Cannot read image {name}: {error.message}", fix=error.fix) from None
     except Image.DecompressionBombError as error:  # of Pillow's readers that measure by themselves
@@ -184,8 +204,8 @@ def _reason(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _decoded(source: ImageSource, spec: ImageInput) -> _Decoded:
-    """Decode a file at the smallest sufficient scale; the caller's own image is not scaled."""
+def _decoded(source: ImageSource, spec: ImageInput | None) -> _Decoded:
+    """Decode a file at the smallest scale that suffices for `spec`; other images as they are."""
     if isinstance(source, Image.Image):
         wide_colour = is_wide_colour(source)
         source.load()
@@ -202,7 +222,7 @@ def _decoded(source: ImageSource, spec: ImageInput) -> _Decoded:
     data = _bytes(source)
     image = open_image(data)
     found = _Decoded(image, image.size, is_wide_colour(image))
-    load(image, _wanted(image, spec), data)
+    load(image, _wanted(image, spec) if spec else image.size, data)
     return found
 
 

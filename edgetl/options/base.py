@@ -53,7 +53,9 @@ class Option(NamedTuple):
         return "" if self.low == -math.inf else f"{self.low:g}{upto}{steps}"
 
     def admits(self, value: Any) -> bool:
-        """Whether a number is possible; NaN never is."""
+        """Whether a number, or each of several, is possible; NaN never is."""
+        if isinstance(value, tuple):
+            return all(map(self.admits, value))
         if not isinstance(value, (int, float)):
             return True
         return self.low <= value <= self.high and not (self.step and value % self.step)

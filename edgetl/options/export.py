@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from edgetl.errors import UsageError
+from edgetl.inputs.image import LARGEST, Interpolation, Order
 from edgetl.options.base import Option, Options
+from edgetl.options.forms import Colours, Size, colours, seconds, sides
 from edgetl.options.runtime import Engine, Precision
 from edgetl.spec import Fit
 
 When = Literal["auto", "always", "never"]
-Colours = tuple[float, float, float]
-
-
-def seconds(flag: str, text: str) -> float:
-    """Seconds of a time such as 90s, 10m or 1h."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    if not found:
-        raise UsageError(f"{flag} {text} is not a time.", fix="give one such as 90s, 10m or 1h.")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
-
-
-def colours(flag: str, text: str) -> Colours:
-    """Three numbers, or one for all three."""
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) == 1:
-        values *= 3
-    if len(values) != 3:
-        raise UsageError(f"{flag} {text} is not one number or three.", fix="give R,G,B.")
-    return values[0], values[1], values[2]
 
 
 class OnnxOptions(Options, frozen=True, kw_only=True):
@@ -42,13 +21,44 @@ class OnnxOptions(Options, frozen=True, kw_only=True):
         str | None,
         Option("Photos for an ONNX file: class folders, or loose ones.", metavar="<path>"),
     ] = None
-    labels: Annotated[
+    class_names: Annotated[
         str | None,
-        Option("An ONNX file's labels: a file with one a line.", metavar="<path>"),
+        Option(
+            "An ONNX file's classes: a file with one a line.",
+            flags=("--class-names", "--labels"),
+            metavar="<path>",
+        ),
     ] = None
-    size: Annotated[int | None, Option("Pixels a side that an ONNX file reads.")] = None
+    output: Annotated[
+        str | None, Option("Which of an ONNX file's outputs are the classes.", metavar="<name>")
+    ] = None
+    size: Annotated[
+        Size | None,
+        Option(
+            "Pixels a side that an ONNX file reads, or HEIGHTxWIDTH.",
+            metavar="<size>",
+            parse=sides,
+            low=1,
+            high=LARGEST,
+        ),
+    ] = None
     fit: Annotated[
-        Fit | None, Option("How a photo fits an ONNX file's square.", default="crop")
+        Fit | None, Option("How a photo fits what an ONNX file reads.", default="crop")
+    ] = None
+    crop_pct: Annotated[
+        float | None,
+        Option(
+            "Share of a photo's largest central box that fit crop keeps; timm's crop_pct.",
+            default="0.875",
+            low=0.05,
+            high=1,
+        ),
+    ] = None
+    interpolation: Annotated[
+        Interpolation | None, Option("How photos were resized for it.", default="bilinear")
+    ] = None
+    order: Annotated[
+        Order | None, Option("Colours of an ONNX file's input; bgr: OpenCV's.", default="rgb")
     ] = None
     mean: Annotated[
         Colours | None,

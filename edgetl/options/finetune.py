@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from edgetl.errors import UsageError
 from edgetl.options.base import Option, Options
+from edgetl.options.forms import Size, sides
 from edgetl.spec import Fit, Strategy, TorchDevice
 
 
@@ -21,8 +22,18 @@ class FinetuneOptions(Options, frozen=True, kw_only=True):
         int | None,
         Option("Passes over the photos.", default="by the number of photos", low=1),
     ] = None
-    size: Annotated[int, Option("Pixels a side.", low=32, high=1024, step=8)] = 224
-    fit: Annotated[Fit, Option("How a photo fits the square.")] = "crop"
+    size: Annotated[
+        Size,
+        Option(
+            "Pixels a side, or HEIGHTxWIDTH.",
+            metavar="<size>",
+            parse=sides,
+            low=32,
+            high=1024,
+            step=8,
+        ),
+    ] = 224
+    fit: Annotated[Fit, Option("How a photo fits that size.")] = "crop"
     flip: Annotated[bool, Option("Never mirror training photos.", flags=("--no-flip",))] = True
     seed: Annotated[int, Option("Of every random draw.", low=0, high=2**32 - 1)] = 0
     device: Annotated[TorchDevice, Option("torch's device.")] = "auto"

@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.bundle.manifest import Candidate
 from edgetl.engines import Options, find_engine, ready_engine
@@ -26,8 +28,7 @@ LOG = logging.getLogger("edgetl")
 class BuiltEngine(Record, frozen=True, kw_only=True):
     """One engine that lies in the cache now."""
 
-    candidate: str
-    recipe: str
+    candidate: str = msgspec.field(name="recipe")  # the key has always been called so
     engine: str
     engine_version: str
     precision: str
@@ -41,8 +42,7 @@ class BuiltEngine(Record, frozen=True, kw_only=True):
 class NotBuilt(Record, frozen=True, kw_only=True):
     """A candidate that this machine cannot build, and why."""
 
-    candidate: str
-    recipe: str
+    candidate: str = msgspec.field(name="recipe")  # the key has always been called so
     reason: str
     fix: str
 
@@ -93,7 +93,6 @@ def build(
     skipped = tuple(
         NotBuilt(
             candidate=candidate.name,
-            recipe=candidate.recipe,
             reason=failed[candidate.name].message,
             fix=failed[candidate.name].fix,
         )
@@ -141,7 +140,6 @@ def _built(bundle: Bundle, candidate: Candidate, batch: int) -> BuiltEngine:
     ahead = engine.prepare(files, options, batch)
     return BuiltEngine(
         candidate=candidate.name,
-        recipe=candidate.recipe,
         engine=candidate.engine,
         engine_version=engine.version(),
         precision=candidate.precision,

@@ -46,7 +46,7 @@ class Verdict(Record, frozen=True, kw_only=True):
 
 
 class Local(Record, frozen=True, kw_only=True):
-    """Everything known of one bundle on one machine, by recipe."""
+    """Everything known of one bundle on one machine, by candidate."""
 
     fingerprint: str
     timings: dict[str, Timing] = {}
@@ -64,7 +64,7 @@ def known(bundle_sha256: str) -> Local:
 
 
 def local_timings(bundle_sha256: str, candidates: Iterable[Candidate]) -> dict[str, Timing]:
-    """By recipe what `bench` found here, with the engines as they are now."""
+    """By candidate what `bench` found here, with the engines as they are now."""
     timings = known(bundle_sha256).timings
     return {
         c.name: timings[c.name]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from edgetl.spec.base import Record
 
 
 class Measurement(Record, frozen=True, kw_only=True):
     """One benchmark row."""
 
-    candidate: str
-    recipe: str
+    candidate: str = msgspec.field(name="recipe")  # the key has always been called so
     engine: str
     engine_version: str
     precision: str

@@ -21,7 +21,7 @@ import edgetl
 from edgetl.data.found import photo_lines, skipped_line
 from edgetl.errors import DataError, UsageError, WeightsError
 from edgetl.files import user_path, write_bytes
-from edgetl.inputs.image import square
+from edgetl.inputs.image import sized
 from edgetl.options import FinetuneConfig, FinetuneOptions, takes
 from edgetl.progress import progress_bar
 from edgetl.report import write_run_report
@@ -86,7 +86,7 @@ def _train(
 ) -> RunRecord:
     keep_to_cores()
     timings: dict[str, float] = {}
-    spec = square(config.size, config.fit, config.depth)
+    spec = sized(config.size, config.fit, config.depth)
     clock = time.perf_counter()
     bar = partial(progress_bar, show=progress)
     dataset = load_dataset(

@@ -116,7 +116,7 @@ def test_everything_at_once(model: Path, photos: Path, home: Path, quick: None) 
 
 RUN_OPTIONS = [
     (("--calib", "photos"), "--calib cannot be given with a run"),
-    (("--labels", "x.txt", "--size", "64"), "--labels, --size cannot be given with a run"),
+    (("--labels", "x.txt", "--size", "64"), "--class-names, --size cannot be given with a run"),
     (("--range", "255"), "--range cannot be given with a run"),
     (("--mean", "0.5", "--std", "0.5"), "--mean, --std cannot be given with a run"),
     (("--layout", "auto"), "--layout cannot be given with a run"),

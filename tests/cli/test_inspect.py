@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from edgetl.bundle import open_bundle
+from edgetl.cli.rows import manifest_document
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -21,7 +22,7 @@ def test_json_is_the_manifest(cli: Cli, tiny_bundle: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     with open_bundle(tiny_bundle) as opened:
-        expected = msgspec.json.decode(msgspec.json.encode(opened.manifest))
+        expected = msgspec.json.decode(msgspec.json.encode(manifest_document(opened.manifest)))
         assert found.pop("sha256") == opened.sha256
     assert found == expected  # and no "verified" without --verify
 

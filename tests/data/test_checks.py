@@ -10,7 +10,7 @@ from edgetl.data.checks import check_bad, check_found, check_split, dark_warning
 from edgetl.data.found import Found
 from edgetl.data.ingest import Look
 from edgetl.errors import DataError
-from edgetl.inputs.image import square
+from edgetl.inputs.image import sized
 from edgetl.spec import Photo, SkippedFile, Split
 
 ROOT = Path("/photos")
@@ -132,7 +132,7 @@ def look(bits: int = 0, stored: tuple[int, int] = (64, 64)) -> Look:
     ],
 )
 def test_samples_that_use_few_bits_are_said_once(bits: list[int], depth: int, text: str) -> None:
-    warnings = dark_warning([look(n) for n in bits], square(64, "crop", depth))
+    warnings = dark_warning([look(n) for n in bits], sized(64, "crop", depth))
     assert len(warnings) == bool(text)
     assert text in "".join(warnings)
 

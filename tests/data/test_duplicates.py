@@ -26,9 +26,9 @@ from edgetl.data.duplicates import (
     structure,
 )
 from edgetl.data.ingest import look_all, signature
-from edgetl.inputs.image import pixels, square
+from edgetl.inputs.image import pixels, sized
 
-SPEC = square(224)
+SPEC = sized(224)
 Change = Callable[[Image.Image], Image.Image]
 
 
@@ -195,7 +195,7 @@ def textured(draw: Callable[[np.random.Generator], np.ndarray], seed: int) -> Im
 @pytest.mark.parametrize("name", TEXTURES)
 @pytest.mark.parametrize("size", [64, 224])
 def test_pieces_with_little_texture_are_different_pictures(name: str, size: int) -> None:
-    spec = square(size)
+    spec = sized(size)
     photos = [textured(TEXTURES[name], seed) for seed in range(60)]
     signs = [signature(pixels(photo, spec)) for photo in photos]
     grids, thumbs = (np.stack(part) for part in zip(*signs, strict=True))

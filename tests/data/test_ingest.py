@@ -14,9 +14,9 @@ from PIL import Image
 
 from edgetl.data.ingest import look, look_all, open_cache, signature, time_taken
 from edgetl.errors import StorageError
-from edgetl.inputs.image import pixels, square
+from edgetl.inputs.image import pixels, sized
 
-SPEC = square(64)
+SPEC = sized(64)
 
 
 def test_a_photo_is_hashed_decoded_and_signed(shapes: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from edgetl.exporter.onnx.trace import trace
-from edgetl.inputs.image import square
+from edgetl.inputs.image import sized
 from edgetl.spec import Normalize
 
 SIZE = 48
@@ -63,7 +63,7 @@ def blocks_canonical() -> bytes:
     x = torch.from_numpy(draw_pictures(64)).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         model.train()((x - 0.45) / 0.225)
-    return trace(model.eval(), square(SIZE), Normalize())
+    return trace(model.eval(), sized(SIZE), Normalize())
 
 
 @pytest.fixture(scope="session")

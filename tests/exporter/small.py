@@ -23,7 +23,7 @@ from edgetl.exporter.onnx.importing.importer import OUTPUT
 from edgetl.exporter.onnx.passes import finish, prepend, rename
 from edgetl.exporter.sources.base import ValidationSet
 from edgetl.files import sha256_bytes
-from edgetl.inputs.image import square
+from edgetl.inputs.image import sized
 from edgetl.spec import Normalize
 from edgetl.tasks.base import Outputs
 from edgetl.tasks.classification import Classification
@@ -201,7 +201,7 @@ def backbone(name: str, size: int = 64) -> tuple[bytes, Any]:
         mean, std = (255 * np.reshape(v, (1, 3, 1, 1)) for v in (NORMALIZE.mean, NORMALIZE.std))
         seen = (noise(8, size).transpose(0, 3, 1, 2) - mean) / std
         network(torch.from_numpy(seen.astype(np.float32)))
-    return trace(network.eval(), square(size), NORMALIZE), network
+    return trace(network.eval(), sized(size), NORMALIZE), network
 
 
 def noise(count: int, size: int = 64) -> Images:
@@ -216,7 +216,7 @@ class SmallSource:
     """A canonical ONNX with pictures; every other member is as an export sees it."""
 
     task = Classification(labels=LABELS)
-    input, normalize = square(SIZE, "squash"), NORMALIZE
+    input, normalize = sized(SIZE, "squash"), NORMALIZE
 
     def __init__(self, model: bytes, photos: int = 96, held: int = 24) -> None:
         self.model, self.asked = model, list[int]()

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from edgetl.exporter.golden import drawn_jpeg, golden_inputs, golden_members
-from edgetl.inputs.image import pixels, square
+from edgetl.inputs.image import pixels, sized
 
-SPEC = square(48, "crop")
+SPEC = sized(48, "crop")
 
 
 def load(data: bytes) -> np.ndarray:
@@ -106,7 +106,7 @@ def test_the_jpeg_is_the_same_each_time_and_must_be_turned() -> None:
     image = Image.open(io.BytesIO(drawn_jpeg()))
     assert image.size == (640, 480)
     assert image.getexif()[0x0112] == 6
-    upright = pixels(drawn_jpeg(), square(64, "squash"))
+    upright = pixels(drawn_jpeg(), sized(64, "squash"))
     rows, columns = upright.mean(axis=(1, 2)), upright.mean(axis=(0, 2))
     assert rows.shape == columns.shape == (64,)
     # green grows along the stored width, which upright is the height

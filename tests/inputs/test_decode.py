@@ -18,9 +18,9 @@ from PIL import Image
 
 from edgetl.errors import ImageError
 from edgetl.inputs.decode import MAX_PIXELS
-from edgetl.inputs.image import ImageInput, pixels, read, square
+from edgetl.inputs.image import ImageInput, pixels, read, sized
 
-SPEC = square(64)
+SPEC = sized(64)
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -59,9 +59,9 @@ def test_a_huge_jpeg_is_read_at_a_smaller_scale_in_bounded_memory(tmp_path: Path
     del left
     code = (
         "import sys, resource, warnings; warnings.simplefilter('error')\n"
-        "from edgetl.inputs.image import read, square\n"
+        "from edgetl.inputs.image import read, sized\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "got = read(sys.argv[1], square(64, 'squash'))\n"
+        "got = read(sys.argv[1], sized(64, 'squash'))\n"
         "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
         "print(*got.stored, got.pixels[9, 9, 0], got.pixels[9, 60, 0], grown // 1024)"
     )
@@ -135,7 +135,7 @@ def ramp(bits: int, dtype: Any = np.uint16) -> Image.Image:
 
 def squash(bits: int) -> ImageInput:
     """256 pixels wide, so that the ramp comes out as it is."""
-    return square(256, "squash", bits)
+    return sized(256, "squash", bits)
 
 
 @pytest.mark.parametrize("bits", [8, 9, 10, 12, 14, 16])
@@ -159,10 +159,10 @@ def test_whole_numbers_in_floating_point_are_read_where_their_depth_is_stated(bi
 
 def test_rules_1_keep_the_upper_byte_whatever_depth_says() -> None:
     data = encoded(ramp(12), "PNG")
-    assert pixels(data, square(256, "squash")).max() == 15
-    assert pixels(data, replace(square(256, "squash"), depth=12)).max() == 15  # rules 1
-    assert square(64, "pad") == square(64, "pad")
-    assert square(64, "pad", 12) == square(64, "pad", 12)
+    assert pixels(data, sized(256, "squash")).max() == 15
+    assert pixels(data, replace(sized(256, "squash"), depth=12)).max() == 15  # rules 1
+    assert sized(64, "pad") == sized(64, "pad")
+    assert sized(64, "pad", 12) == sized(64, "pad", 12)
 
 
 @pytest.mark.parametrize(("high", "way_out"), [(255, "--depth 8 reads"), (3, "--depth 8 reads")])
@@ -212,7 +212,7 @@ def test_16_bit_colour_is_looked_at_as_well() -> None:
     with pytest.raises(ImageError, match="nothing but black would be left: all of its 16-bit"):
         pixels(colour16(full >> 8), SPEC)
     with pytest.raises(ImageError, match="16-bit colour cannot be read as 12 bits"):
-        pixels(colour16(full >> 4), square(64, "crop", 12))
+        pixels(colour16(full >> 4), sized(64, "crop", 12))
     grey = encoded(Image.new("L", (64, 64), 3), "PNG")
     assert read(grey, SPEC).bits == 0
-    assert read(grey, square(64, "crop", 12)).pixels.max() == 3  # 8-bit files are left alone
+    assert read(grey, sized(64, "crop", 12)).pixels.max() == 3  # 8-bit files are left alone

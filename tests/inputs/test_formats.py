@@ -14,7 +14,7 @@ from PIL import Image, TiffImagePlugin, TiffTags, features
 
 from edgetl.errors import ImageError
 from edgetl.inputs.formats import kind_of, open_image
-from edgetl.inputs.image import pixels, square
+from edgetl.inputs.image import pixels, sized
 
 # 64 x 48 px, red on the left and blue on the right.
 HEIC = base64.b64decode(
@@ -27,7 +27,7 @@ HEIC = base64.b64decode(
     "N7//+ZKuQ/g40cF//iVGff4lOn/+963UV2Vc2KXkWH1UjqB8DyxKkd0U0Ta+z94+xjIRLc58WP8/8b+O5trmjzZ1n1IsrufF"
     "j/P/G/jtmodeN0Sry1/JpuAyRK45Z4cgNf1aCN4g5m04sSH2"
 )
-SPEC = square(8, "squash")
+SPEC = sized(8, "squash")
 
 
 def red_and_blue() -> Image.Image:

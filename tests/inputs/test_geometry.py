@@ -14,7 +14,7 @@ from PIL import Image
 
 from edgetl.errors import UnknownNameError
 from edgetl.inputs.base import INPUTS, Input
-from edgetl.inputs.image import ImageInput, square
+from edgetl.inputs.image import ImageInput, sized
 from edgetl.spec import Fit
 from edgetl.tasks.base import decode_stored
 
@@ -100,7 +100,7 @@ def test_there_and_back_is_the_same_point(
 
 def test_bgr_is_rgb_reversed() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (80, 60, 3), np.uint8)
-    rgb, bgr = (square(32), msgspec.structs.replace(square(32), order="bgr"))
+    rgb, bgr = (sized(32), msgspec.structs.replace(sized(32), order="bgr"))
     np.testing.assert_array_equal(bgr.read(photo).pixels, rgb.read(photo).pixels[..., ::-1])
     assert bgr.read(photo).pixels.flags.c_contiguous
 
@@ -114,7 +114,7 @@ def test_bicubic_is_pillows() -> None:
 
 @pytest.mark.parametrize("crop", [1.0, 0.875, 0.5])
 def test_the_crop_is_a_share_of_the_shorter_side(crop: float) -> None:
-    geometry = msgspec.structs.replace(square(64), crop=crop).read(Image.new("RGB", (300, 200)))
+    geometry = msgspec.structs.replace(sized(64), crop=crop).read(Image.new("RGB", (300, 200)))
     np.testing.assert_allclose(geometry.geometry.scale, [200 * crop / 64] * 2)
 
 

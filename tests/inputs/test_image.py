@@ -18,11 +18,11 @@ from PIL import Image, ImageDraw, ImageOps
 
 from edgetl.errors import ImageError
 from edgetl.inputs.formats import SUFFIXES
-from edgetl.inputs.image import PADDING, ImageInput, pixels, square
+from edgetl.inputs.image import PADDING, ImageInput, pixels, sized
 from edgetl.spec import Fit
 from tests.helpers import batch
 
-SPEC = square(64)
+SPEC = sized(64)
 FITS: tuple[Fit, ...] = ("crop", "pad", "squash")
 
 
@@ -70,7 +70,7 @@ def test_every_exif_orientation_equals_the_upright_picture(kind: str, tag: int, 
     exif[0x0112] = tag
     options = {"quality": 98, "subsampling": 0} if kind == "JPEG" else {}
     options |= {"lossless": True} if kind == "WEBP" else {}
-    spec = square(64, fit)
+    spec = sized(64, fit)
     found = pixels(encoded(stored, kind, exif=exif, **options), spec)
     upright = pixels(scene(), spec)
     assert apart(found, upright) <= (1.5 if kind == "JPEG" else 0)
@@ -104,8 +104,8 @@ def test_every_accepted_suffix_can_be_read_in_a_fresh_process(suffix: str, tmp_p
     kind = {".jpe": "JPEG", ".jfif": "JPEG", ".mpo": "MPO"}.get(suffix)
     scene().convert(mode).save(path, kind)
     code = (
-        "import sys; from edgetl.inputs.image import pixels, square\n"
-        "print(pixels(sys.argv[1], square(8)).shape)"
+        "import sys; from edgetl.inputs.image import pixels, sized\n"
+        "print(pixels(sys.argv[1], sized(8)).shape)"
     )
     if suffix in (".png", ".webp", ".tif", ".mpo"):  # Pillow loads these readers one by one
         run = [sys.executable, "-c", code, str(path)]
@@ -130,7 +130,7 @@ def test_a_transparent_palette_colour_becomes_white() -> None:
     image = Image.new("P", (64, 64), 1)
     image.putpalette([200, 0, 0, 0, 0, 200])
     image.paste(0, (0, 0, 64, 32))
-    found = pixels(encoded(image, transparency=0), square(64, "squash"))
+    found = pixels(encoded(image, transparency=0), sized(64, "squash"))
     assert found[10, 30].tolist() == [255, 255, 255]
     assert found[50, 30].tolist() == [0, 0, 200]
 
@@ -140,7 +140,7 @@ def test_alpha_is_laid_over_white() -> None:
     image.paste((200, 100, 0, 128), (0, 0, 32, 64))
     for kind in ("PNG", "WEBP", "TIFF"):
         options = {"lossless": True} if kind == "WEBP" else {}
-        found = pixels(encoded(image, kind, **options), square(64, "squash"))
+        found = pixels(encoded(image, kind, **options), sized(64, "squash"))
         assert found[30, 50].tolist() == [255, 255, 255]
         assert np.abs(found[30, 10].astype(int) - [227, 177, 127]).max() <= 1
     grey = pixels(encoded(Image.new("LA", (64, 64), (0, 0))), SPEC)
@@ -156,7 +156,7 @@ def test_cmyk_is_converted() -> None:
 def test_16_bit_grey_keeps_the_upper_byte() -> None:
     ramp = (np.arange(64, dtype=np.uint16) * 1024 + 255)[None].repeat(64, axis=0)
     for kind in ("PNG", "TIFF", "PPM"):
-        found = pixels(encoded(Image.fromarray(ramp), kind), square(64, "squash"))
+        found = pixels(encoded(Image.fromarray(ramp), kind), sized(64, "squash"))
         assert found[0, :, 0].tolist() == [value * 4 for value in range(64)]
 
 
@@ -259,7 +259,7 @@ def test_rules_of_a_later_edgetl_are_refused(spec: ImageInput, what: str) -> Non
 
 @pytest.mark.parametrize("fit", FITS)
 def test_path_bytes_image_and_array_agree(fit: Fit, tmp_path: Path) -> None:
-    spec, path = square(64, fit), tmp_path / "photo.jpg"
+    spec, path = sized(64, fit), tmp_path / "photo.jpg"
     path.write_bytes(encoded(scene(), "JPEG", quality=90))
     with Image.open(path) as image:
         sources = [str(path), path, path.read_bytes(), image, np.asarray(image.convert("RGB"))]
@@ -292,7 +292,7 @@ def test_the_callers_image_is_left_as_it_is() -> None:
 def test_crop_keeps_the_central_224_of_256() -> None:
     image = Image.new("RGB", (512, 256), "black")
     ImageDraw.Draw(image).rectangle((144, 16, 367, 239), fill="white")  # 224 px in the middle
-    found = pixels(image, square(224))
+    found = pixels(image, sized(224))
     assert (found == 255).all()
     whole = pixels(image, ImageInput(height=256, width=256, crop=1.0))
     edges = np.asarray(image.crop((128, 0, 384, 256)))
@@ -302,14 +302,14 @@ def test_crop_keeps_the_central_224_of_256() -> None:
 def test_squash_keeps_all_and_changes_the_aspect() -> None:
     image = Image.new("RGB", (400, 100), "black")
     ImageDraw.Draw(image).rectangle((0, 0, 99, 99), fill="white")  # the left quarter
-    found = pixels(image, square(80, "squash"))
+    found = pixels(image, sized(80, "squash"))
     assert (found[:, :17] == 255).all()
     assert (found[:, 23:] == 0).all()
 
 
 @pytest.mark.parametrize(("width", "height"), [(400, 100), (100, 400), (101, 37), (64, 64)])
 def test_pad_keeps_all_and_the_aspect(width: int, height: int) -> None:
-    found = pixels(Image.new("RGB", (width, height), "red"), square(80, "pad"))
+    found = pixels(Image.new("RGB", (width, height), "red"), sized(80, "pad"))
     scale = 80 / max(width, height)
     inside = (found == [255, 0, 0]).all(axis=2)
     rows, columns = np.nonzero(inside)
@@ -324,7 +324,7 @@ def test_pad_keeps_all_and_the_aspect(width: int, height: int) -> None:
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(FITS), st.integers(1, 80))
 def test_any_picture_gives_the_wanted_shape(width: int, height: int, fit: Fit, size: int) -> None:
     colour = (10, 200, 90)
-    found = pixels(Image.new("RGB", (width, height), colour), square(size, fit))
+    found = pixels(Image.new("RGB", (width, height), colour), sized(size, fit))
     assert found.shape == (size, size, 3)
     assert (found == colour).all(axis=-1).any()  # padding may take the middle of a tiny picture
 
@@ -332,7 +332,7 @@ def test_any_picture_gives_the_wanted_shape(width: int, height: int, fit: Fit, s
 def test_resizing_is_antialiased() -> None:
     stripes = np.zeros((512, 512, 3), np.uint8)
     stripes[:, ::2] = 255
-    found = pixels(stripes, square(64, "squash"))
+    found = pixels(stripes, sized(64, "squash"))
     assert np.abs(found.astype(int) - 127).max() <= 8
 
 
@@ -357,7 +357,7 @@ def test_a_large_copy_gives_nearly_the_same_pixels(
     twelve_megapixels: tuple[Path, Path], fit: Fit
 ) -> None:
     small, large = twelve_megapixels
-    spec = square(224, fit)
+    spec = sized(224, fit)
     found = pixels(large, spec)
     assert apart(found, pixels(small, spec)) < 3
     with Image.open(large) as image:
@@ -386,6 +386,6 @@ def test_a_large_jpeg_is_decoded_at_a_small_scale(twelve_megapixels: tuple[Path,
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("size", [(2000, 700), (700, 2000), (511, 513), (1023, 400)])
 def test_scaled_decoding_never_enlarges(fit: Fit, size: tuple[int, int]) -> None:
-    spec = square(224, fit)
+    spec = sized(224, fit)
     data = encoded(scene(*size), "JPEG", quality=98, subsampling=0)
     assert apart(pixels(data, spec), pixels(scene(*size), spec)) < 1.5

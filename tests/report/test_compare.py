@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image
 
-from edgetl.inputs.image import square
+from edgetl.inputs.image import sized
 from edgetl.report.compare import render, write_comparison
 from edgetl.runtime.compare.comparison import Change, ComparedImage, Comparison, Pair, Side, Unread
 from edgetl.tasks.base import Prediction
@@ -53,13 +53,12 @@ def side(name: str, **changes: Any) -> Side:
         "bundle": "a.edgetl",
         "bundle_sha256": "0" * 64,
         "candidate": name,
-        "recipe": name,
         "engine": "onnxruntime",
         "engine_version": "1.2.3",
         "provider": "CPUExecutionProvider",
         "precision": "fp32",
         "temperature": 1.5,
-        "preprocess": square(32, "squash"),
+        "preprocess": sized(32, "squash"),
         "accuracy": 0.5,
     }
     return Side(**stated | changes)
@@ -133,7 +132,7 @@ def test_the_page_is_whole_and_needs_nothing_else(photos: list[Path], tmp_path: 
 
 
 def test_thumbnails_are_what_each_candidate_saw(photos: list[Path]) -> None:
-    padded = side("b: ort-fp32", preprocess=square(48, "pad"))
+    padded = side("b: ort-fp32", preprocess=sized(48, "pad"))
     page = Page(render(outcome(photos, sides=(side("a: ort-fp32"), padded))))
     sources = [v for t, n, v in page.attributes if (t, n) == ("img", "src")]
     assert len(sources) == 2 * len(photos)

@@ -83,7 +83,7 @@ def test_what_can_be_built_is_built_and_the_rest_is_explained(
     assert (row.precision, row.batch, row.cached, row.build_s) == ("fp16", 4, False, 12.5)
     assert row.size_mib > 0
     (left,) = done.skipped
-    assert left.recipe == "trt-fp16-strong"
+    assert left.candidate == "trt-fp16-strong"
     assert left.reason == "TensorRT 8.5.2 cannot be strongly typed."
     assert left.fix == "use the weakly typed candidate"
     assert done.ready == ("ort-fp32",)

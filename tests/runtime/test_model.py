@@ -158,7 +158,7 @@ def test_an_answer_that_is_no_number_is_an_error_or_a_row(
         with pytest.raises(EngineError, match="answers NaN"):
             opened.predict([photos[0], dark])
         block = pixels(dark, opened.manifest.input)[np.newaxis]
-        for ask in (opened.logits, opened.probabilities):
+        for ask in (opened.run, opened.probabilities):
             with pytest.raises(EngineError, match="answers NaN or infinity to 1 of 1"):
                 ask(block)
 

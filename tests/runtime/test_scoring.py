@@ -13,7 +13,7 @@ import pytest
 
 import edgetl
 from edgetl.errors import BundleError, DataError, EngineError, UsageError
-from edgetl.inputs.image import pixels, square
+from edgetl.inputs.image import pixels, sized
 from edgetl.runtime.scoring import evaluate_samples
 from edgetl.spec import SkippedFile
 from edgetl.tasks.classification import Classification
@@ -76,7 +76,7 @@ def test_classes_are_compared_in_one_form_of_accents(drawn: Draw, tmp_path: Path
         scores, _ = evaluate_samples(
             root,
             Classification(labels=("bars", label)),
-            square(8),
+            sized(8),
             lambda images: {"logits": np.eye(2, dtype=np.float32)[[1] * len(images)]},
         )
         assert [c.n for c in scores.per_class] == [3, 2]

@@ -17,12 +17,12 @@ from PIL import Image
 
 from edgetl.errors import DataError
 from edgetl.files import decode_json, sha256_file
-from edgetl.inputs.image import ImageInput, pixels, square
+from edgetl.inputs.image import ImageInput, pixels, sized
 from edgetl.spec import Photo
 from edgetl.tasks.classification import Classification
 from edgetl.train.dataset import Dataset, load_dataset, photo_lines
 
-SPEC = square(64)
+SPEC = sized(64)
 Drawn = Callable[..., Path]
 
 
@@ -264,7 +264,7 @@ def repeated(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_copies_never_land_on_two_sides(repeated: Path, seed: int) -> None:
-    found = load(repeated, seed=seed, spec=square(224))
+    found = load(repeated, seed=seed, spec=sized(224))
     homes: dict[str, set[str]] = {}
     for path, side in sides(found).items():
         homes.setdefault(path[: path.index("/") + 3], set()).add(side)
@@ -286,7 +286,7 @@ def test_copies_in_user_made_splits_are_reported_and_not_moved(
                 continue
             (root / side / label).mkdir(parents=True, exist_ok=True)
             shutil.copy(repeated / label / name, root / side / label / name)
-    found = load(root, spec=square(224))
+    found = load(root, spec=sized(224))
     for path, side in sides(found).items():
         assert path.split("/")[0] == {"validation": "val"}.get(side, side)
     (warning,) = found.summary.warnings
@@ -299,7 +299,7 @@ def test_copies_in_user_made_splits_are_reported_and_not_moved(
 def test_carving_validation_keeps_copies_together(repeated: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
     shutil.copytree(repeated, root / "train")
-    found = load(root, spec=square(224))
+    found = load(root, spec=sized(224))
     homes: dict[str, set[str]] = {}
     for path, side in sides(found).items():
         label, name = path.split("/")[1:]
@@ -432,7 +432,7 @@ def test_12_bits_in_16_are_said_once_with_counts_and_can_be_stretched(
         "rules 2).",
     )
     assert dark.pixels.max() <= 15
-    right = load(root, spec=square(64, "crop", 12))
+    right = load(root, spec=sized(64, "crop", 12))
     assert right.summary.warnings == ()
     assert right.pixels.max() > 240
 
@@ -444,7 +444,7 @@ def test_8_bits_in_16_are_refused_with_the_way_out(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=match):
         load(root)
-    assert load(root, spec=square(64, "crop", 8)).pixels.max() > 240
+    assert load(root, spec=sized(64, "crop", 8)).pixels.max() > 240
 
 
 def test_some_dark_files_among_others_are_counted(tmp_path: Path) -> None:

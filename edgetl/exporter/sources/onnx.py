@@ -21,9 +21,9 @@ from edgetl.exporter.sources.base import UNLABELLED, ValidationSet
 from edgetl.exporter.sources.folder import Folder
 from edgetl.files import user_path
 from edgetl.inputs.base import Input, Pixels
-from edgetl.inputs.image import CROP, ImageInput, Interpolation, Order
+from edgetl.inputs.image import CROP, ImageInput
 from edgetl.options import OnnxOptions
-from edgetl.options.export import Colours
+from edgetl.options.forms import Colours
 from edgetl.runs.samples import fingerprint
 from edgetl.spec import Normalize, Photo, WeightsOrigin
 from edgetl.tasks.base import DEFAULT_TASK, TASKS, Evaluation, Outputs
@@ -47,34 +47,29 @@ class OnnxSource:
         calib: Path,
         options: OnnxOptions,
         *,
-        order: Order = "rgb",
-        crop: float = CROP,
-        interpolation: Interpolation = "bilinear",
-        output: str | None = None,
         seed: int = 0,
         progress: Callable[[str], None],
     ) -> None:
         """Read and rewrite the file, and check and split the photos of `calib`.
 
-        `options` say how the file reads images; `order`, `crop` and `interpolation` are those of
-        inputs/image.py; `output` names one of several. Raises UsageError for options that
-        contradict the file or each other, TraceError for files that cannot become the canonical
-        ONNX, DataError for photos or labels that do not fit.
+        `options` say how the file reads images. Raises UsageError for options that contradict the
+        file or each other, TraceError for files that cannot become the canonical ONNX, DataError
+        for photos or labels that do not fit.
         """
         self.warnings: list[str] = []
         progress(f"reading {path.name}")
         layout = options.layout or "auto"
-        given = read_given(path, size=options.size, layout=layout, output=output)
+        given = read_given(path, size=options.size, layout=layout, output=options.output)
         self.normalize = self._normalization(given, options)
         self.input: Input = ImageInput(
             height=given.height,
             width=given.width,
             fit=options.fit or "crop",
-            crop=crop,
-            interpolation=interpolation,
-            order=order,
+            crop=options.crop_pct or CROP,
+            interpolation=options.interpolation or "bilinear",
+            order=options.order or "rgb",
         )
-        stated = _read_labels(user_path(options.labels), given) if options.labels else ()
+        stated = _read_labels(user_path(options.class_names), given) if options.class_names else ()
         progress(f"reading the photos in {calib}")
         self.folder = Folder(calib, self.input, labels=stated, seed=seed)
         self.warnings += self.folder.warnings
@@ -160,12 +155,12 @@ class OnnxSource:
         classes = self.folder.classes
         if len(classes) == given.classes:
             for text in order_of_numbers(classes):
-                self._warn(f"{text} --labels FILE states another order of the outputs.")
+                self._warn(f"{text} --class-names FILE states another order of the outputs.")
             return classes
         self._warn(
             f"{given.name} has {given.classes} outputs and {self.folder.root} "
             f"{len(self.folder.classes) or 'no'} class folders: labels are numbers, and agreement "
-            "with the given model decides instead of accuracy. --labels FILE names the outputs."
+            "with the given model decides instead of accuracy. --class-names FILE names the outputs."
         )
         return tuple(f"class {number}" for number in range(given.classes))
 

@@ -28,8 +28,7 @@ from edgetl.spec import Measurement, Record
 class Unmeasured(Record, frozen=True, kw_only=True):
     """A candidate that could not be measured here, and why."""
 
-    candidate: str
-    recipe: str
+    candidate: str = msgspec.field(name="recipe")  # the key has always been called so
     engine: str
     precision: str
     reason: str
@@ -143,7 +142,6 @@ def _skipped(runs: list[Run]) -> list[Unmeasured]:
     return [
         Unmeasured(
             candidate=run.candidate.name,
-            recipe=run.candidate.recipe,
             engine=run.candidate.engine,
             precision=run.candidate.precision,
             reason=run.error.message,
@@ -166,7 +164,6 @@ def _row(bundle: Bundle, run: Run, batch: int) -> Measurement:
     p50, p90, p99 = (float(q) for q in np.percentile(np.array(run.samples_ns), [50, 90, 99]) / 1e6)
     return Measurement(
         candidate=run.candidate.name,
-        recipe=run.candidate.recipe,
         engine=described.engine,
         engine_version=described.version,
         precision=described.precision,

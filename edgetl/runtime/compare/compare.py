@@ -237,7 +237,6 @@ def _summary(
             bundle=str(bundle.path),
             bundle_sha256=bundle.sha256,
             candidate=entry.candidate.name,
-            recipe=entry.candidate.recipe,
             engine=described.engine,
             engine_version=described.version,
             provider=described.provider,

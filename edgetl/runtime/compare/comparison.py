@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -28,8 +29,7 @@ class Side(Record, frozen=True, kw_only=True):
     name: str  # the candidate, with its bundle's name where there are several bundles
     bundle: str
     bundle_sha256: str
-    candidate: str
-    recipe: str
+    candidate: str = msgspec.field(name="recipe")  # the key has always been called so
     engine: str
     engine_version: str
     provider: str

@@ -15,7 +15,7 @@ from edgetl.errors import TraceError
 from edgetl.exporter.onnx.checks import check_fp16, check_onnx
 from edgetl.exporter.onnx.fp16 import raise_opset, strong_fp16
 from edgetl.exporter.onnx.trace import trace
-from edgetl.inputs.image import square
+from edgetl.inputs.image import sized
 from edgetl.spec import Normalize
 
 SIZE = 48
@@ -45,7 +45,7 @@ def canonical() -> bytes:
     with torch.no_grad():
         model.train()(torch.randn(16, 3, SIZE, SIZE))
         model.norm.running_var[0] = 1e-7  # below FP16's smallest normal number
-    return trace(model.eval(), square(SIZE), Normalize())
+    return trace(model.eval(), sized(SIZE), Normalize())
 
 
 def smooth_pictures(count: int) -> np.ndarray:
@@ -132,7 +132,7 @@ def test_opset_19_computes_the_same() -> None:
             return self.head(tokens.mean(1) + left.sum((2, 3)))
 
     torch.manual_seed(5)
-    old = trace(Split().eval(), square(SIZE), Normalize())
+    old = trace(Split().eval(), sized(SIZE), Normalize())
     kinds = {n.op_type for n in onnx.load_model_from_string(old).graph.node}
     assert {"Split", "ReduceMax", "ReduceMean"} <= kinds
     new = raise_opset(old)

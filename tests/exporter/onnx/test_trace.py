@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from edgetl.errors import TraceError
 from edgetl.exporter.onnx.checks import check_onnx, output_shapes
 from edgetl.exporter.onnx.trace import trace
-from edgetl.inputs.image import ImageInput, square
+from edgetl.inputs.image import ImageInput, sized
 from edgetl.spec import Normalize
 
 NORMAL = Normalize()
@@ -100,7 +100,7 @@ def assert_same(model: nn.Module, data: bytes) -> None:
 def test_network_equals_eager(name: str) -> None:
     """Ten backbones: equal logits at three batch sizes, plain operators only."""
     model = network(name)
-    data = trace(model, square(SIZE), Normalize())
+    data = trace(model, sized(SIZE), Normalize())
     assert_same(model, data)
     check_onnx(data, max_opset=17, max_ir=8)
     graph = onnx.load_model_from_string(data).graph
@@ -115,7 +115,7 @@ def test_network_equals_eager(name: str) -> None:
 
 def test_starts_with_named_preprocessing() -> None:
     """TensorRT allows nothing but a cast on UINT8, and quantizers exclude by these names."""
-    data = trace(network("squeezenet1_1"), square(SIZE), Normalize())
+    data = trace(network("squeezenet1_1"), sized(SIZE), Normalize())
     nodes = onnx.load_model_from_string(data).graph.node[:4]
     assert [n.op_type for n in nodes] == ["Cast", "Transpose", "Sub", "Mul"]
     steps = ("cast", "transpose", "subtract", "multiply")
@@ -127,12 +127,12 @@ def test_same_bytes_no_chatter_and_model_unchanged(capfd: pytest.CaptureFixture[
     """A second trace gives the same file, nothing is printed, the caller's model is as it was."""
     model = network("squeezenet1_1").train()
     before = copy.deepcopy(model.state_dict())
-    first = trace(model, square(SIZE), Normalize())
-    assert first == trace(model, square(SIZE), Normalize())
+    first = trace(model, sized(SIZE), Normalize())
+    assert first == trace(model, sized(SIZE), Normalize())
     assert capfd.readouterr() == ("", "")
     assert model.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    assert first != trace(model, square(SIZE), Normalize(mean=(0.5, 0.5, 0.5)))
+    assert first != trace(model, sized(SIZE), Normalize(mean=(0.5, 0.5, 0.5)))
 
 
 @pytest.mark.parametrize(
@@ -151,24 +151,24 @@ def test_pooling_and_splitting(tail: Any) -> None:
     """Every usual way to pool or split is rewritten for opset 17 without changing the result."""
     torch.manual_seed(0)
     model = Tiny(tail).eval()
-    assert_same(model, trace(model, square(SIZE), Normalize()))
+    assert_same(model, trace(model, sized(SIZE), Normalize()))
 
 
 def test_refuses_what_opset_17_lacks() -> None:
     """A layer whose meaning changed after opset 17 is named, not miswritten."""
     model = Tiny(lambda m, x: m.head(F.interpolate(x, scale_factor=2.0).mean((2, 3)))).eval()
     with pytest.raises(TraceError, match=r"Resize .* changed between opset 17 and 18.*Fix: "):
-        trace(model, square(SIZE), Normalize())
+        trace(model, sized(SIZE), Normalize())
 
 
 def test_refuses_other_outputs_than_the_task_has() -> None:
     """One too many, and one too few."""
     model = Tiny(lambda m, x: (m.head(x.mean((2, 3))), x)).eval()
     with pytest.raises(TraceError, match="The network returns 2 tensors, not 1: logits"):
-        trace(model, square(SIZE), Normalize())
+        trace(model, sized(SIZE), Normalize())
     model = Tiny(lambda m, x: m.head(x.mean((2, 3)))).eval()
     with pytest.raises(TraceError, match="The network returns 1 tensors, not 2: one, two"):
-        trace(model, square(SIZE), Normalize(), ("one", "two"))
+        trace(model, sized(SIZE), Normalize(), ("one", "two"))
 
 
 def test_several_outputs_keep_their_names_and_shapes() -> None:
@@ -191,11 +191,11 @@ def test_refuses_control_flow_on_values() -> None:
     """What torch cannot export is a TraceError that names the network."""
     model = Tiny(lambda m, x: m.head(x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3)))).eval()
     with pytest.raises(TraceError, match="torch cannot export Tiny at 64x64 pixels"):
-        trace(model, square(SIZE), Normalize())
+        trace(model, sized(SIZE), Normalize())
 
 
 def test_refuses_a_fixed_batch() -> None:
     """A network that only works for one batch size is refused."""
     model = Tiny(lambda m, x: m.head(x.mean((2, 3)).reshape(2, 8))).eval()
     with pytest.raises(TraceError, match="for any N"):
-        trace(model, square(SIZE), Normalize())
+        trace(model, sized(SIZE), Normalize())

@@ -13,11 +13,11 @@ import pytest
 from edgetl.errors import DataError
 from edgetl.exporter.sources import folder
 from edgetl.exporter.sources.folder import Folder, Use
-from edgetl.inputs.image import pixels, square
+from edgetl.inputs.image import pixels, sized
 from edgetl.runs.samples import fingerprint
 from edgetl.tasks.classification import Classification
 
-SPEC = square(24)
+SPEC = sized(24)
 USES: tuple[Use, ...] = ("calibration", "held-out", "validation")
 
 Draw = Callable[..., Path]

@@ -227,7 +227,7 @@ def test_uint8_file(make: Make) -> None:
 def test_labels_file(make: Make, tmp_path: Path) -> None:
     """Labels in output order; class folders may be fewer and in any order."""
     text = "\ufeffred\r\n green \r\nblue\r\nyellow\r\n\r\n"
-    source = make(model(order="rgbg"), labels=labels_file(tmp_path, text))
+    source = make(model(order="rgbg"), class_names=labels_file(tmp_path, text))
     assert source.task.labels == ("red", "green", "blue", "yellow")
     judges = source.validation()
     assert judges.split == "validation"
@@ -252,12 +252,12 @@ def test_refuses_labels(
 ) -> None:
     """A wrong number, gaps, repeats, and labels that the class folders contradict."""
     with pytest.raises(error, match=message):
-        make(labels=labels_file(tmp_path, text))
+        make(class_names=labels_file(tmp_path, text))
 
 
 def test_refuses_a_labels_file_that_is_not_there(make: Make, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Cannot read labels file"):
-        make(labels=tmp_path / "absent.txt")
+        make(class_names=tmp_path / "absent.txt")
 
 
 def test_loose_photos_are_judged_by_agreement(make: Make, loose: Path, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_loose_photos_are_judged_by_agreement(make: Make, loose: Path, tmp_path:
     assert judges.targets is None
     assert source.task.labels == ("class 0", "class 1", "class 2")
     assert "labels are numbers, and agreement" in source.warnings[0]
-    named = make(calib=loose, labels=labels_file(tmp_path, "blue\ngreen\nred"))
+    named = make(calib=loose, class_names=labels_file(tmp_path, "blue\ngreen\nred"))
     assert named.task.labels == ("blue", "green", "red")
     assert named.validation().split == "agreement"
     assert named.warnings == []
@@ -283,10 +283,10 @@ def test_numbers_as_class_folders_are_in_the_order_of_text(
     source = make(calib=tmp_path / "numbers")
     assert source.task.labels == ("1", "10", "9")
     assert "in the order of text, 1, 10, 9" in source.warnings[0]
-    assert "--labels FILE states another order" in source.warnings[0]
+    assert "--class-names FILE states another order" in source.warnings[0]
     accented = labels_file(tmp_path, "1\n10\nne\u0301\n")
     (tmp_path / "numbers/9").rename(tmp_path / "numbers/n\u00e9")
-    assert make(calib=tmp_path / "numbers", labels=accented).labelled
+    assert make(calib=tmp_path / "numbers", class_names=accented).labelled
 
 
 def test_class_folders_that_are_not_the_outputs(make: Make) -> None:

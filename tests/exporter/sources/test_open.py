@@ -14,7 +14,7 @@ from edgetl.exporter.sources.base import Source
 from edgetl.exporter.sources.onnx import OnnxSource
 from edgetl.exporter.sources.open import open_source
 from edgetl.exporter.sources.run import RunSource
-from edgetl.inputs.image import square
+from edgetl.inputs.image import sized
 from edgetl.options import ExportOptions, OnnxOptions
 from edgetl.spec import Normalize
 from tests.exporter import small
@@ -75,8 +75,8 @@ def test_a_run_has_its_own_options(name: str, tmp_path: Path) -> None:
 
 
 def test_several_options_are_named_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^--labels, --mean, --range cannot be given"):
-        opened(tmp_path, labels="x", mean=(0, 0, 0), range_=1)
+    with pytest.raises(UsageError, match=r"^--class-names, --mean, --range cannot be given"):
+        opened(tmp_path, class_names="x", mean=(0, 0, 0), range_=1)
 
 
 def test_a_file_is_what_its_content_says(model: Path, tmp_path: Path, tiny_bundle: Path) -> None:
@@ -101,7 +101,7 @@ def test_an_onnx_file(model: Path, photos: Path) -> None:
     source = opened(model, calib=str(photos))
     assert isinstance(source, OnnxSource)
     assert source.task.labels == small.LABELS
-    assert source.input == square(small.SIZE, "crop")
+    assert source.input == sized(small.SIZE, "crop")
     assert source.normalize == Normalize()
 
 
@@ -111,7 +111,7 @@ def test_options_arrive(model: Path, photos: Path, tmp_path: Path) -> None:
     source = opened(
         model.rename(tmp_path / "MODEL.ONNX"),
         calib=str(photos),
-        labels=str(labels),
+        class_names=str(labels),
         size=small.SIZE,
         fit="squash",
         mean=(100.0, 110.0, 120.0),

@@ -28,7 +28,7 @@ from edgetl.exporter.quantize.calibration import activation_ranges, float_tensor
 from edgetl.exporter.tensorrt.dla import dla_friendly
 from edgetl.exporter.tensorrt.qdq import trt_qdq
 from edgetl.exporter.tensorrt.rules import check_trt_qdq
-from edgetl.inputs.image import square
+from edgetl.inputs.image import sized
 from edgetl.spec import Normalize
 
 SIZE = 64
@@ -50,7 +50,7 @@ def traced(model: nn.Module, images: np.ndarray) -> bytes:
             module.momentum = 1.0
     with torch.no_grad():
         model.train()((pixels - mean) / std)
-    return trace(model.eval(), square(images.shape[1]), Normalize())
+    return trace(model.eval(), sized(images.shape[1]), Normalize())
 
 
 def mobilenet_v2() -> nn.Module:

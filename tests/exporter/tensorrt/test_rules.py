@@ -16,7 +16,7 @@ from edgetl.exporter.onnx.trace import trace
 from edgetl.exporter.quantize.calibration import activation_ranges, float_tensors
 from edgetl.exporter.tensorrt.qdq import trt_qdq
 from edgetl.exporter.tensorrt.rules import check_fp16_ranges, check_trt_qdq
-from edgetl.inputs.image import square
+from edgetl.inputs.image import sized
 from edgetl.spec import Normalize
 
 SIZE = 32
@@ -67,7 +67,7 @@ class Blocks(nn.Module):
 @pytest.fixture(scope="module")
 def canonical() -> bytes:
     torch.manual_seed(4)
-    return trace(Blocks().eval(), square(SIZE), Normalize())
+    return trace(Blocks().eval(), sized(SIZE), Normalize())
 
 
 @pytest.fixture(scope="module")
@@ -397,7 +397,7 @@ def one_conv(shape: tuple[int, ...], group: int, *, first: bool) -> bytes:
     net = nn.Sequential(before, conv, nn.Flatten(), nn.LazyLinear(10))
     with torch.no_grad():
         net(torch.zeros(1, 3, 8, 8))
-    return trace(net.eval(), square(8), Normalize())
+    return trace(net.eval(), sized(8), Normalize())
 
 
 @pytest.mark.parametrize(

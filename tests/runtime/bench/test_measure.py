@@ -65,7 +65,7 @@ def test_rows_say_what_ran(tiny_bundle: Path) -> None:
     assert kept.verdicts.keys() == set(candidates)
     assert all(verdict.passed for verdict in kept.verdicts.values())
     with edgetl.load(tiny_bundle) as opened_model:
-        assert opened_model.candidate.name == done.rows[0].recipe
+        assert opened_model.candidate.name == done.rows[0].candidate
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_one_candidate_that_fails_does_not_stop_the_others(
             opened, list(opened.manifest.candidates), threads=0, batch=1, duration=0.05
         )
     assert [row.candidate for row in rows] == ["ort-fp32"]
-    assert "ov-fp32" in skipped[0].recipe
+    assert "ov-fp32" in skipped[0].candidate
     assert "HINT is bf16" in skipped[0].reason or "BF16" in skipped[0].reason
 
 
@@ -175,7 +175,7 @@ def test_what_the_export_measured_here_is_not_replaced_by_less(
         rows, _ = measure(
             opened, list(opened.manifest.candidates), threads=0, batch=1, duration=0.4
         )
-    here = {r.recipe: {"p50_ms": r.p50_ms, "measured_on": r.machine} for r in rows}
+    here = {r.candidate: {"p50_ms": r.p50_ms, "measured_on": r.machine} for r in rows}
     held = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
     path = write_tiny(tmp_path / "b.edgetl", ONE, here, {"measurements.jsonl": held})
     done = edgetl.bench(path, duration=0.05)

@@ -14,7 +14,7 @@ from PIL import Image
 import edgetl
 from edgetl.engines import find_engine, openvino
 from edgetl.errors import DataError, EngineError, EngineMissingError, UnknownNameError, UsageError
-from edgetl.inputs.image import square
+from edgetl.inputs.image import sized
 from edgetl.runtime.compare.compare import compare
 from edgetl.runtime.compare.comparison import NOT_FINITE, Answers, Scores
 from edgetl.tasks.classification import Classification
@@ -144,7 +144,7 @@ def test_each_bundle_has_its_own_preprocessing(
 ) -> None:
     paths = [
         write_tiny(tmp_path / f"{spec.fit}.edgetl", ("ort-fp32",), input=spec)
-        for spec in (square(32, "squash"), square(32, "pad"))
+        for spec in (sized(32, "squash"), sized(32, "pad"))
     ]
     found = compare(paths, wide)
     a, b = (said(path, wide, "onnxruntime", "fp32")[0] for path in paths)
@@ -170,11 +170,11 @@ def test_engines_give_their_fastest(write_tiny: Write, tmp_path: Path, wide: lis
         tmp_path / "three.edgetl", ("ort-fp32", "ov-int8", "ov-fp32"), order=("ov-fp32", "ov-int8")
     )
     found = compare(path, wide, engines=["openvino", "onnxruntime"])
-    assert [side.recipe for side in found.sides] == ["ov-fp32", "ort-fp32"]
+    assert [side.candidate for side in found.sides] == ["ov-fp32", "ort-fp32"]
     assert [side.engine for side in found.sides] == ["openvino", "onnxruntime"]
     for side in found.sides:
         with edgetl.load(path, engine=side.engine) as model:
-            assert side.recipe == model.candidate.name == side.name
+            assert side.candidate == model.candidate.name == side.name
             assert side.engine_version == model.describe().version
 
 
