@@ -3,8 +3,8 @@
     python -m benchmarks.docs [--check]
 
 docs/cli.md comes from the commands' own help; what stands between `<!-- generated: NAME -->` and
-`<!-- end -->` in README.md and docs/*.md comes from benchmarks/results, and docs/bundle.md's tables of
-fields from the structs. No figure is typed by hand.
+`<!-- end -->` in README.md and docs/*.md comes from benchmarks/results, and tables of fields in
+docs/bundle.md come from the structs. No figure is typed by hand.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ UNIONS: dict[Any, Registry[Any]] = {Task: TASKS, Input: INPUTS}
 
 
 def manifest_fields() -> str:
-    """Every struct of a manifest, each with a heading."""
+    """The manifest, then every struct in it under a heading."""
     return _tables(Manifest)
 
 
@@ -51,7 +51,8 @@ def _tables(root: Struct) -> str:
     found: list[Struct] = [root]
     for struct in found:  # grows: breadth first
         found += [each for each in _parts(struct) if each not in found]
-    return "\n".join(_table(struct) for struct in dict.fromkeys(found))
+    tables = [f"### {kind.__name__}\n\n{_table(kind)}" for kind in dict.fromkeys(found[1:])]
+    return "\n".join([_table(root), *tables])
 
 
 def _parts(struct: Struct) -> Iterator[Struct]:
@@ -81,7 +82,6 @@ def _choices(base: Any) -> list[Struct]:
 
 def _table(struct: Struct) -> str:
     lines = [
-        f"### {struct.__name__}\n",
         (inspect.getdoc(struct) or "").partition("\n\n")[0].replace("\n", " ") + "\n",
         "| Field | Type | Default | Meaning |",
         "|---|---|---|---|",
