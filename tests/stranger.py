@@ -153,8 +153,9 @@ def to_rgb(image, wide_colour, depth):
         colours = three(found[..., 0]) if image.mode == "LA" else found[..., :3]
         alpha = found[..., -1]
     elif image.mode == "CMYK":
-        light = 255 - found[..., 3:].astype(int)
-        colours = light - (2 * found[..., :3] * light + 255) // 510
+        ink = found.astype(int)
+        light = 255 - ink[..., 3:]
+        colours = light - (2 * ink[..., :3] * light + 255) // 510
     else:
         raise RefusedError(f"samples of the kind {image.mode}")
     if alpha is not None:
