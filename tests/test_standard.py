@@ -132,7 +132,7 @@ def odd_images() -> dict[str, bytes]:
         "maximum-4095.pgm": b"P5 9 5 4095\n" + wide(45, high=4096).astype(">u2").tobytes(),
         "sixteen.png": encoded(sixteen),
         "sixteen.tif": encoded(sixteen, "TIFF"),
-        "sixteen.pgm": encoded(sixteen, "PPM"),
+        "sixteen.pgm": b"P5 9 5 65535\n" + wide(45).astype(">u2").tobytes(),
         "long.tif": encoded(Image.fromarray(wide(70, 90).astype(np.int32)), "TIFF"),
         "black.png": encoded(Image.fromarray(np.zeros((9, 9), np.uint16))),
         "colour16.png": png16(wide(70, 90, 3), 2),
