@@ -3,7 +3,8 @@
     python -m benchmarks.docs [--check]
 
 docs/cli.md comes from the commands' own help; what stands between `<!-- generated: NAME -->` and
-`<!-- end -->` in README.md and docs/*.md comes from benchmarks/results. No figure is typed by hand.
+`<!-- end -->` in README.md and docs/*.md comes from benchmarks/results, and tables of fields in
+docs/bundle.md come from the structs. No figure is typed by hand.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.common import ROOT, read_rows
+from benchmarks.fields import manifest_fields, measurement_fields
 from edgetl import options
 
 VERBS = (
@@ -303,6 +305,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "tensorrt-api": tensorrt_api,
     "training-step": step,
     "end-to-end": end_to_end,
+    "manifest-fields": manifest_fields,
+    "measurement-fields": measurement_fields,
 }
 
 

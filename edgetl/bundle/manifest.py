@@ -15,15 +15,15 @@ BUNDLE_VERSION = "1.0"
 class Artifact(Record, frozen=True, kw_only=True):
     """One model file inside a bundle, which several candidates may share."""
 
-    path: str
-    size: int
-    sha256: str
+    path: str  # the member that it is
+    size: int  # bytes, those of the member
+    sha256: str  # of these bytes, 64 lower-case hex digits
 
 
 class Calibration(Record, frozen=True, kw_only=True):
     """Which training photos calibrated the quantized candidates."""
 
-    n: int
+    n: int  # how many
     sha256: str  # over the sorted photo hashes
 
 
@@ -31,7 +31,7 @@ class Quantization(Record, frozen=True, kw_only=True):
     """How a candidate came to its integers."""
 
     calibration: str  # the method whose logits were nearest to FP32
-    photos: Calibration | None = None
+    photos: Calibration | None = None  # that calibrated it
     divergence: float | None = None  # mean KL in nats on training photos kept out of calibration
     tried: dict[str, float] = {}  # divergence by calibration method
     kept_float: tuple[str, ...] = ()  # blocks that the search left in floating point
@@ -44,8 +44,8 @@ class Candidate(Record, frozen=True, kw_only=True):
     name: str  # unique in the bundle
     recipe: str  # that it was built by
     variant: str = ""  # of the recipe: "qat", "mixed", …; "" for the recipe as it is
-    engine: str
-    precision: Precision
+    engine: str  # onnxruntime, openvino, tensorrt, or a plug-in's
+    precision: Precision  # of the numbers that most of the network computes with
     arch: tuple[str, ...] = ()  # machines that the files are meant for; empty: any
     min_engine: str = ""  # lowest version of the engine that reads the files
     artifacts: tuple[str, ...]  # member paths, in the order the engine wants them
@@ -53,16 +53,16 @@ class Candidate(Record, frozen=True, kw_only=True):
     split: str = "validation"  # "agreement" where the samples that judge have no labels
     n: int = 0  # samples that judged it
     scores: dict[str, Score] = {}  # by metric, the primary one first; empty without labels
-    settings: Any = None  # of the task, fitted for this candidate
+    settings: Any = None  # the Settings of the task, fitted for this candidate
     regressions: tuple[ClassDrop, ...] = ()  # classes with fewer samples right, worst first
-    quantization: Quantization | None = None
+    quantization: Quantization | None = None  # how an INT8 one came to its integers
     agreement: float | None = None  # share of samples with the FP32 reference's answer
     gate_divergence: float | None = None  # distance from it on the samples that judge
     divergence: float | None = None  # the same on held-out training samples: decides ties
     undecidable: bool = False  # n < 1/max_drop: scores cannot show the permitted drop
     checked_with: str = ""  # engine and version that gave the scores
-    p50_ms: float | None = None
-    p90_ms: float | None = None
+    p50_ms: float | None = None  # median latency of one image, where it was measured
+    p90_ms: float | None = None  # its 90th percentile
     measured_on: str | None = None  # machine fingerprint
     provisional: bool = False  # not measured on a machine that it is for
     rejected: str | None = None  # why the gate refused it
@@ -71,24 +71,24 @@ class Candidate(Record, frozen=True, kw_only=True):
 class Golden(Record, frozen=True, kw_only=True):
     """Members of the self-test: inputs, expected outputs, and one JPEG with its pixels."""
 
-    inputs: str
+    inputs: str  # member: images as the files read them
     outputs: dict[str, dict[str, str]]  # member by output, by candidate
-    jpeg: str
-    pixels: str
+    jpeg: str  # member: a drawn JPEG
+    pixels: str  # member: what the preprocessing makes of it
 
 
 class Provenance(Record, frozen=True, kw_only=True):
     """Where the model came from."""
 
-    edgetl: str
-    created_utc: str
-    data_sha256: str
-    weights: WeightsOrigin
+    edgetl: str  # version that wrote the bundle
+    created_utc: str  # ISO 8601
+    data_sha256: str  # of the run's data.jsonl
+    weights: WeightsOrigin  # where training started
     config: FinetuneConfig | None  # None for a model that was not trained by edgetl
-    versions: dict[str, str]
-    strategy: str
-    max_drop: float
-    test: Evaluation | None = None
+    versions: dict[str, str]  # of packages, by name
+    strategy: str  # what ships: probe, finetune or scratch
+    max_drop: float  # how much of the primary metric a candidate may lose
+    test: Evaluation | None = None  # scores of the FP32 model on the test split
 
 
 class FrontPoint(Record, frozen=True, kw_only=True):
@@ -104,24 +104,24 @@ class FrontPoint(Record, frozen=True, kw_only=True):
 class Manifest(Record, frozen=True, kw_only=True):
     """manifest.json of a bundle. Readers ignore unknown fields within a major version."""
 
-    edgetl_bundle: str
-    name: str
+    edgetl_bundle: str  # version of this format, MAJOR.MINOR
+    name: str  # of the model
     task: Task  # what the outputs mean
     input: Input  # how an image becomes what the network reads
     normalize: Normalize  # applied inside the files; here for the record
     outputs: tuple[Output, ...]  # of every candidate's files
     needs: tuple[str, ...] = ()  # what a reader must know besides; nothing so far
     single_image: bool = False  # the files take one image a run, so that several run in turn
-    targets: tuple[str, ...]
+    targets: tuple[str, ...]  # device profiles that it was exported for
     order: tuple[str, ...]  # candidates, best first, where nothing was measured
     orders: dict[str, tuple[str, ...]] = {}  # the same by processor architecture
-    artifacts: tuple[Artifact, ...]
+    artifacts: tuple[Artifact, ...]  # the model files
     candidates: tuple[Candidate, ...]  # refused ones too, without artifacts
-    chosen: str
-    provisional: bool
-    golden: Golden
-    provenance: Provenance
-    calibration: Calibration | None = None
+    chosen: str  # name of the candidate to run
+    provisional: bool  # the choice was not measured on the device
+    golden: Golden  # the self-test
+    provenance: Provenance  # where the model came from
+    calibration: Calibration | None = None  # photos that calibrated the quantized candidates
     members: tuple[str, ...] = ()  # every other member of the file
 
     def candidate(self, name: str) -> Candidate:

@@ -11,9 +11,9 @@ from edgetl.spec import Record
 class Output(Record, frozen=True, kw_only=True):
     """One output of a network: float32 `(N, *shape)`."""
 
-    name: str
+    name: str  # of the tensor, in every candidate's files
     shape: tuple[int, ...]  # of one image
-    dtype: str = "float32"
+    dtype: str = "float32"  # always float32 so far
 
 
 class Metric(NamedTuple):
@@ -29,8 +29,8 @@ class Metric(NamedTuple):
 class Score(Record, frozen=True, kw_only=True):
     """One metric of a candidate, beside the reference's on the same samples."""
 
-    value: float
-    reference: float
+    value: float  # the candidate's
+    reference: float  # the FP32 model's
     drop: float  # by how much it is worse; negative where it is better
     interval: Interval | None = None  # of the drop: paired, 95 %
 
@@ -38,30 +38,30 @@ class Score(Record, frozen=True, kw_only=True):
 class ClassScore(Record, frozen=True, kw_only=True):
     """Scores of one class on one split."""
 
-    label: str
-    precision: float
-    recall: float
-    f1: float
-    n: int
+    label: str  # the class
+    precision: float  # share of its answers that are right
+    recall: float  # share of its samples that are found
+    f1: float  # harmonic mean of the two
+    n: int  # samples that show it
     average_precision: float | None = None  # where a task ranks samples by class
 
 
 class ClassDrop(Record, frozen=True, kw_only=True):
     """A class of which a candidate has fewer samples right."""
 
-    label: str
+    label: str  # the class
     lost: int  # samples that the reference had right and the candidate has wrong, less the reverse
-    n: int
+    n: int  # samples that show it
 
 
 class Evaluation(Record, frozen=True, kw_only=True):
     """Scores on one set of samples; `confusion[t][p]` counts truth t predicted as p."""
 
     metrics: dict[str, float]  # by name, the primary one first
-    n: int
-    labels: tuple[str, ...] = ()
-    per_class: tuple[ClassScore, ...] = ()
-    confusion: tuple[tuple[int, ...], ...] = ()
+    n: int  # samples
+    labels: tuple[str, ...] = ()  # classes, in the order of the next two
+    per_class: tuple[ClassScore, ...] = ()  # scores by class
+    confusion: tuple[tuple[int, ...], ...] = ()  # samples by true class (rows) and answer (columns)
 
     @property
     def primary(self) -> float:
