@@ -17,7 +17,8 @@ class Registry(Generic[T]):
     """Things by name; each is imported when it is asked for.
 
     Entry points are looked for only when a name is not edgetl's own, as reading the metadata of all
-    packages takes long. A plug-in that cannot be imported is logged once and left out.
+    packages takes long. A plug-in that cannot be imported, or whose name is taken, is logged once
+    and left out.
     """
 
     def __init__(self, kind: str, group: str, own: dict[str, str]) -> None:
@@ -37,6 +38,10 @@ class Registry(Generic[T]):
             raise UnknownNameError(self.kind, name, self.names(), listing="edgetl doctor")
         return self._found[name]
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a thing of that name."""
+        return isinstance(name, str) and (name in self.own or name in self._plugins())
+
     def names(self) -> tuple[str, ...]:
         """All names, edgetl's own first."""
         return (*self.own, *self._plugins())
@@ -55,8 +60,8 @@ class Registry(Generic[T]):
         for point in importlib.metadata.entry_points(group=self.group):
             home = point.dist.name if point.dist else point.value
             try:
-                if point.name in self.own:
-                    raise ImportError(f"edgetl has a {self.kind} of that name")
+                if point.name in self.own or point.name in found:
+                    raise ImportError("the name is taken")
                 found[point.name] = point.load()
             except Exception as error:  # whatever a stranger's module raises
                 log.warning("%s '%s' of %s is left out: %s", self.kind, point.name, home, error)

@@ -37,9 +37,8 @@ def chosen(kind: type[Options], given: dict[str, Any]) -> Options:
         value = given.pop(field.name)
         if isinstance(field.default, bool):  # a switch says the opposite of its default
             value = not field.default if value else None
-        known = field.option.known
-        if known and value is not None and value not in known():
-            among = ", ".join(map(repr, known()))
+        if value is not None and not field.knows(value):
+            among = ", ".join(map(repr, field.known()))
             raise Refusal(f"Invalid value for '{field.flags[0]}': {value!r} is not one of {among}.")
         if value not in (None, []):
             spelled = (choice for choice in field.choices if str(choice) == value)
@@ -88,7 +87,8 @@ def _option(field: Field) -> Any:
     plain = default is not msgspec.NODEFAULT and not isinstance(default, bool)
     words = option.default or (str(default) if plain and default not in (None, "", ()) else "")
     notes = "; ".join(filter(None, (words and f"default: {words}", option.range)))
-    among = f" One of {', '.join(option.known())}." if option.known else ""
+    # a plug-in's are not looked for until one is named, or every command would start later
+    among = f" One of {', '.join((default, *option.known.own))}." if option.known else ""
     text = f"{option.help}{among} [{notes}]" if notes else option.help + among
     if default is msgspec.NODEFAULT:
         text += " [required]"

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 import msgspec
 
 from edgetl.errors import UsageError
+from edgetl.registry import Registry
 from edgetl.spec import Strict
 
 Self = TypeVar("Self", bound="Options")
@@ -45,7 +46,7 @@ class Option(NamedTuple):
     high: float = math.inf
     step: int = 0  # values are multiples of it
     unit: str = ""
-    known: Callable[[], tuple[str, ...]] | None = None  # what may be named, where plug-ins add
+    known: Registry[Any] | None = None  # what may be named beside the default; plug-ins add to it
 
     @property
     def range(self) -> str:
@@ -66,6 +67,15 @@ class Field(NamedTuple):
     keys: tuple[str, ...]  # in a --config file: `--max-drop` is max_drop, `--no-flip` is flip
     choices: tuple[Any, ...]  # of a Literal
 
+    def knows(self, value: Any) -> bool:
+        """Whether a value that names something registered names what there is."""
+        registry = self.option.known
+        return registry is None or value == self.default or value in registry
+
+    def known(self) -> tuple[str, ...]:
+        """What such a value may be."""
+        return (self.default, *self.option.known.names()) if self.option.known else ()
+
     def read(self, value: Any) -> Any:
         """The value as the struct holds it: a path as text, a text form as what it means.
 
@@ -75,8 +85,8 @@ class Field(NamedTuple):
         option, flag = self.option, self.flags[0]
         if option.parse and isinstance(value, str):
             value = option.parse(flag, value)
-        if option.known and value not in option.known():
-            among = ", ".join(option.known())
+        if not self.knows(value):
+            among = ", ".join(self.known())
             raise UsageError(f"{flag} {value} is not possible.", fix=f"choose among {among}.")
         try:
             read = msgspec.convert(value, self.type)
