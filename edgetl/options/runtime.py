@@ -76,7 +76,7 @@ class CompareOptions(Options, frozen=True, kw_only=True):
     engines: Annotated[
         tuple[str, ...],
         Option(
-            "Compare each bundle's fastest of these, as onnxruntime,openvino.",
+            "Compare each bundle's fastest of these, as ENGINE,ENGINE.",
             metavar="<names>",
             parse=names,
         ),

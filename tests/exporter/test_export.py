@@ -236,7 +236,7 @@ def test_a_baseline_that_fails_ships_nothing(
     trained: Path, tmp_path: Path, spoil: Callable[[str], None]
 ) -> None:
     spoil("fp32")
-    with pytest.raises(GateError, match="ONNX Runtime fp32, which every bundle carries"):
+    with pytest.raises(GateError, match="ort-fp32, which every bundle carries"):
         edgetl.export(trained, target="cpu", out=tmp_path / "x.edgetl", engine="onnxruntime")
     assert not list(tmp_path.iterdir())
 
