@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgetl.exporter.onnx.checks import INPUT
-from edgetl.spec import Precision, str
+from edgetl.spec import Precision
 from edgetl.telemetry import quiet, silence
 
 

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from edgetl.errors import UnknownNameError, UsageError
-from edgetl.recipes import all_recipes, check_recipe, find_recipe, packaged, parse_toml
+from edgetl.exporter.backends import check_recipe
+from edgetl.recipes import all_recipes, find_recipe, packaged, parse_toml
 from edgetl.spec import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,10 +28,8 @@ from edgetl.spec import Strict
 Self = TypeVar("Self", bound="Options")
 Run = TypeVar("Run", bound=Callable[..., Any])
 
-KEYWORDS = (
-    "Options are given by the names of the fields of edgetl.options.{}, or as one such struct by "
-    "`options`, which those given by name change."
-)
+KEYWORDS = """Options are keywords, by the names of the fields of edgetl.options.{0}, or one
+such struct in `options`, which the keywords change."""
 
 
 class Option(NamedTuple):
@@ -55,6 +53,12 @@ class Option(NamedTuple):
         steps = f", a multiple of {self.step}" if self.step else ""
         return "" if self.low == -math.inf else f"{self.low:g}{upto}{steps}"
 
+    def admits(self, value: Any) -> bool:
+        """Whether a number is possible; NaN never is."""
+        if not isinstance(value, (int, float)):
+            return True
+        return self.low <= value <= self.high and not (self.step and value % self.step)
+
 
 class Field(NamedTuple):
     """One option of a struct, and how it is written elsewhere."""
@@ -65,16 +69,18 @@ class Field(NamedTuple):
     option: Option
     flags: tuple[str, ...]  # on a command line; messages have the first
     keys: tuple[str, ...]  # in a --config file: `--max-drop` is max_drop, `--no-flip` is flip
-    choices: tuple[Any, ...]  # of a Literal
+    literals: tuple[Any, ...]  # the values of a Literal
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values there are, where they can be listed."""
+        known = self.option.known
+        return (self.default, *known.names()) if known else self.literals
 
     def knows(self, value: Any) -> bool:
-        """Whether a value that names something registered names what there is."""
-        registry = self.option.known
-        return registry is None or value == self.default or value in registry
-
-    def known(self) -> tuple[str, ...]:
-        """What such a value may be."""
-        return (self.default, *self.option.known.names()) if self.option.known else ()
+        """Whether a value names what is registered, which is not listed for it."""
+        known = self.option.known
+        return known is not None and (value == self.default or value in known)
 
     def read(self, value: Any) -> Any:
         """The value as the struct holds it: a path as text, a text form as what it means.
@@ -85,21 +91,20 @@ class Field(NamedTuple):
         option, flag = self.option, self.flags[0]
         if option.parse and isinstance(value, str):
             value = option.parse(flag, value)
-        if not self.knows(value):
-            among = ", ".join(self.known())
-            raise UsageError(f"{flag} {value} is not possible.", fix=f"choose among {among}.")
+        if self.knows(value):
+            return value
+        choices = self.choices
         try:
             read = msgspec.convert(value, self.type)
-            if not isinstance(read, (int, float)) or (
-                option.low <= read <= option.high and not (option.step and read % option.step)
-            ):
+            if (read is None or read in choices) if choices else option.admits(read):
                 return read
             wanted = option.range
         except msgspec.ValidationError as error:
             wanted = option.range or str(error)
-        if self.choices:
-            wanted = f"among {', '.join(map(str, self.choices))}"
-        raise UsageError(f"{flag} {value} is not possible.", fix=f"choose {wanted}.")
+        if choices:
+            wanted = f"among {', '.join(map(str, choices))}"
+        shown = value if choices else repr(value)  # '224', a text, is not 224
+        raise UsageError(f"{flag} {shown} is not possible.", fix=f"choose {wanted}.")
 
 
 class Options(Strict, frozen=True, kw_only=True):
@@ -132,9 +137,9 @@ def fields(kind: type[Options]) -> tuple[Field, ...]:
             flags = option.flags or (f"--{name.replace('_', '-')}",)
             plain = (flag.removeprefix("--").removeprefix("no-") for flag in flags)
             keys = tuple(key.replace("-", "_") for key in plain)
-            literals = (part for part in (hint, *get_args(hint)) if get_origin(part) is Literal)
-            choices = tuple(choice for part in literals for choice in get_args(part))
-            found.append(Field(name, hint, known[name].default, option, flags, keys, choices))
+            parts = (part for part in (hint, *get_args(hint)) if get_origin(part) is Literal)
+            literals = tuple(choice for part in parts for choice in get_args(part))
+            found.append(Field(name, hint, known[name].default, option, flags, keys, literals))
     return tuple(found)
 
 
@@ -154,7 +159,7 @@ def takes(kind: type[Options]) -> Callable[[Run], Run]:
             for field in fields(kind)
         ]
         run.__signature__ = signature.replace(parameters=[*kept, *shown])  # type: ignore[attr-defined]
-        run.__doc__ = f"{run.__doc__ or ''}\n{KEYWORDS.format(kind.__name__)}"
+        run.__doc__ = f"{inspect.getdoc(run) or ''}\n\n{KEYWORDS.format(kind.__name__)}"
         return run
 
     return show

@@ -6,7 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 
-from edgetl.engines import NAMES
+from edgetl.engines import ENGINES
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -18,7 +18,7 @@ def test_json_has_machine_and_parts(cli: Cli) -> None:
     assert found["machine"]["cores"] >= 1
     assert found["machine"]["fingerprint"]
     parts = {part["name"]: part for part in found["parts"]}
-    assert parts.keys() >= {"python", "numpy", "torch", *NAMES, "cache"}
+    assert parts.keys() >= {"python", "numpy", "torch", *ENGINES.own, "cache"}
     assert all(part["version"] or part["fix"] for part in parts.values())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import edgetl
-from edgetl.engines import NAMES, Options, check_settings, find_engine, openvino, ready_engine
+from edgetl.engines import ENGINES, Options, check_settings, find_engine, openvino, ready_engine
 from edgetl.engines.base import SIZES, Recent
 from edgetl.errors import EngineError, EngineMissingError
 from edgetl.recipes import all_recipes
@@ -65,7 +65,9 @@ NEEDED: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "key"), [(name, key) for name in NAMES for key in HOSTILE[name]])
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name in ENGINES.own for key in HOSTILE[name]]
+)
 def test_options_that_no_recipe_uses_are_refused(
     name: Any,
     key: str,
@@ -113,12 +115,12 @@ def test_values_that_no_option_has_are_refused(name: Any, session: dict[str, str
 
 
 def test_every_packaged_recipe_keeps_to_what_may_be_set() -> None:
-    used: dict[str, set[str]] = {name: set() for name in NAMES}
+    used: dict[str, set[str]] = {name: set() for name in ENGINES.own}
     for stated in all_recipes().values():
         check_settings(stated.engine, stated.session)
         used[stated.engine] |= set(stated.session)
     optional = {"external_tactics", "graph"}  # of TensorRT: for recipes of one's own
-    for name in NAMES:
+    for name in ENGINES.own:
         assert set(find_engine(name).SETTABLE) - optional == used[name]
 
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgetl.engines import NAMES, Options, find_engine, openvino, ready_engine
+from edgetl.engines import ENGINES, Options, find_engine, openvino, ready_engine
 from edgetl.engines.base import unloadable
 from edgetl.errors import EngineError, EngineMissingError
 from edgetl.exporter.candidates import Built
@@ -348,7 +348,7 @@ def test_openvino_bf16_needs_the_processor(monkeypatch: pytest.MonkeyPatch) -> N
 # --- engines that are not here ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ENGINES.own)
 def test_an_engine_not_installed_says_how_to_get_it(
     name: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,7 +358,7 @@ def test_an_engine_not_installed_says_how_to_get_it(
     assert "install" in error.value.fix
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ENGINES.own)
 def test_an_engine_that_cannot_be_imported_says_so(
     name: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

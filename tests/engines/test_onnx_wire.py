@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgetl.engines import NAMES, Options, find_engine, onnx_wire
+from edgetl.engines import ENGINES, Options, find_engine, onnx_wire
 from edgetl.engines.onnx_wire import DATA_LOCATION, EXTERNAL_DATA, HOLDERS, check_sealed
 from edgetl.errors import EngineError
 from edgetl.exporter.candidates import Built
@@ -181,7 +181,7 @@ def test_deep_nesting_ends() -> None:
     check_sealed(bytes([0x3A]) + length + data)
 
 
-@pytest.mark.parametrize("engine", NAMES)
+@pytest.mark.parametrize("engine", ENGINES.own)
 @pytest.mark.parametrize("place", ["beside", "elsewhere"])
 def test_no_engine_reads_another_file(
     engine: Any, place: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

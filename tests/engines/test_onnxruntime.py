@@ -80,7 +80,8 @@ def test_quantizers_are_computed_as_they_stand_for_others(tiny: Tiny, tiny_image
 
     (data,) = tiny("trt-int8-weak").files.values()
     options = Options(precision="int8")
-    unfused = onnxruntime.open_unfused((data,), options)
+    asked = Options(precision="int8", session={"qdq": "unfused"})
+    unfused = onnxruntime.open((data,), asked)
     assert entry(unfused, "session.disable_quant_qdq") == "1"
     assert entry(onnxruntime.open((data,), options), "session.disable_quant_qdq") is None
     config = vendor.SessionOptions()

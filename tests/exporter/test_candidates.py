@@ -13,13 +13,12 @@ import pytest
 
 from edgetl.engines import find_engine
 from edgetl.errors import EngineError, UsageError
+from edgetl.exporter.backends import backend_of
+from edgetl.exporter.backends.base import CANONICAL
 from edgetl.exporter.candidates import (
-    CANONICAL,
     Built,
     build,
     candidate_outputs,
-    proxy_engine,
-    proxy_session,
     renamed,
     why,
 )
@@ -92,10 +91,11 @@ def test_the_files_of_each_recipe(
     if "dla" in recipe:
         kinds = {n.op_type for n in onnx.load_model_from_string(built.files[files[0]]).graph.node}
         assert "GlobalAveragePool" not in kinds
-    # what TensorRT's FP16 flag amounts to is rehearsed here, and not shipped
-    assert (built.proxy_model is not None) == (stated.form == "trt-weak")
-    if built.proxy_model is not None:
-        check_fp16(built.proxy_model)
+    # what TensorRT's FP16 flag amounts to is scored here, and not shipped
+    run = backend_of(stated).proxy_files(stated, built.files)
+    assert (run != tuple(built.files.values())) == (stated.form == "trt-weak")
+    if stated.form == "trt-weak":
+        check_fp16(run[0])
     assert (built.quantization is not None) == (stated.precision == "int8")
 
 
@@ -127,14 +127,16 @@ def test_every_candidate_stays_close_to_the_reference(
     context: BuildContext,
 ) -> None:
     built = made(recipe)
-    reason = find_engine(proxy_engine(built.recipe)).missing(proxy_session(built.recipe))
+    proxy = backend_of(built.recipe).proxy(built.recipe)
+    reason = find_engine(proxy.engine).missing(proxy.session)
     if reason is not None:
-        pytest.skip(reason)
-    reference = context.source.reference(images)
-    logits, used = candidate_outputs(built, images)
+        pytest.skip(str(reason))
+    reference = context.source.reference(images)["logits"]
+    (outputs,), used = candidate_outputs(built, [images])
+    logits = outputs["logits"]
     assert logits.dtype == np.float32
     assert logits.shape == reference.shape
-    assert used.startswith(proxy_engine(built.recipe))
+    assert used.startswith(proxy.engine)
     assert (logits.argmax(axis=1) == reference.argmax(axis=1)).mean() >= least
     assert np.abs(logits - reference).max() <= range_share * np.ptp(reference)
 
@@ -166,9 +168,9 @@ def test_the_calibration_that_is_nearest_to_fp32_is_kept(
     for path, data in alone.files.items():  # OpenVINO numbers operations anew in each .xml
         assert path.endswith(".xml") or data == built.files[path]
     held_out, reference = context.held_out()
-    assert divergence(reference, candidate_outputs(alone, held_out)[0]) == pytest.approx(
-        found.divergence
-    )
+    (outputs,), _ = candidate_outputs(alone, [held_out])
+    apart = divergence(reference["logits"], outputs["logits"])
+    assert apart == pytest.approx(found.divergence)
 
 
 def test_one_method_alone_is_not_compared(context: BuildContext) -> None:
@@ -213,40 +215,39 @@ def test_nodes_are_kept_in_floating_point(name: str, context: BuildContext, imag
     mixed = build(recipe, context, frozenset(layers[: len(layers) // 2]))
     assert mixed.files.keys() == whole.files.keys()
     assert mixed.files != whole.files
-    reference = context.source.reference(images)
-    apart = [np.abs(candidate_outputs(b, images)[0] - reference).mean() for b in (whole, mixed)]
+    reference = context.source.reference(images)["logits"]
+    found = [candidate_outputs(b, [images])[0][0]["logits"] for b in (whole, mixed)]
+    apart = [np.abs(logits - reference).mean() for logits in found]
     assert apart[1] < apart[0]
-
-
-def test_a_float_form_with_integers_is_refused(context: BuildContext) -> None:
-    recipe = msgspec.structs.replace(find_recipe("ort-int8"), form="float")
-    with pytest.raises(UsageError, match="its form 'float' has no integers"):
-        build(recipe, context)
 
 
 # --- names ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", ["ort-int8", "ov-int8", "trt-fp16-weak"])
-def test_a_candidate_is_renamed_with_its_files(recipe: str, made: Callable[[str], Built]) -> None:
+@pytest.mark.parametrize("recipe", ["ort-int8", "ov-int8"])
+def test_a_variant_is_renamed_with_its_files(recipe: str, made: Callable[[str], Built]) -> None:
     built = made(recipe)
-    other = renamed(built, "new", built.quantization)
-    assert other.recipe == msgspec.structs.replace(built.recipe, name="new")
+    other = renamed(built, "new", trained=True)
+    assert other.recipe == built.recipe
     assert list(other.files.values()) == list(built.files.values())
     expected = [path.replace(f"models/{recipe}.", "models/new.") for path in built.files]
-    assert list(other.files) == expected  # the baseline's file keeps its name
-    assert other.proxy_model == built.proxy_model
+    assert list(other.files) == expected
+    assert other.quantization is not None
+    assert other.quantization.trained
 
 
 def test_tensorrt_is_scored_by_onnx_runtime_and_others_by_themselves() -> None:
-    assert proxy_engine(find_recipe("trt-fp16-strong")) == "onnxruntime"
-    assert proxy_engine(find_recipe("ort-fp32")) == "onnxruntime"
-    assert proxy_engine(find_recipe("ov-int8")) == "openvino"
-    assert proxy_session(find_recipe("trt-fp16-strong")) == {}
-    assert proxy_session(find_recipe("trt-int8-weak")) == {}
-    assert proxy_session(find_recipe("ov-bf16")) == find_recipe("ov-bf16").session
+    def proxy(name: str) -> tuple[str, dict[str, str]]:
+        found = backend_of(find_recipe(name)).proxy(find_recipe(name))
+        return found.engine, found.session
+
+    assert proxy("trt-fp16-strong") == ("onnxruntime", {})
+    assert proxy("trt-int8-weak") == ("onnxruntime", {"qdq": "unfused"})
+    assert proxy("ort-fp32") == ("onnxruntime", {})
+    for name in ("ov-bf16", "ov-int8"):
+        assert proxy(name) == ("openvino", find_recipe(name).session)
     for name in ("ov-gpu-fp16", "ov-npu-int8"):  # on the CPU, in FP32
-        assert proxy_session(find_recipe(name)) == {"INFERENCE_PRECISION_HINT": "f32"}
+        assert proxy(name) == ("openvino", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def test_a_reason_is_one_line() -> None:

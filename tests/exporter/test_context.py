@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,6 +13,8 @@ from edgetl.exporter import context as materials
 from edgetl.exporter.context import HELD_OUT, BuildContext
 from edgetl.exporter.onnx.checks import NORMALIZED
 from edgetl.exporter.quantize.calibration import float_tensors
+from edgetl.recipes import find_recipe
+from edgetl.spec import Recipe
 from tests.exporter import small
 
 
@@ -56,8 +59,14 @@ def test_held_out_photos_come_with_their_answers(made: BuildContext, source: Any
     images, logits = made.held_out()
     assert len(images) == HELD_OUT
     np.testing.assert_array_equal(images, source.held[:HELD_OUT])
-    np.testing.assert_array_equal(logits, small.run(small.canonical(), images))
+    np.testing.assert_array_equal(logits["logits"], small.run(small.canonical(), images))
     assert made.held_out()[1] is logits
+
+
+def recipe(count: int, *methods: Any) -> Recipe:
+    """An INT8 recipe of so many photos and these methods."""
+    stated = find_recipe("ort-int8")
+    return msgspec.structs.replace(stated, calibration_images=count, calibration=methods)
 
 
 def test_ranges_are_computed_once(
@@ -70,14 +79,14 @@ def test_ranges_are_computed_once(
         return real(*arguments, **options)
 
     monkeypatch.setattr(materials, "activation_ranges", counted)
-    found = made.ranges(8, ("minmax", "percentile"))
-    assert made.ranges(8, ("percentile", "minmax", "minmax")) is found
+    found = made.ranges_of(recipe(8, "minmax", "percentile"))
+    assert made.ranges_of(recipe(8, "percentile", "minmax", "minmax")) is found
     assert set(found) == {"minmax", "percentile"}
     assert list(found["minmax"]) == float_tensors(small.canonical())
     for low, high in found["minmax"].values():
         assert low <= 0 <= high
         assert high > low
-    made.ranges(16, ("minmax",))
+    made.ranges_of(recipe(16, "minmax"))
     assert calls == [("minmax", "percentile"), ("minmax",)]
 
 
@@ -92,9 +101,8 @@ def test_trained_material_shares_photos_and_nothing_else(made: BuildContext, sou
     assert other.calibrate(8)[1].n == 8
     assert "Relu_1_0" in float_tensors(other.canonical)
     assert other.canonical == small.canonical(blocks=1)
-    found = other.ranges(8, ("percentile", "minmax"))
-    plain = BuildContext(source, other.canonical).ranges(8, ("minmax",))
-    assert found["minmax"] == plain["minmax"] | {"Relu_1_0": (-1.0, 2.0)}
-    assert found["percentile"]["Relu_1_0"] == (-1.0, 2.0)
+    found = other.ranges_of(recipe(8, "percentile", "minmax"))  # trained with one of them
+    plain = BuildContext(source, other.canonical).ranges_of(recipe(8, "minmax"))
+    assert found == {"minmax": plain["minmax"] | {"Relu_1_0": (-1.0, 2.0)}}
     assert other.trained == {"Relu_1_0": (-1.0, 2.0)}  # nothing but 0 is no range
     assert made.trained == {}

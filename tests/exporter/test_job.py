@@ -18,7 +18,8 @@ from edgetl.bundle import open_bundle
 from edgetl.bundle.manifest import Candidate
 from edgetl.errors import EngineError
 from edgetl.exporter import job as module
-from edgetl.exporter.candidates import CANONICAL, Built, build, candidate_outputs
+from edgetl.exporter.backends.base import CANONICAL
+from edgetl.exporter.candidates import Built, build, candidate_outputs
 from edgetl.exporter.job import ExportJob
 from edgetl.exporter.plan import plan
 from edgetl.machine import this_machine
@@ -38,9 +39,9 @@ def make(tiny_source: Any, tmp_path: Path) -> Callable[..., ExportJob]:
     return job
 
 
-def candidate(recipe: str, p50: float | None, **changes: Any) -> Candidate:
+def candidate(name: str, p50: float | None, **changes: Any) -> Candidate:
     stated = {"engine": "onnxruntime", "precision": "fp32", "artifacts": (), "p50_ms": p50}
-    return Candidate(recipe=recipe, **stated | changes)
+    return Candidate(name=name, recipe=name, **stated | changes)
 
 
 def holding(job: ExportJob, *candidates: Candidate) -> ExportJob:
@@ -126,7 +127,7 @@ def test_recipes_become_candidates(make: Callable[..., ExportJob]) -> None:
         assert f"building {name}" in said
         assert f"checking {name}" in said
         assert (found.quantization is not None) == (recipe.precision == "int8")
-        assert job.expected[name].shape == (len(job.golden), 3)
+        assert job.expected[name]["logits"].shape == (len(job.golden), 3)
 
 
 def test_what_cannot_be_built_is_a_refused_candidate(make: Callable[..., ExportJob]) -> None:
@@ -137,7 +138,7 @@ def test_what_cannot_be_built_is_a_refused_candidate(make: Callable[..., ExportJ
 
     job.attempt(find_recipe("ort-int8"), fail, job.context)
     assert job.candidates["ort-int8"].rejected == "It broke (mend it)"
-    assert job.candidates["ort-int8"].accuracy is None
+    assert job.candidates["ort-int8"].scores == {}
     assert job.passed == []
     assert "ort-int8" not in job.built
 
@@ -237,12 +238,12 @@ def test_a_bundle_holds_no_photo(
     with open_bundle(tmp_path / "b.edgetl") as opened:
         golden = opened.manifest.golden
         inputs = np.load(io.BytesIO(opened.read(golden.inputs)))
-        expected = np.load(io.BytesIO(opened.read(golden.logits["ort-fp32"])))
+        expected = np.load(io.BytesIO(opened.read(golden.outputs["ort-fp32"]["logits"])))
     assert inputs[0].tobytes() in data
     assert not any(photo.tobytes() in data for photo in tiny_source.images)
     far = np.abs(inputs[:, np.newaxis].astype(int) - tiny_source.images).mean(axis=(2, 3, 4))
     assert far.min() > 20
-    np.testing.assert_allclose(expected, tiny_source.reference(inputs), atol=1e-5)
+    np.testing.assert_allclose(expected, tiny_source.reference(inputs)["logits"], atol=1e-5)
 
 
 def test_a_candidate_that_fails_on_drawings_is_refused(
@@ -251,10 +252,10 @@ def test_a_candidate_that_fails_on_drawings_is_refused(
     """Right on every photo, but its self-test could never pass."""
     job = make("cpu", engine="onnxruntime")
 
-    def broken(built: Built, images: Any) -> tuple[Any, str]:
-        logits, used = candidate_outputs(built, images)
-        logits[-1] = np.nan
-        return logits, used
+    def broken(built: Built, blocks: Any) -> tuple[Any, str]:
+        outputs, used = candidate_outputs(built, blocks)
+        outputs[-1]["logits"][-1] = np.nan
+        return outputs, used
 
     monkeypatch.setattr(module, "candidate_outputs", broken)
     job.try_recipes([find_recipe("ort-fp32")])

@@ -88,14 +88,12 @@ def test_every_candidate_runs_any_number(exported: Export) -> None:
             if candidate.engine == "tensorrt" or candidate.rejected is not None:
                 continue
             session, ran = open_session(bundle, candidate), ran + 1
-            out = np.empty((5, 3), np.float32)
-            assert session.run(images, out)["logits"] is out
+            out = session.run(images)["logits"]
+            assert out.shape == (5, 3)
             assert np.abs(out - wanted).max() < 0.25 * np.ptp(wanted), candidate.name
             assert np.array_equal(session.run(images[3:4])["logits"], out[3:4])
             with pytest.raises(EngineError, match="reads uint8 images"):
                 session.run(images[:0])["logits"]
-            with pytest.raises(EngineError, match="out must be"):
-                session.run(images, out[:4])["logits"]
             session.close()
     assert ran >= 3
     assert {c.engine for c in exported.candidates if c.rejected is None} >= {

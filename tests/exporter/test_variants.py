@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from edgetl.bundle.manifest import Candidate
 from edgetl.errors import EngineError
 from edgetl.exporter import variants as improve
+from edgetl.exporter.backends import backend_of
 from edgetl.exporter.job import ExportJob
 from edgetl.exporter.plan import plan
 from edgetl.exporter.quantize.qat import train as qat
@@ -143,9 +144,9 @@ def test_the_coarser_rounding_is_trained_for(
 
 def test_how_an_engine_rounds_activations() -> None:
     plain = msgspec.structs.replace(find_recipe("ov-int8"), preset="")
-    assert improve._rounding(plain) == "signed"  # as NNCF takes it
+    assert backend_of(plain).rounding(plain) == "signed"  # as NNCF takes it
     rounding = {
-        name: improve._rounding(find_recipe(name))
+        name: backend_of(find_recipe(name)).rounding(find_recipe(name))
         for name in ("ort-int8", "ort-int8-arm", "ov-int8", "ov-int8-symmetric", "trt-int8-weak")
     }
     assert rounding == {

@@ -23,6 +23,7 @@ from edgetl.errors import UsageError
 from edgetl.inputs.decode import DEPTHS
 from edgetl.options import Option, Options, fields, takes
 from edgetl.options.runtime import names
+from edgetl.registry import Registry
 
 
 class SliceOptions(Options, frozen=True, kw_only=True):
@@ -171,7 +172,7 @@ def test_what_is_stored_has_the_field_and_ignores_later_ones() -> None:
     assert stored.keys() == {*given, "loaf"}
     assert msgspec.convert(stored | {"later": 1}, SliceConfig).thickness == 3.0
     with pytest.raises(msgspec.ValidationError, match="later"):
-        msgspec.convert(stored | {"later": 1}, SliceOptions)
+        msgspec.convert(given | {"later": 1}, SliceOptions)
 
 
 KINDS = [kind for kind in vars(options).values() if isinstance(kind, type)]
@@ -235,3 +236,23 @@ def test_a_file_holds_any_options(tmp_path_factory: pytest.TempPathFactory, valu
     path.write_text("".join(lines), encoding="utf-8")
     found = from_file(SliceOptions, path)
     assert found == {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+# --- names that plug-ins add ------------------------------------------------------------------
+
+BREADS: Registry[object] = Registry("bread", "tests.breads", {"spelt": "json"})
+
+
+class ShopOptions(Options, frozen=True, kw_only=True):
+    bread: Annotated[str, Option("On the shelf.", known=BREADS)] = "rye"
+
+
+def test_a_name_may_be_added_later() -> None:
+    with pytest.raises(UsageError, match="--bread corn is not possible") as error:
+        ShopOptions.of(None, {"bread": "corn"})
+    assert error.value.fix == "choose among rye, spelt."
+    BREADS.own["corn"] = "json"
+    try:
+        assert ShopOptions.of(None, {"bread": "corn"}).bread == "corn"
+    finally:
+        del BREADS.own["corn"]

@@ -43,12 +43,13 @@ def test_photos_where_they_were(trained: Path, shapes: Path) -> None:
     chosen = photos.of("validation")
     assert record.validation is not None
     assert len(chosen) == record.validation.n
-    images = photos.pixels(chosen)
+    images, geometries = photos.read(chosen)
     assert images.shape == (9, 48, 48, 3)
     np.testing.assert_array_equal(
         images[4], pixels((shapes / chosen[4].path).read_bytes(), record.input)
     )
-    assert [record.task.labels[i] for i in photos.truth(chosen)] == [p.label for p in chosen]
+    truth = record.task.targets(chosen, geometries)
+    assert [record.task.labels[i] for i in truth] == [p.label for p in chosen]
 
 
 def test_moved_photos_are_found_by_path(run: Path, data: Path) -> None:
@@ -64,7 +65,7 @@ def test_moved_photos_are_found_by_content(run: Path, data: Path, tmp_path: Path
     (heap / "notes.txt").write_text("not a photo")
     photos = RunPhotos(run, astray(run), str(tmp_path / "heap"))
     for split in ("train", "validation"):
-        photos.pixels(photos.of(split))
+        photos.read(photos.of(split))
 
 
 def test_a_picture_that_is_in_the_run_twice_is_found_for_both(run: Path, data: Path) -> None:
@@ -110,7 +111,7 @@ def test_a_changed_photo_is_refused_by_name(run: Path, data: Path) -> None:
     victim = data / chosen[1].path
     shutil.copy(data / chosen[2].path, victim)
     with pytest.raises(DataError, match="is not the photo that the run was trained with") as got:
-        photos.pixels(chosen)
+        photos.read(chosen)
     assert str(victim) in got.value.message
 
 

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from edgetl.engines import NAMES, find_engine
+from edgetl.engines import ENGINES, find_engine
 from edgetl.runtime import doctor
 from edgetl.runtime.doctor import PACKAGES, examine
 
 
 def test_everything_is_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {part.name: part for part in examine()}
-    assert parts.keys() == {"python", *PACKAGES, *NAMES, "EDGETL_WEIGHTS", "cache"}
+    assert parts.keys() == {"python", *PACKAGES, *ENGINES.own, "EDGETL_WEIGHTS", "cache"}
     for part in parts.values():
         assert part.purpose
         assert bool(part.fix) == (part.version is None)
     assert parts["numpy"].version == importlib.metadata.version("numpy")
-    for name in NAMES:
+    for name in ENGINES.own:
         assert (parts[name].version is None) == (find_engine(name).missing() is not None)
 
 
@@ -35,7 +35,7 @@ def test_what_is_missing_comes_with_the_command(monkeypatch: pytest.MonkeyPatch)
     assert parts["numpy"].fix == "pip install edgetl"
     assert "pip install 'edgetl[onnxruntime]'" in parts["onnxruntime"].fix
     assert "JetPack" in parts["tensorrt"].fix
-    assert all(parts[name].version is None for name in (*PACKAGES, *NAMES))
+    assert all(parts[name].version is None for name in (*PACKAGES, *ENGINES.own))
 
 
 def test_an_engine_under_another_package_name_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

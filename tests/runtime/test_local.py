@@ -180,10 +180,10 @@ def test_a_median_among_scattered_times_is_unstable(
 
 
 def test_versions_are_those_that_the_engines_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgetl.engines import NAMES, find_engine
+    from edgetl.engines import ENGINES, find_engine
 
     monkeypatch.undo()
-    for name in NAMES:
+    for name in ENGINES.own:
         engine = find_engine(name)
         if engine.missing() is None:
             assert engine_version(name) == engine.version()

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +156,9 @@ def test_photos_that_a_run_was_trained_on_are_counted(
     assert not caplog.text
 
 
-@pytest.mark.parametrize("option", ["engine", "precision", "candidate"])
-def test_a_run_has_no_engines(trained: Path, shapes: Path, option: str) -> None:
+@pytest.mark.parametrize(
+    "options", [{"engine": "openvino"}, {"precision": "int8"}, {"candidate": "x"}, {"threads": 1}]
+)
+def test_a_run_has_no_engines(trained: Path, shapes: Path, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="is a run, which PyTorch runs"):
-        edgetl.evaluate(trained, shapes, **{option: "int8"})  # type: ignore[arg-type]
+        edgetl.evaluate(trained, shapes, **options)

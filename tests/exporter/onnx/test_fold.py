@@ -255,7 +255,7 @@ def test_another_quantization_of_the_pixels_is_left(
 def test_other_files_are_left(tmp_path: Path) -> None:
     canonical = small.canonical()
     made = small.context()
-    ranges: Any = made.ranges(16, ("minmax",))["minmax"]
+    ranges: Any = made.ranges_of(msgspec.structs.replace(UINT8, calibration=("minmax",)))["minmax"]
     for data in (canonical, folded(canonical)[0], trt_qdq(canonical, ranges, strong=False)):
         assert read_pixels_directly(data) == data
 

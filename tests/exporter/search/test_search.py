@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edgetl.engines import find_engine
 from edgetl.errors import EngineError
+from edgetl.exporter.backends import backend_of
 from edgetl.exporter.candidates import build
 from edgetl.exporter.context import BuildContext
 from edgetl.exporter.onnx.checks import parse_onnx
@@ -25,11 +26,9 @@ from edgetl.exporter.search.search import (
     Search,
     Trial,
     finalists,
-    hints,
     open_built,
     pareto,
     time_ratio,
-    with_hint,
 )
 from edgetl.machine import this_machine
 from edgetl.progress import Interrupt
@@ -329,13 +328,15 @@ def test_logits_that_are_not_finite_are_kept_as_such(
 
 
 def test_hints() -> None:
-    assert hints(RECIPE) == ("",)
+    backend = backend_of(RECIPE)
+    assert (backend.hints(RECIPE), backend.hint(RECIPE)) == (("",), "")
+    assert backend.with_hint(RECIPE, "") == RECIPE
     own = find_recipe("ov-int8")
-    assert hints(own) == (("f32", "bf16") if this_machine().bf16 else ("f32",))
-    assert with_hint(RECIPE, "") == RECIPE
-    assert with_hint(own, "bf16").session == {"INFERENCE_PRECISION_HINT": "bf16"}
-    kept = msgspec.structs.replace(own, session={"NUM_STREAMS": "1"})
-    assert with_hint(kept, "f32").session == {"NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32"}
+    backend = backend_of(own)
+    assert backend.hints(own) == (("f32", "bf16") if this_machine().bf16 else ("f32",))
+    assert backend.with_hint(own, "bf16").session == {"INFERENCE_PRECISION_HINT": "bf16"}
+    kept = backend.with_hint(msgspec.structs.replace(own, session={"NUM_STREAMS": "1"}), "f32")
+    assert kept.session == {"NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32"}
 
 
 def test_time_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from edgetl.exporter.sources import folder
 from edgetl.exporter.sources.folder import Folder, Use
 from edgetl.inputs.image import pixels, square
 from edgetl.runs.samples import fingerprint
+from edgetl.tasks.classification import Classification
 
 SPEC = square(24)
 USES: tuple[Use, ...] = ("calibration", "held-out", "validation")
@@ -74,14 +75,15 @@ def test_pixels_and_truth(shapes: Path) -> None:
     """Photos come through the one preprocessing, in order; classes in the order of the labels."""
     photos = Folder(shapes, SPEC, labels=("square", "round", "disc", "bars"))
     chosen = photos.of("validation")[:4]
-    images = photos.pixels(chosen)
+    images, geometries = photos.read(chosen)
     assert images.shape == (4, 24, 24, 3)
     for photo, image in zip(chosen, images, strict=True):
         assert np.array_equal(image, pixels(shapes / photo.path, SPEC))
     order = {"square": 0, "disc": 2, "bars": 3}
-    truth = photos.truth(chosen, ("square", "round", "disc", "bars"))
+    task = Classification(labels=("square", "round", "disc", "bars"))
+    truth = task.targets(chosen, geometries)
     assert truth.tolist() == [order[photo.label] for photo in chosen]
-    assert photos.pixels([]).shape == (0, 24, 24, 3)
+    assert photos.read([])[0].shape == (0, 24, 24, 3)
     assert fingerprint(chosen) == fingerprint(chosen[::-1]) != fingerprint(chosen[:3])
 
 
@@ -237,7 +239,7 @@ def test_a_photo_that_changes_meanwhile(loose: Path) -> None:
     chosen = photos.of("validation")[:2]
     shutil.copy(loose / chosen[1].path, loose / chosen[0].path)
     with pytest.raises(DataError, match="changed during the export"):
-        photos.pixels(chosen)
+        photos.read(chosen)
     (loose / chosen[0].path).unlink()
     with pytest.raises(DataError, match="No such file"):
-        photos.pixels(chosen)
+        photos.read(chosen)

@@ -118,6 +118,11 @@ def run(data: bytes, feed: dict[str, Any]) -> np.ndarray:
     return session.run(None, feed)[0]
 
 
+def logits(source: OnnxSource, images: Any) -> Any:
+    """What the source's reference says."""
+    return source.reference(images)["logits"]
+
+
 def fed(images: np.ndarray, mean: float, std: float) -> dict[str, Any]:
     """What the author of the file would feed."""
     block = (images.transpose(0, 3, 1, 2) / 255 - mean) / std
@@ -132,8 +137,8 @@ def test_class_folders(make: Make, photos: Path) -> None:
     judges = source.validation()
     assert judges.split == "validation"
     assert judges.images.shape == (18, SIZE, SIZE, 3)
-    assert np.bincount(judges.truth).tolist() == [6, 6, 6]
-    assert (source.reference(judges.images).argmax(axis=1) == judges.truth).all()
+    assert np.bincount(judges.targets).tolist() == [6, 6, 6]
+    assert (logits(source, judges.images).argmax(axis=1) == judges.targets).all()
     assert source.validation() is judges
     assert source.warnings == []
     assert source.input.size == (SIZE, SIZE)
@@ -145,7 +150,7 @@ def test_reference_is_the_given_file(make: Make) -> None:
     source = make()
     images = source.validation().images
     wanted = run(model(), fed(images, 0.5, 0.25))
-    np.testing.assert_allclose(source.reference(images), wanted, atol=1e-5)
+    np.testing.assert_allclose(logits(source, images), wanted, atol=1e-5)
     check_onnx(source.canonical())
     np.testing.assert_allclose(run(source.canonical(), {"images": images}), wanted, atol=1e-5)
 
@@ -156,8 +161,8 @@ def test_probabilities(make: Make) -> None:
     source = make(data)
     images = source.validation().images
     wanted = run(data, fed(images, 0.5, 0.25))
-    np.testing.assert_allclose(softmax(source.reference(images)), wanted, atol=1e-5)
-    assert np.abs(source.reference(images).sum(axis=1) - 1).min() > 1e-2
+    np.testing.assert_allclose(softmax(logits(source, images)), wanted, atol=1e-5)
+    assert np.abs(logits(source, images).sum(axis=1) - 1).min() > 1e-2
     assert "Softmax" in source.notes[0]
 
 
@@ -172,7 +177,7 @@ def test_photos_for_ranges(make: Make) -> None:
     sizes = [len(images) for images in everything]
     assert sum(sizes) == 3 * PER_CLASS
     assert len(np.unique(np.concatenate(everything), axis=0)) == 3 * PER_CLASS
-    assert sorted(source.reference(source.held_out(3)).argmax(axis=1)) == [0, 1, 2]
+    assert sorted(logits(source, source.held_out(3)).argmax(axis=1)) == [0, 1, 2]
 
 
 def test_provenance(make: Make) -> None:
@@ -193,11 +198,9 @@ def test_range_255(make: Make) -> None:
     assert wide.canonical() == make().canonical()
     plain = make(range_=255, mean=None, std=None)
     images = plain.validation().images
+    np.testing.assert_allclose(logits(plain, images), images.mean(axis=(1, 2))[:, ::-1], rtol=1e-5)
     np.testing.assert_allclose(
-        plain.reference(images), images.mean(axis=(1, 2))[:, ::-1], rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        run(plain.canonical(), {"images": images}), plain.reference(images), rtol=1e-5
+        run(plain.canonical(), {"images": images}), logits(plain, images), rtol=1e-5
     )
 
 
@@ -215,7 +218,7 @@ def test_uint8_file(make: Make) -> None:
         source = make(data, mean=mean, std=std)
         images = source.validation().images
         wanted = run(data, {"x": images.transpose(0, 3, 1, 2)})
-        np.testing.assert_allclose(source.reference(images), wanted, atol=1e-6)
+        np.testing.assert_allclose(logits(source, images), wanted, atol=1e-6)
         np.testing.assert_allclose(run(source.canonical(), {"images": images}), wanted, atol=1e-5)
     with pytest.raises(UsageError, match="reads uint8"):
         make(data)
@@ -228,8 +231,8 @@ def test_labels_file(make: Make, tmp_path: Path) -> None:
     assert source.task.labels == ("red", "green", "blue", "yellow")
     judges = source.validation()
     assert judges.split == "validation"
-    answers = source.reference(judges.images).argmax(axis=1)
-    assert (answers == judges.truth).mean() >= 0.9  # "green" and "yellow" are equal: argmax 1
+    answers = logits(source, judges.images).argmax(axis=1)
+    assert (answers == judges.targets).mean() >= 0.9  # "green" and "yellow" are equal: argmax 1
     assert source.warnings == []
 
 
@@ -258,15 +261,15 @@ def test_refuses_a_labels_file_that_is_not_there(make: Make, tmp_path: Path) -> 
 
 
 def test_loose_photos_are_judged_by_agreement(make: Make, loose: Path, tmp_path: Path) -> None:
-    """Without classes the given model's own answers are the truth, and the split says so."""
+    """Without classes nothing is known of them, and the split says so."""
     source = make(calib=loose)
     judges = source.validation()
     assert judges.split == "agreement"
-    assert (judges.truth == source.reference(judges.images).argmax(axis=1)).all()
+    assert judges.targets is None
     assert source.task.labels == ("class 0", "class 1", "class 2")
     assert "labels are numbers, and agreement" in source.warnings[0]
     named = make(calib=loose, labels=labels_file(tmp_path, "blue\ngreen\nred"))
-    assert named.labels == ("blue", "green", "red")
+    assert named.task.labels == ("blue", "green", "red")
     assert named.validation().split == "agreement"
     assert named.warnings == []
 

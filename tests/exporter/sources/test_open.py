@@ -128,7 +128,7 @@ def test_home_folders_are_written_out(
     model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(photos.parent))
-    assert opened(model, calib="~/photos").labels == small.LABELS
+    assert opened(model, calib="~/photos").task.labels == small.LABELS
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def paths(photos: list[Photo]) -> set[str]:
 def chosen(source: RunSource, images: np.ndarray) -> list[Photo]:
     """The training photos that these pixels are of."""
     photos = source.photos.of("train")
-    known = {source.photos.read([p]).tobytes(): p for p in photos}
+    known = {source.photos.read([p])[0].tobytes(): p for p in photos}
     assert len(known) == len(photos)
     return [known[image[np.newaxis].tobytes()] for image in images]
 
@@ -93,14 +93,16 @@ def test_a_run_of_two_photos_can_be_exported(drawn: Callable[..., Path], tmp_pat
 def test_validation_alone_judges(source: RunSource, trained: Path) -> None:
     judges = source.validation()
     photos = RunPhotos(trained, read_run(trained))
-    np.testing.assert_array_equal(judges.images, photos.read(photos.of("validation"))[0])
-    np.testing.assert_array_equal(judges.truth, photos.truth(photos.of("validation")))
+    images, geometries = photos.read(photos.of("validation"))
+    np.testing.assert_array_equal(judges.images, images)
+    truth = source.task.targets(photos.of("validation"), geometries)
+    np.testing.assert_array_equal(judges.targets, truth)
     assert judges.split == "validation"
 
 
 def test_the_reference_is_the_network_that_was_validated(source: RunSource) -> None:
     judges = source.validation()
-    right = source.reference(judges.images).argmax(axis=1) == judges.truth
+    right = source.reference(judges.images)["logits"].argmax(axis=1) == judges.targets
     assert source.record.validation is not None
     assert right.mean() == pytest.approx(source.record.validation.accuracy)
 
