@@ -36,7 +36,7 @@ from edgetl.inputs.image import square
 from edgetl.options import FinetuneConfig
 from edgetl.recipes import find_recipe
 from edgetl.spec import Normalize, WeightsOrigin
-from edgetl.tasks.base import join
+from edgetl.tasks.base import Score, join
 from edgetl.tasks.classification import Classification
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -307,6 +307,17 @@ def tiny_logits(tiny: Callable[[str], Built], tiny_images: Any) -> Callable[[str
     return make
 
 
+def as_stored(changes: dict[str, Any]) -> dict[str, Any]:
+    """Changes of a candidate, with what the task fits and scores by its own names."""
+    more = dict(changes)
+    fitted = {k: more.pop(k) for k in ("temperature", "calibrated") if k in more}
+    more["settings"] = Classification.Settings(**fitted)
+    if "accuracy" in more:
+        score = more.pop("accuracy")
+        more["scores"] = {"accuracy": Score(value=score, reference=score, drop=0.0)}
+    return more
+
+
 @pytest.fixture(scope="session")
 def write_tiny(
     tiny: Callable[[str], Built], tiny_logits: Callable[[str], Any], tiny_images: Any
@@ -337,7 +348,7 @@ def write_tiny(
                 "precision": recipe.precision,
             }
             kind |= {"arch": recipe.arch}
-            listed.append(Candidate(**kind | stated | more))
+            listed.append(Candidate(**kind | stated | as_stored(more)))
         passed = {c.name: {"logits": tiny_logits(c.recipe)} for c in listed if c.rejected is None}
         golden, extra = golden_members(tiny_images[:4], passed, spec)
         manifest: dict[str, Any] = {
@@ -359,6 +370,8 @@ def write_tiny(
             "provenance": PROVENANCE,
         }
         held = files | extra | (members or {})
+        if "labels" in changes:
+            changes["task"] = Classification(labels=changes.pop("labels"))
         write_bundle(path, Manifest(**manifest | changes), held)
         return path
 

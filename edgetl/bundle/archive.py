@@ -15,21 +15,24 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 
-from edgetl.bundle.manifest import BUNDLE_VERSION, Manifest
+from edgetl.bundle.check import (
+    MANIFEST,
+    MAX_MANIFEST,
+    check_manifest,
+    parse_manifest,
+    require,
+)
+from edgetl.bundle.manifest import Manifest
 from edgetl.errors import BundleError
 from edgetl.files import atomic_file, printable, sha256_bytes, write_bytes
-from edgetl.inputs.base import INPUTS
-from edgetl.tasks.base import TASKS, decode_stored
 
-MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.jsonl"
 MAX_FILE = 2 << 30
 MAX_MEMBERS = 256
-MAX_MANIFEST = 4 << 20
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
@@ -38,13 +41,8 @@ _END_START = (b"PK\x05\x06", 0, 0)  # end record, disk 0
 _COMMENT = re.compile(rb"sha256:([0-9a-f]{64})( ed25519:[A-Za-z0-9+/=:._-]{1,512})?\Z")
 _COMMENT_SIZE = 71  # the signature that may follow is reserved
 _NAME = re.compile(r"(?=.{1,200}\Z)(?:[A-Za-z0-9._-]*[A-Za-z0-9_-]/)*[A-Za-z0-9._-]*[A-Za-z0-9_-]")
-_HEX = re.compile("[0-9a-f]{64}")
-_VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}")
 
 _COPY = "copy it again from where it was exported."
-_EXPORT = "export it again with `edgetl export`."
-_UPGRADE = "use the version of edgetl that wrote it, or export it again with this one."
-_ADD = "use a newer edgetl, or install the package that adds it."
 _GIVE = "give the .edgetl file that `edgetl export` wrote."
 
 _Entries = dict[str, tuple[int, int, int]]  # name → where the data begin, their size and CRC-32
@@ -67,14 +65,14 @@ class Bundle(contextlib.AbstractContextManager["Bundle"]):
     def read(self, member: str) -> bytes:
         """Bytes of one member, checked again, as the file may have changed since it was opened."""
         with _naming(self.path):
-            _require(member in self._entries, f"has no member {member!r}", "see `members()`.")
+            require(member in self._entries, f"has no member {member!r}", "see `members()`.")
             offset, size, crc = self._entries[member]
             with self._lock:
-                _require(not self._stream.closed, "is closed", "open it again.")
+                require(not self._stream.closed, "is closed", "open it again.")
                 data = _exactly(self._stream, offset, size)
-            _require(zlib.crc32(data) == crc, f"is damaged in member {member!r} (CRC-32)", _COPY)
+            require(zlib.crc32(data) == crc, f"is damaged in member {member!r} (CRC-32)", _COPY)
             if stated := self._hashes.get(member):
-                _require(sha256_bytes(data) == stated, f"misstates the SHA-256 of {member!r}")
+                require(sha256_bytes(data) == stated, f"misstates the SHA-256 of {member!r}")
         return data
 
     def close(self) -> None:
@@ -92,12 +90,12 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     with _naming(where), contextlib.ExitStack() as undo:
         stream = undo.enter_context(_open_regular(where))
         size = os.fstat(stream.fileno()).st_size
-        _require(size <= MAX_FILE, f"is larger than {MAX_FILE >> 30} GiB, the limit", _GIVE)
+        require(size <= MAX_FILE, f"is larger than {MAX_FILE >> 30} GiB, the limit", _GIVE)
         end, sha256 = _check_hash(stream, size)
         entries = _layout(stream, end, size)
         begin, length, _ = entries[MANIFEST]
-        manifest = _parse(_exactly(stream, begin, min(length, MAX_MANIFEST + 1)))
-        _check_manifest(manifest, {name: entry[1] for name, entry in entries.items()})
+        manifest = parse_manifest(_exactly(stream, begin, min(length, MAX_MANIFEST + 1)))
+        check_manifest(manifest, {name: entry[1] for name, entry in entries.items()})
         undo.pop_all()
         return Bundle(where, sha256, manifest, stream, entries)
 
@@ -114,10 +112,10 @@ def write_bundle(path: Path, manifest: Manifest, members: dict[str, bytes]) -> s
         _check_names([MANIFEST, *listed])
         sizes = {MANIFEST: len(encoded)} | {name: len(data) for name, data in members.items()}
         small = sum(sizes.values()) + (1 << 20) <= MAX_FILE  # the headers need less than 1 MiB
-        _require(small, f"would be larger than {MAX_FILE >> 30} GiB", "export fewer candidates.")
-        _check_manifest(_parse(encoded), sizes)
+        require(small, f"would be larger than {MAX_FILE >> 30} GiB", "export fewer candidates.")
+        check_manifest(parse_manifest(encoded), sizes)
         for a in manifest.artifacts:
-            _require(sha256_bytes(members[a.path]) == a.sha256, f"misstates SHA-256 of {a.path!r}")
+            require(sha256_bytes(members[a.path]) == a.sha256, f"misstates SHA-256 of {a.path!r}")
     digest, directory, position = hashlib.sha256(), b"", 0
     with atomic_file(path) as stream:
         for name, data in [(MANIFEST, encoded), *((name, members[name]) for name in listed)]:
@@ -148,14 +146,9 @@ def unpack(path: str | os.PathLike[str], folder: Path) -> list[Path]:
         return [folder / member for member in bundle.members()]
 
 
-def _require(condition: object, otherwise: str, fix: str = _EXPORT) -> None:
-    if not condition:
-        raise BundleError(otherwise, fix=fix)
-
-
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turn what `_require` raised, or an OSError, into a BundleError that names `path`."""
+    """Turn what `require` raised, or an OSError, into a BundleError that names `path`."""
     try:
         yield
     except BundleError as error:
@@ -172,7 +165,7 @@ def _open_regular(path: Path) -> IO[bytes]:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         raise BundleError("does not exist", fix="check the path.") from None
     # Looked at before it is opened: a FIFO would block and a device may react.
-    _require(stat.S_ISREG(mode), "is a folder or device, not a file", _GIVE)
+    require(stat.S_ISREG(mode), "is a folder or device, not a file", _GIVE)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(path, flags), "rb")
 
@@ -180,7 +173,7 @@ def _open_regular(path: Path) -> IO[bytes]:
 def _exactly(stream: IO[bytes], offset: int, size: int) -> bytes:
     stream.seek(offset)
     data = stream.read(size)
-    _require(len(data) == size, "ends too early: it was cut off, or its headers are wrong", _COPY)
+    require(len(data) == size, "ends too early: it was cut off, or its headers are wrong", _COPY)
     return data
 
 
@@ -191,7 +184,7 @@ def _check_hash(stream: IO[bytes], size: int) -> tuple[int, str]:
     end = size - length + match.start() if match else 0
     if match is None or end < _END.size:
         zip_like = _exactly(stream, 0, min(size, 4)) == b"PK\x03\x04"
-        _require(zip_like, "is not an edgetl bundle" if size else "is empty", _GIVE)
+        require(zip_like, "is not an edgetl bundle" if size else "is empty", _GIVE)
         what = "does not end in its SHA-256: it was cut off, has bytes added, or is another ZIP"
         raise BundleError(what, fix=_COPY)
     digest, left = hashlib.sha256(), end
@@ -199,7 +192,7 @@ def _check_hash(stream: IO[bytes], size: int) -> tuple[int, str]:
     while left and (block := stream.read(min(left, 1 << 20))):
         digest.update(block)
         left -= len(block)
-    _require(digest.hexdigest().encode() == match[1], "is damaged (its SHA-256 is wrong)", _COPY)
+    require(digest.hexdigest().encode() == match[1], "is damaged (its SHA-256 is wrong)", _COPY)
     return end, digest.hexdigest()
 
 
@@ -218,104 +211,40 @@ def _layout(stream: IO[bytes], end: int, size: int) -> _Entries:
     record = _END.unpack(_exactly(stream, end - _END.size, _END.size))
     count, length, start = record[4:7]
     permitted = record == (*_END_START, count, count, length, start, size - end)
-    _require(permitted, "has no end record that the format permits: it is another ZIP")
-    _require(0 < count <= MAX_MEMBERS, f"has {count} members; 1 to {MAX_MEMBERS} are permitted")
+    require(permitted, "has no end record that the format permits: it is another ZIP")
+    require(0 < count <= MAX_MEMBERS, f"has {count} members; 1 to {MAX_MEMBERS} are permitted")
     found: list[tuple[str, tuple[int, int, int]]] = []
     position, directory = 0, b""
     for number in range(1, count + 1):
         header = _exactly(stream, position, _LOCAL.size)
         signature, _, flags, method, _, _, crc, packed, full, letters, _ = _LOCAL.unpack(header)
-        _require(signature == b"PK\x03\x04", f"has data before member {number}, or an overlap")
+        require(signature == b"PK\x03\x04", f"has data before member {number}, or an overlap")
         raw = _exactly(stream, position + _LOCAL.size, letters)
         name = raw.decode("ascii", "backslashreplace")
-        _require(method == 0, f"has a compressed member {name!r}")
-        _require(not flags & 1, f"has an encrypted member {name!r}")
-        _require(packed == full, f"states two sizes of member {name!r}")
+        require(method == 0, f"has a compressed member {name!r}")
+        require(not flags & 1, f"has an encrypted member {name!r}")
+        require(packed == full, f"states two sizes of member {name!r}")
         local, central = _headers(raw, full, crc, position)
-        _require(header + raw == local, f"has a forbidden header field of member {name!r}")
+        require(header + raw == local, f"has a forbidden header field of member {name!r}")
         found.append((name, (position + len(local), full, crc)))
         position += len(local) + full
-        _require(position <= start, f"states a wrong size of member {name!r}")
+        require(position <= start, f"states a wrong size of member {name!r}")
         directory += central
     _check_names([name for name, _ in found])
     exact = position == start and length == len(directory) and start + length + _END.size == end
-    _require(exact, "has data after its last member, or a central directory of a wrong size")
-    _require(_exactly(stream, start, length) == directory, "contradicts its central directory")
+    require(exact, "has data after its last member, or a central directory of a wrong size")
+    require(_exactly(stream, start, length) == directory, "contradicts its central directory")
     return dict(found)
 
 
 def _check_names(names: list[str]) -> None:
     """Refuse names that are unsafe, too many, or equal where case is ignored."""
-    _require(len(names) <= MAX_MEMBERS, f"has more than {MAX_MEMBERS} members, the limit")
+    require(len(names) <= MAX_MEMBERS, f"has more than {MAX_MEMBERS} members, the limit")
     seen: set[str] = set()
     for name in names:
-        _require(_NAME.fullmatch(name), f"has a member with a forbidden name, {name!r}")
-        _require(name.lower() not in seen, f"has member {name!r} twice (case is ignored)")
+        require(_NAME.fullmatch(name), f"has a member with a forbidden name, {name!r}")
+        require(name.lower() not in seen, f"has member {name!r} twice (case is ignored)")
         seen.add(name.lower())
     folders = {name.lower()[: slash.start()] for name in names for slash in re.finditer("/", name)}
-    _require(not seen & folders, f"has members inside another member, {sorted(seen & folders)}")
-    _require(names[:1] == [MANIFEST], f"has no {MANIFEST} as its first member")
-
-
-def _parse(data: bytes) -> Manifest:
-    """The manifest; its version is looked at before anything else in it."""
-    _require(len(data) <= MAX_MANIFEST, f"has a manifest over {MAX_MANIFEST >> 20} MiB, the limit")
-    try:
-        tree = msgspec.json.decode(data, type=dict[str, Any])
-        version, major = str(tree.get("edgetl_bundle")), BUNDLE_VERSION.partition(".")[0]
-        _require(_VERSION.fullmatch(version), f"states no version in its manifest ({version!r})")
-        other = f"is of version {version}, and this edgetl reads {major}.x"
-        _require(version.partition(".")[0] == major, other, _UPGRADE)
-        _check_known(tree)
-        manifest = msgspec.convert(tree, Manifest, dec_hook=decode_stored)
-        settings = manifest.task.Settings
-        candidates = tuple(
-            msgspec.structs.replace(c, settings=msgspec.convert(c.settings or {}, settings))
-            for c in manifest.candidates
-        )
-        return msgspec.structs.replace(manifest, candidates=candidates)
-    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-        raise BundleError(f"has an invalid manifest: {error}", fix=_EXPORT) from error
-
-
-def _check_known(tree: dict[str, Any]) -> None:
-    """BundleError for a task, an input or anything else that this edgetl does not know."""
-    for key, registry in (("task", TASKS), ("input", INPUTS)):
-        stated = tree.get(key)
-        kind = stated.get("type") if isinstance(stated, dict) else None
-        if isinstance(kind, str) and kind not in registry:
-            raise BundleError(
-                f"has the {key} {kind[:80]!r}, which this edgetl does not know", fix=_ADD
-            )
-    needs = tree.get("needs")
-    if isinstance(needs, list) and needs:
-        raise BundleError(f"needs {str(needs[0])[:80]!r}, which this edgetl lacks", fix=_UPGRADE)
-
-
-def _check_manifest(manifest: Manifest, sizes: dict[str, int]) -> None:
-    """Refuse a manifest that does not describe the members it comes with."""
-    listed, held = set(manifest.members), sizes.keys() - {MANIFEST}
-    for name in sorted(listed ^ held):
-        _require(name in held, f"lists {name!r} in its manifest but does not hold it")
-        _require(name in listed, f"holds {name!r}, which its manifest does not list")
-    _require(len(listed) == len(manifest.members), "lists a member twice in its manifest")
-    artifacts = {artifact.path for artifact in manifest.artifacts}
-    _require(len(artifacts) == len(manifest.artifacts), "describes an artifact twice")
-    for a in manifest.artifacts:
-        _require(a.path in held, f"describes artifact {a.path!r} but does not hold it")
-        _require(
-            a.size == sizes[a.path], f"holds {sizes[a.path]} bytes of {a.path!r}, not {a.size}"
-        )
-        _require(_HEX.fullmatch(a.sha256), f"states no valid SHA-256 of artifact {a.path!r}")
-    names = {c.name for c in manifest.candidates}
-    _require(len(names) == len(manifest.candidates), "describes a candidate twice")
-    for c in manifest.candidates:
-        _require(c.rejected is None or not c.artifacts, f"has artifacts of rejected {c.name!r}")
-        whole = c.rejected is not None or (c.artifacts and artifacts.issuperset(c.artifacts))
-        _require(whole, f"lacks artifacts of its candidate {c.name!r}")
-    shipped = {c.name for c in manifest.candidates if c.rejected is None}
-    _require(manifest.chosen in shipped, f"chooses {manifest.chosen!r}, which it does not ship")
-    golden = manifest.golden
-    expected = [member for outputs in golden.outputs.values() for member in outputs.values()]
-    for name in (golden.inputs, golden.jpeg, golden.pixels, *expected):
-        _require(name in held, f"names {name!r} for its self-test but does not hold it")
+    require(not seen & folders, f"has members inside another member, {sorted(seen & folders)}")
+    require(names[:1] == [MANIFEST], f"has no {MANIFEST} as its first member")

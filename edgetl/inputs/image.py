@@ -9,9 +9,9 @@ Rule set 1, in order:
 3. To 8-bit RGB: 16-bit samples keep their upper byte, transparency is laid over white, and grey,
    palette and CMYK are converted. Floating-point samples are refused, and so are wide samples of
    which nothing but black would be left.
-4. Resize with Pillow's antialiased filter, first widths, then heights, to (width, height): `crop` takes the share `crop` of the
-   largest central box of that aspect, `squash` the whole image with its aspect changed, `pad` the
-   whole image with its aspect kept, centred on (124, 116, 104).
+4. Resize with Pillow's antialiased filter, first widths, then heights, to (width, height): `crop`
+   takes the share `crop` of the largest central box of that aspect, `squash` the whole image with
+   its aspect changed, `pad` the whole image with its aspect kept, centred on (124, 116, 104).
 5. With order `bgr`, reverse the colours.
 
 Rule set 2 differs in step 3: grey samples of 16 bits, 32 bits or floating point are whole numbers

@@ -39,6 +39,10 @@ class Model(contextlib.AbstractContextManager["Model"]):
             raise error
         return outputs
 
+    def probabilities(self, images: Images) -> Any:
+        """Calibrated probabilities `(N, K)` of preprocessed images; None where the task has none."""
+        return self.task.confidences(self.run(images), self.candidate.settings)
+
     def _unusable(self, outputs: Outputs, image: str = "") -> EngineError | None:
         """The error for outputs that are no numbers, or None; `image` names the only one."""
         good = finite(outputs)

@@ -216,6 +216,22 @@ def settings_for(
     )
 
 
+def _batches(context: Context, settings: Hyperparameters, rows: Any) -> Batches:
+    """Training samples; the twin looks at their targets first."""
+    targets = context.dataset.targets(rows)
+    context.twin.study(targets)
+    return Batches(
+        training_pixels(context, rows),
+        targets,
+        context.twin,
+        size=settings.train_size,
+        batch=settings.batch,
+        flip=settings.flip,
+        seed=settings.seed,
+        erase=settings.stage == "finetune",
+    )
+
+
 def fit_network(
     context: Context, model: Network, stage: Literal["finetune", "scratch"]
 ) -> tuple[Network, Stage, list[EpochRow]]:
@@ -224,18 +240,7 @@ def fit_network(
     dataset, config = context.dataset, context.config
     rows = dataset.rows("train")
     settings = settings_for(stage, config, context.spec.size, len(rows))
-    targets = dataset.targets(rows)
-    context.twin.study(targets)
-    batches = Batches(
-        training_pixels(context, rows),
-        targets,
-        context.twin,
-        size=settings.train_size,
-        batch=settings.batch,
-        flip=settings.flip,
-        seed=settings.seed,
-        erase=stage == "finetune",
-    )
+    batches = _batches(context, settings, rows)
     trainer = Trainer(
         copy.deepcopy(model),
         context.twin,

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from edgetl.bundle import archive as module
 from edgetl.bundle import open_bundle, unpack, write_bundle
+from edgetl.bundle.check import parse_manifest
 from edgetl.bundle.manifest import Artifact, Candidate, Golden, Manifest, Provenance
 from edgetl.errors import BundleError, StorageError
 from edgetl.inputs.image import ImageInput
@@ -63,7 +64,7 @@ def candidate(name: str, *paths: str, **more: Any) -> Candidate:
 
 def parsed(data: bytes) -> Manifest:
     """A manifest as a reader has it."""
-    return module._parse(data)
+    return parse_manifest(data)
 
 
 def make_manifest(**changes: Any) -> Manifest:

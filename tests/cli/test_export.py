@@ -84,7 +84,7 @@ def test_loose_photos_are_judged_by_agreement(
         assert opened.manifest.task.labels == ("class 0", "class 1", "class 2")
         candidate = opened.manifest.candidates[0]
         assert (candidate.split, candidate.agreement) == ("agreement", 1.0)
-        assert (candidate.accuracy, candidate.calibrated) == (None, False)
+        assert (candidate.scores, candidate.settings.calibrated) == ({}, False)
 
 
 def test_everything_at_once(model: Path, photos: Path, home: Path, quick: None) -> None:

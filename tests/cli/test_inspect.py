@@ -42,7 +42,10 @@ def test_verify_fails_on_other_logits(
     stream = io.BytesIO()
     np.save(stream, np.ones((4, 3), np.float32))
     path = write_tiny(
-        tmp_path / "t.edgetl", ("ort-fp32",), None, {"golden/ort-fp32.npy": stream.getvalue()}
+        tmp_path / "t.edgetl",
+        ("ort-fp32",),
+        None,
+        {"golden/ort-fp32/logits.npy": stream.getvalue()},
     )
     done = cli("inspect", path, "--verify", "--json")
     assert done.returncode == 1

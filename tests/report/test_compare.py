@@ -52,6 +52,7 @@ def side(name: str, **changes: Any) -> Side:
         "name": name,
         "bundle": "a.edgetl",
         "bundle_sha256": "0" * 64,
+        "candidate": name,
         "recipe": name,
         "engine": "onnxruntime",
         "engine_version": "1.2.3",

@@ -64,15 +64,15 @@ def test_folders_that_are_no_run(tmp_path: Path, finished: Path) -> None:
     (finished / "run.json").write_text("{")
     with pytest.raises(RunError, match=r"run\.json cannot be read"):
         read_run(finished)
-    (finished / "run.json").write_text('{"edgetl_run": 1}')
+    (finished / "run.json").write_text('{"edgetl_run": 2}')
     with pytest.raises(RunError, match="missing required field"):
         read_run(finished)
 
 
 def test_another_version_is_refused(finished: Path) -> None:
     record = read_run(finished)
-    runs.write_run(finished, msgspec.structs.replace(record, edgetl_run=2))
-    with pytest.raises(RunError, match="is a run of version 2; this edgetl reads 1"):
+    runs.write_run(finished, msgspec.structs.replace(record, edgetl_run=3))
+    with pytest.raises(RunError, match="is a run of version 3; this edgetl reads 2"):
         read_run(finished)
 
 

@@ -133,7 +133,7 @@ def test_more_photos_than_a_block(tiny_bundle: Path, shapes: Path) -> None:
         for precision in ("fp32", "int8")
     }
     assert {s.n for s in scores.values()} == {72}
-    assert abs(scores["fp32"].accuracy - scores["int8"].accuracy) < 0.1
+    assert abs(scores["fp32"].metrics["accuracy"] - scores["int8"].metrics["accuracy"]) < 0.1
     with edgetl.load(tiny_bundle, engine="onnxruntime", precision="fp32") as model:
         rows = [
             model.run(pixels(p, model.manifest.input)[np.newaxis])["logits"][0]
@@ -141,7 +141,7 @@ def test_more_photos_than_a_block(tiny_bundle: Path, shapes: Path) -> None:
         ]
     truth = [i for i in range(3) for _ in range(24)]
     right = np.argmax(rows, axis=1) == truth
-    assert scores["fp32"].accuracy == pytest.approx(right.mean())
+    assert scores["fp32"].metrics["accuracy"] == pytest.approx(right.mean())
 
 
 def test_photos_that_a_run_was_trained_on_are_counted(

@@ -43,7 +43,9 @@ def test_it_passes_on_every_candidate(tiny_bundle: Path) -> None:
 
 @pytest.mark.parametrize("shift", [0.2, np.nan])
 def test_other_logits_fail(tampered: Any, tiny_logits: Callable[[str], Any], shift: float) -> None:
-    found = tampered({"golden/ort-fp32.npy": npy(tiny_logits("ort-fp32") + np.float32(shift))})
+    found = tampered(
+        {"golden/ort-fp32/logits.npy": npy(tiny_logits("ort-fp32") + np.float32(shift))}
+    )
     assert found["ort-fp32"].passed is False
     assert found["ort-int8"].passed is True
     assert found["preprocessing"].passed is True
@@ -56,7 +58,7 @@ def test_a_fault_in_any_output_fails(
     """However large the other outputs are; those of the candidate are as stated."""
     other = tiny_logits("ort-fp32").copy()
     other[-1, output] += 0.01 * np.ptp(other[:, output])
-    found = tampered({"golden/ort-fp32.npy": npy(other)})
+    found = tampered({"golden/ort-fp32/logits.npy": npy(other)})
     assert found["ort-fp32"].passed is False
 
 
@@ -66,7 +68,7 @@ def test_int8_may_not_move_further_than_int8_itself_did(
     """Where another engine gave the logits in its place, nothing is known of its rounding."""
     off = 0.1 * np.ptp(tiny_logits("ort-int8"), axis=0)
     members = {
-        f"golden/{name}.npy": npy((tiny_logits(name) + off).astype(np.float32))
+        f"golden/{name}/logits.npy": npy((tiny_logits(name) + off).astype(np.float32))
         for name in ("ort-int8", "ort-fp32")
     }
     for scored_by, passes in (("", False), ("onnxruntime 1.2", False), ("tensorrt 10.3", True)):
@@ -115,8 +117,18 @@ def test_other_pixels_fail(tampered: Any) -> None:
 @pytest.mark.parametrize(
     ("member", "data", "check", "detail"),
     [
-        ("ort-fp32.npy", npy(np.zeros((2, 3), np.float32)), "ort-fp32", r"\(4, 3\), not \(2, 3\)"),
-        ("ort-fp32.npy", b"no array", "ort-fp32", "holds no array in golden/ort-fp32.npy"),
+        (
+            "ort-fp32/logits.npy",
+            npy(np.zeros((2, 3), np.float32)),
+            "ort-fp32",
+            r"\(4, 3\)\}, not .*\(2, 3\)",
+        ),
+        (
+            "ort-fp32/logits.npy",
+            b"no array",
+            "ort-fp32",
+            "holds no array in golden/ort-fp32/logits.npy",
+        ),
         ("inputs.npy", npy(np.zeros((4, 8, 8, 3), np.uint8)), "ort-int8", r"\(N, 32, 32, 3\)"),
         ("pixels.npy", npy(np.zeros((8, 8, 3), np.uint8)), "preprocessing", "not \\(8, 8, 3\\)"),
         ("image.jpg", b"no picture", "preprocessing", "not an image"),
@@ -134,7 +146,7 @@ def test_members_that_do_not_fit_fail(
 
 def test_pickles_are_not_loaded(tampered: Any) -> None:
     evil = npy(np.array([Path("x")], object))
-    assert "holds no array" in tampered({"golden/ort-fp32.npy": evil})["ort-fp32"].detail
+    assert "holds no array" in tampered({"golden/ort-fp32/logits.npy": evil})["ort-fp32"].detail
 
 
 def test_logits_may_not_be_left_out(
@@ -143,22 +155,22 @@ def test_logits_may_not_be_left_out(
     import msgspec
 
     with open_bundle(tiny_bundle) as opened:
-        golden = msgspec.structs.replace(opened.manifest.golden, logits={})
+        golden = msgspec.structs.replace(opened.manifest.golden, outputs={})
     path = write_tiny(tmp_path / "t.edgetl", ("ort-fp32",), golden=golden)
     with open_bundle(path) as opened:
         checks = self_test(opened)
     assert verdict(checks) is False
-    assert "no logits to compare" in checks[1].detail
+    assert "no outputs to compare" in checks[1].detail
 
 
 def test_nothing_is_verified_where_no_engine_is_here(
     jetson_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgetl.engines import onnxruntime, tensorrt
+    from edgetl.engines import Missing, onnxruntime, tensorrt
 
     if tensorrt.missing() is None:
         pytest.skip("TensorRT runs here")
-    monkeypatch.setattr(onnxruntime, "missing", lambda _: "away. Fix: get it")
+    monkeypatch.setattr(onnxruntime, "missing", lambda _: Missing("Away.", "get it"))
     with open_bundle(jetson_bundle) as opened:
         checks = self_test(opened)
     assert [c.passed for c in checks] == [True, None, None, None]

@@ -31,6 +31,7 @@ from edgetl.recipes import find_recipe
 from edgetl.runtime import trust
 from edgetl.runtime.local import known
 from edgetl.runtime.trust import best_candidate
+from edgetl.tasks.base import join
 
 RECIPES = ("ort-int8", "ov-int8", "ort-fp32")
 
@@ -48,7 +49,7 @@ def spoiled(
     """A bundle whose listed candidates compute something else here than is expected of them."""
 
     def make(*recipes: str) -> Path:
-        members = {f"golden/{name}.npy": npy(tiny_logits(name)[::-1]) for name in recipes}
+        members = {f"golden/{name}/logits.npy": npy(tiny_logits(name)[::-1]) for name in recipes}
         return write_tiny(tmp_path / "b.edgetl", RECIPES, None, members)
 
     return make
@@ -176,26 +177,23 @@ def overflowing(tiny_source: Any, tiny_bundle: Path, tmp_path: Path) -> Path:
     source = type(tiny_source)(tiny_source.images)
     source.canonical = lambda: alike(tiny_source.canonical())
     material, inputs = BuildContext(source, source.canonical()), source.images[:8]
-    files: dict[str, tuple[Any, bytes]] = {}
+    files: dict[str, bytes] = {}
     listed, expected = [], {}
     for name in ("ov-int8", "ort-fp32"):
         built = build(find_recipe(name), material)
         kind = built.recipe
         options = Options(precision=kind.precision, session=kind.session)
         session = find_engine(kind.engine).open(tuple(built.files.values()), options)
-        expected[name] = np.concatenate(
-            [session.run(image[np.newaxis])["logits"] for image in inputs]
-        )
+        expected[name] = join([session.run(image[np.newaxis]) for image in inputs])
         session.close()
-        files |= {member: (kind.engine, data) for member, data in built.files.items()}
-        stated = {"recipe": name, "engine": kind.engine, "precision": kind.precision}
+        files |= built.files
+        stated = {"name": name, "recipe": name, "engine": kind.engine, "precision": kind.precision}
         listed.append(Candidate(**stated, session=kind.session, artifacts=tuple(built.files)))
     with open_bundle(tiny_bundle) as opened:
         manifest = opened.manifest
     golden, members = golden_members(inputs, expected, manifest.input)
     artifacts = tuple(
-        Artifact(path=k, size=len(d), sha256=sha256_bytes(d), engine=engine)
-        for k, (engine, d) in files.items()
+        Artifact(path=k, size=len(d), sha256=sha256_bytes(d)) for k, d in files.items()
     )
     manifest = msgspec.structs.replace(
         manifest,
@@ -206,7 +204,7 @@ def overflowing(tiny_source: Any, tiny_bundle: Path, tmp_path: Path) -> Path:
         chosen="ov-int8",
         golden=golden,
     )
-    members |= {member: data for member, (_, data) in files.items()}
+    members |= files
     write_bundle(tmp_path / "bright.edgetl", manifest, members)
     return tmp_path / "bright.edgetl"
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgetl.errors import EngineError, TraceError, UsageError
-from edgetl.exporter.candidates import CANONICAL
+from edgetl.exporter.backends.base import CANONICAL
 from edgetl.exporter.quantize.calibration import (
     BINS,
     activation_ranges,

@@ -122,7 +122,7 @@ def test_every_trial_is_built_from_few_photos(make: Make, made: BuildContext) ->
 
 def test_finished_trials_are_not_measured_again(make: Make, builds: list[frozenset[str]]) -> None:
     first = make()
-    found = first.run()["logits"]
+    found = first.run()
     builds.clear()
     again = make(seconds=-1)  # what is known takes no time
     assert again.run() == found
@@ -265,7 +265,7 @@ def test_damaged_lines_are_left_out(
     damage: bytes, make: Make, builds: list[frozenset[str]]
 ) -> None:
     first = make()
-    found = first.run()["logits"]
+    found = first.run()
     kept = first.path.read_bytes().splitlines(keepends=True)
     first.path.write_bytes(damage + b"\n" + b"".join(kept[1:]) + kept[0][:-9])
     builds.clear()
@@ -316,7 +316,7 @@ def test_logits_that_are_not_finite_are_kept_as_such(
     make: Make, made: BuildContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JSON has no infinity."""
-    monkeypatch.setattr(searching, "divergence", lambda *_: math.inf)
+    monkeypatch.setattr(searching, "mean_distance", lambda *_: math.inf)
     search = make()
     trial = search._best(("stem",))
     assert trial.divergence == NEVER

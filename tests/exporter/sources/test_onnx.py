@@ -303,7 +303,7 @@ def test_doubts_labels_in_the_wrong_order(make: Make, caplog: pytest.LogCaptureF
     source = make(model(order="grb"))
     assert source.validation().split == "validation"
     assert "is right on 0.0% of the photos" in source.warnings[0]
-    assert "Check --mean, --std, --range and the order of the labels." in caplog.text
+    assert "Check --mean, --std, --range, --order and the order of the labels." in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_the_reference_is_the_network_that_was_validated(source: RunSource) -> N
     judges = source.validation()
     right = source.reference(judges.images)["logits"].argmax(axis=1) == judges.targets
     assert source.record.validation is not None
-    assert right.mean() == pytest.approx(source.record.validation.accuracy)
+    assert right.mean() == pytest.approx(source.record.validation.metrics["accuracy"])
 
 
 def test_the_canonical_is_one_that_every_target_reads(source: RunSource) -> None:

@@ -20,7 +20,7 @@ from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 
 from edgetl.engines.onnxruntime import UNFUSED
 from edgetl.errors import TraceError
-from edgetl.exporter.candidates import CANONICAL
+from edgetl.exporter.backends.base import CANONICAL
 from edgetl.exporter.onnx.checks import check_fp16
 from edgetl.exporter.onnx.fp16 import raise_opset, strong_fp16
 from edgetl.exporter.onnx.trace import trace

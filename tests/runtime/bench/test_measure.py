@@ -210,7 +210,9 @@ def test_a_candidate_that_fails_its_self_test_is_measured_and_said(
 ) -> None:
     stream = io.BytesIO()
     np.save(stream, tiny_logits("ort-int8") + np.float32(5))
-    path = write_tiny(tmp_path / "b.edgetl", ONE, None, {"golden/ort-int8.npy": stream.getvalue()})
+    path = write_tiny(
+        tmp_path / "b.edgetl", ONE, None, {"golden/ort-int8/logits.npy": stream.getvalue()}
+    )
     done = edgetl.bench(path, duration=0.05)
     assert {row.candidate for row in done.rows} == set(ONE)
     (note,) = done.notes

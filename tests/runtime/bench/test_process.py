@@ -27,7 +27,7 @@ def start(tiny_bundle: Path) -> Callable[..., Worker]:
     def make(*, load_s: float = 60.0, turn_s: float = 30.0, **changes: Any) -> Worker:
         with open_bundle(tiny_bundle) as opened:
             candidate = next(c for c in opened.manifest.candidates if c.name == "ort-fp32")
-            job = {"bundle": str(tiny_bundle), "sha256": opened.sha256, "recipe": "ort-fp32"}
+            job = {"bundle": str(tiny_bundle), "sha256": opened.sha256, "candidate": "ort-fp32"}
         job_ = MeasureRequest(**job | {"threads": 1, "batch": 1} | changes)
         return Worker(candidate, job_, load_s=load_s, turn_s=turn_s)
 
@@ -60,7 +60,7 @@ def test_a_worker_that_fails_says_why(start: Callable[..., Worker], tmp_path: Pa
     with pytest.raises(EngineError, match="does not exist"):
         start(bundle=str(tmp_path / "no.edgetl"))
     with pytest.raises(EngineError, match=r"died: exit code 1, StopIteration"):
-        start(recipe="other")
+        start(candidate="other")
     with pytest.raises(EngineError, match=r"tiny.edgetl was replaced meanwhile"):
         start(sha256="0" * 64)
 

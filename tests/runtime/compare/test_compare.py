@@ -16,11 +16,22 @@ from edgetl.engines import find_engine, openvino
 from edgetl.errors import DataError, EngineError, EngineMissingError, UnknownNameError, UsageError
 from edgetl.inputs.image import square
 from edgetl.runtime.compare.compare import compare
-from edgetl.runtime.compare.comparison import NOT_FINITE, Scores
+from edgetl.runtime.compare.comparison import NOT_FINITE, Answers, Scores
+from edgetl.tasks.classification import Classification
 from tests.helpers import batch
 
 LABELS = ("bars", "disc", "square")
 Write = Callable[..., Path]
+
+
+def scored(logits: Any, temperatures: list[float], truth: list[str | None]) -> Scores:
+    """Sides of these logits `(sides, images, 2)`."""
+    task = Classification(labels=("x", "y"))
+    sides = [
+        Answers(task, task.Settings(temperature=warmth), {"logits": np.asarray(one, np.float64)})
+        for one, warmth in zip(logits, temperatures, strict=True)
+    ]
+    return Scores(sides, truth)
 
 
 def said(bundle: Path, photos: list[Path], engine: str, precision: str) -> tuple[Any, Any]:
@@ -132,7 +143,7 @@ def test_each_bundle_has_its_own_preprocessing(
     write_tiny: Write, tmp_path: Path, wide: list[Path]
 ) -> None:
     paths = [
-        write_tiny(tmp_path / f"{spec.fit}.edgetl", ("ort-fp32",), preprocess=spec)
+        write_tiny(tmp_path / f"{spec.fit}.edgetl", ("ort-fp32",), input=spec)
         for spec in (square(32, "squash"), square(32, "pad"))
     ]
     found = compare(paths, wide)
@@ -256,7 +267,7 @@ def test_an_absent_engine_says_so(
 
 def test_scores_by_hand() -> None:
     half, most = np.log([0.5, 0.5]), np.log([0.9, 0.1])
-    scores = Scores([[most, most], [half, most]], [1.0, 1.0], ("x", "y"), ["x", "y"])
+    scores = scored([[most, most], [half, most]], [1.0, 1.0], ["x", "y"])
     pair = scores.pair(1, "other")
     kl = 0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5)
     assert pair.kl_max == pytest.approx(kl)
@@ -265,7 +276,7 @@ def test_scores_by_hand() -> None:
     assert pair.probability_mean == pytest.approx(0.2)
     assert [scores.accuracy(i) for i in (0, 1)] == [0.5, 0.5]
     assert scores.worst() == [0, 1]
-    sharp = Scores([[most], [most]], [1.0, 0.5], ("x", "y"), [None]).pair(1, "other")
+    sharp = scored([[most], [most]], [1.0, 0.5], [None]).pair(1, "other")
     assert sharp.logit_max == 0
     assert sharp.probability_max == pytest.approx(0.81 / 0.82 - 0.9)
 
@@ -273,7 +284,7 @@ def test_scores_by_hand() -> None:
 def test_nan_is_shown_not_averaged() -> None:
     good = [[2.0, 1.0], [1.0, 2.0], [3.0, 0.0]]
     bad = [[2.0, 1.0], [np.nan, 2.0], [3.0, np.inf]]
-    scores = Scores([good, bad], [1.0, 1.0], ("x", "y"), ["x", "y", "x"])
+    scores = scored([good, bad], [1.0, 1.0], ["x", "y", "x"])
     pair = scores.pair(1, "other")
     assert pair.agreement == pytest.approx(1 / 3)
     assert (pair.logit_max, pair.kl_max, pair.changes) == (0, 0, ())
@@ -282,11 +293,11 @@ def test_nan_is_shown_not_averaged() -> None:
     image = scores.image(1, "a.png")
     assert (image.agree, image.kl, image.probability) == (False, None, None)
     assert [answer.label for answer in image.answers] == ["y", NOT_FINITE]
-    nothing = Scores([good, np.full((3, 2), np.nan)], [1.0, 1.0], ("x", "y"), [None] * 3)
+    nothing = scored([good, np.full((3, 2), np.nan)], [1.0, 1.0], [None] * 3)
     assert nothing.pair(1, "other").kl_mean is None
     assert nothing.pair(1, "other").agreement == 0
 
 
 def test_large_logits_do_not_overflow() -> None:
-    scores = Scores([[[1e4, 0.0]], [[0.0, 1e4]]], [1.0, 1.0], ("x", "y"), [None])
+    scores = scored([[[1e4, 0.0]], [[0.0, 1e4]]], [1.0, 1.0], [None])
     assert scores.pair(1, "other").kl_max == pytest.approx(1e4)

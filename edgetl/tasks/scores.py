@@ -1,0 +1,101 @@
+"""What tasks say of outputs and of samples: descriptions, metrics, scores, predictions."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from edgetl.metrics import Interval
+from edgetl.spec import Record
+
+
+class Output(Record, frozen=True, kw_only=True):
+    """One output of a network: float32 `(N, *shape)`."""
+
+    name: str
+    shape: tuple[int, ...]  # of one image
+    dtype: str = "float32"
+
+
+class Metric(NamedTuple):
+    """One figure of merit; `gated` is how much of it one whole unit of --max-drop may cost."""
+
+    name: str
+    title: str  # in sentences
+    gated: float = 0.0  # 0: it is told, and refuses nothing
+    rises: bool = False  # whether more is worse
+    share: bool = False  # of samples that are right: shown in per cent, with Wilson's interval
+
+
+class Score(Record, frozen=True, kw_only=True):
+    """One metric of a candidate, beside the reference's on the same samples."""
+
+    value: float
+    reference: float
+    drop: float  # by how much it is worse; negative where it is better
+    interval: Interval | None = None  # of the drop: paired, 95 %
+
+
+class ClassScore(Record, frozen=True, kw_only=True):
+    """Scores of one class on one split."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    n: int
+    average_precision: float | None = None  # where a task ranks samples by class
+
+
+class ClassDrop(Record, frozen=True, kw_only=True):
+    """A class of which a candidate has fewer samples right."""
+
+    label: str
+    lost: int  # samples that the reference had right and the candidate has wrong, less the reverse
+    n: int
+
+
+class Evaluation(Record, frozen=True, kw_only=True):
+    """Scores on one set of samples; `confusion[t][p]` counts truth t predicted as p."""
+
+    metrics: dict[str, float]  # by name, the primary one first
+    n: int
+    labels: tuple[str, ...] = ()
+    per_class: tuple[ClassScore, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def primary(self) -> float:
+        """The value of the primary metric."""
+        return next(iter(self.metrics.values()))
+
+    def never_predicted(self) -> set[str]:
+        """Labels that are true of samples and are the answer for none."""
+        shown = {score.label for score in self.per_class if score.n}
+        called = zip(*self.confusion, strict=True)  # by predicted class
+        pairs = zip(self.labels, called, strict=False)
+        return {label for label, counts in pairs if label in shown and not any(counts)}
+
+
+class Prediction(Record, frozen=True, kw_only=True):
+    """One class with its probability; a multi-label task says as well whether it is present."""
+
+    label: str
+    probability: float
+
+
+class Result(Record, frozen=True, kw_only=True):
+    """The predictions for one image, of the task's own kind; `error` says why there are none."""
+
+    image: str
+    predictions: tuple[Any, ...]
+    candidate: str
+    error: str | None = None
+
+
+class Mistake(NamedTuple):
+    """A sample that a network gets wrong: its row, both answers in words, and how sure it was."""
+
+    row: int
+    truth: str
+    predicted: str
+    confidence: float  # 0…1
