@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgetl.bundle import open_bundle
-from edgetl.engines import onnxruntime, openvino
+from edgetl.engines import Missing, onnxruntime, openvino
 from edgetl.errors import EngineError, EngineMissingError, UnknownNameError
 from edgetl.machine import this_machine
 from edgetl.runtime.choose import TIE, matching, named, ranked, shipped, unfit
@@ -96,13 +96,13 @@ def test_candidates_are_ranked_to_the_last(opened: Any) -> None:
 def test_an_engine_that_is_not_here_is_passed_over(
     opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino, "missing", lambda _: "OpenVINO is away. Fix: get it")
+    monkeypatch.setattr(openvino, "missing", lambda _: Missing("OpenVINO is away.", "get it"))
     bundle = opened()
     assert best(bundle) == "ort-fp32"
     with pytest.raises(EngineMissingError, match=r"^OpenVINO is away\.") as error:
         best(bundle, engine="openvino")
     assert error.value.fix == "get it"
-    monkeypatch.setattr(onnxruntime, "missing", lambda _: "So is the other. Fix: get both")
+    monkeypatch.setattr(onnxruntime, "missing", lambda _: Missing("So is the other.", "get both"))
     with pytest.raises(EngineMissingError):
         best(bundle)
 
@@ -128,7 +128,7 @@ def test_a_candidate_for_another_processor_is_passed_over(opened: Any) -> None:
     first = named(bundle, "ov-fp32")
     reason = unfit(first)
     assert reason is not None
-    assert f"meant for {OTHER}, and this machine is {this_machine().arch}. Fix: " in reason
+    assert f"meant for {OTHER}, and this machine is {this_machine().arch}." in reason.message
     assert best(bundle) == "ort-fp32"
     with pytest.raises(EngineMissingError, match=f"It is meant for {OTHER}") as error:
         best(bundle, engine="openvino")
