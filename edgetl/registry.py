@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import logging
@@ -14,50 +15,57 @@ log = logging.getLogger("edgetl")
 
 
 class Registry(Generic[T]):
-    """Things by name; each is imported when it is asked for.
+    """Things by name; each is imported when it is asked for, and not before.
 
     Entry points are looked for only when a name is not edgetl's own, as reading the metadata of all
-    packages takes long. A plug-in that cannot be imported is logged once and left out.
+    packages takes long. A plug-in that cannot be imported, or whose name is taken, is logged once
+    and left out.
     """
 
     def __init__(self, kind: str, group: str, own: dict[str, str]) -> None:
         """`own` maps names to "module" or "module:attribute"; `kind` is what errors call one."""
         self.kind, self.group, self.own = kind, group, own
         self._found: dict[str, T] = {}
-        self._added: dict[str, T] | None = None
+        self._points: dict[str, importlib.metadata.EntryPoint] | None = None
 
     def find(self, name: str) -> T:
         """The thing of that name; UnknownNameError suggests the nearest ones."""
-        if name not in self._found:
-            if name in self.own:
-                self._found[name] = self._imported(self.own[name])
-            else:
-                self._found |= self._plugins()
+        if name not in self._found and name in self.own:
+            module, _, attribute = self.own[name].partition(":")
+            made: Any = importlib.import_module(module)
+            self._found[name] = cast(T, getattr(made, attribute) if attribute else made)
+        elif name not in self._found and (point := self._plugins().get(name)):
+            try:
+                self._found[name] = point.load()
+            except Exception as error:  # whatever a stranger's module raises
+                del self._plugins()[name]
+                self._leave_out(point, error)
         if name not in self._found:
             raise UnknownNameError(self.kind, name, self.names(), listing="edgetl doctor")
         return self._found[name]
 
     def names(self) -> tuple[str, ...]:
-        """All names, edgetl's own first."""
+        """All names, edgetl's own first; a plug-in that nobody asked for yet may fail to import."""
         return (*self.own, *self._plugins())
 
-    @staticmethod
-    def _imported(place: str) -> T:
-        module, _, attribute = place.partition(":")
-        found: Any = importlib.import_module(module)
-        return cast(T, getattr(found, attribute) if attribute else found)
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a thing of that name, which a plug-in's is imported for."""
+        if isinstance(name, str) and name not in self.own:
+            with contextlib.suppress(UnknownNameError):
+                return self.find(name) is not None
+        return name in self.own
 
-    def _plugins(self) -> dict[str, T]:
+    def _plugins(self) -> dict[str, importlib.metadata.EntryPoint]:
         """What entry points add, by name; looked for once."""
-        if self._added is not None:
-            return self._added
-        found = self._added = dict[str, T]()
-        for point in importlib.metadata.entry_points(group=self.group):
-            home = point.dist.name if point.dist else point.value
-            try:
-                if point.name in self.own:
-                    raise ImportError(f"edgetl has a {self.kind} of that name")
-                found[point.name] = point.load()
-            except Exception as error:  # whatever a stranger's module raises
-                log.warning("%s '%s' of %s is left out: %s", self.kind, point.name, home, error)
-        return found
+        if self._points is None:
+            self._points = {}
+            for point in importlib.metadata.entry_points(group=self.group):
+                if point.name in self.own or point.name in self._points:
+                    self._leave_out(point, "the name is taken")
+                else:
+                    self._points[point.name] = point
+        return self._points
+
+    def _leave_out(self, point: importlib.metadata.EntryPoint, why: object) -> None:
+        home = point.dist.name if point.dist else point.value
+        log.warning("%s '%s' of %s is left out: %s", self.kind, point.name, home, why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -38,7 +39,7 @@ def chosen(kind: type[Options], given: dict[str, Any]) -> Options:
         if isinstance(field.default, bool):  # a switch says the opposite of its default
             value = not field.default if value else None
         if value not in (None, []):
-            spelled = (choice for choice in field.choices if str(choice) == value)
+            spelled = (choice for choice in field.literals if str(choice) == value)
             changes[field.name] = next(spelled, value)
         if field.name not in changes and field.default is msgspec.NODEFAULT:
             raise Refusal(f"Missing option '{field.flags[0]}'.")
@@ -70,9 +71,9 @@ def _partial(field: Field) -> Any:
 
 def _typed(field: Field) -> Any:
     """What typer converts the text to; the struct converts the rest."""
-    if field.choices:
-        return Literal[tuple(str(choice) for choice in field.choices)]
-    if field.option.parse:
+    if field.literals:
+        return Literal[tuple(str(choice) for choice in field.literals)]
+    if field.option.parse or field.option.known:
         return str
     if get_origin(field.type) is tuple:
         return list[get_args(field.type)[0]]  # type: ignore[misc]
@@ -87,4 +88,17 @@ def _option(field: Field) -> Any:
     text = f"{option.help} [{notes}]" if notes else option.help
     if default is msgspec.NODEFAULT:
         text += " [required]"
-    return typer.Option(*field.flags, help=text, metavar=option.metavar, show_default=False)
+    shown: dict[str, Any] = {"help": text, "metavar": option.metavar, "show_default": False}
+    if option.known:  # those of plug-ins are looked for when one is named
+        shown |= {"parser": _named(field), "metavar": f"<{'|'.join((default, *option.known.own))}>"}
+    return typer.Option(*field.flags, **shown)
+
+
+def _named(field: Field) -> Callable[[str], str]:
+    def known(value: str) -> str:
+        if not field.knows(value):
+            among = ", ".join(map(repr, field.choices))
+            raise typer.BadParameter(f"{value!r} is not one of {among}.")
+        return value
+
+    return known

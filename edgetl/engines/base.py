@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -46,6 +47,22 @@ class Missing(NamedTuple):
         return f"{self.message} Fix: {self.fix}"
 
 
+class Ahead(Record, frozen=True, kw_only=True):
+    """What a builder put into the cache, or found there."""
+
+    cached: bool  # it lay there before
+    build_s: float
+    size_mib: float
+    placement: str  # what runs on an accelerator of its own, if anything
+
+
+class Builder(NamedTuple):
+    """The step of an engine that compiles files for one machine, which may take minutes, ahead."""
+
+    prepare: Callable[[tuple[bytes, ...], Options, int], Ahead]  # for a batch size, into the cache
+    pending: Callable[[tuple[bytes, ...], Options, int], str | None]  # a line on what is not there
+
+
 class Setting(NamedTuple):
     """A session option that a candidate may set."""
 
@@ -74,10 +91,11 @@ class Session(Protocol):
 
 
 class Engine(Protocol):
-    """A module of this package."""
+    """A module of this package, or what a plug-in's entry point `edgetl.engines` names."""
 
     name: str
     SETTABLE: dict[str, Setting]  # what a candidate may set; everything else is refused
+    builder: Builder | None  # None: files run as they are
 
     def missing(self, session: dict[str, str] | None = None) -> Missing | None:
         """Why the engine, or a candidate with these session options, cannot run here, or None."""

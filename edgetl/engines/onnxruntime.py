@@ -40,6 +40,8 @@ UNFUSED = {"session.disable_quant_qdq": "1"}
 # overflow. With this entry both are unsigned, which does not overflow and takes longer.
 NO_OVERFLOW = {"session.x64quantprecision": "1"}
 
+builder = None
+
 
 def missing(session: dict[str, str] | None = None) -> Missing | None:
     """Why ONNX Runtime cannot run here, or None."""

@@ -44,6 +44,7 @@ SETTABLE = {
     HINT: Setting("f32|bf16|f16", "f32, bf16 or f16"),
 }
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}  # int8 is in the file; its hint is free
+builder = None
 DRIVERS = {
     "GPU": "Intel's compute driver for its GPUs (apt packages intel-opencl-icd and "
     "ocl-icd-libopencl1) and join group render, which may open /dev/dri",

@@ -153,7 +153,7 @@ def _insist_on_baseline(job: ExportJob) -> None:
     baseline = job.candidates[BASELINE]
     if baseline.rejected is not None:
         raise GateError(
-            f"ONNX Runtime fp32, which every bundle carries, was refused: {baseline.rejected}.",
+            f"{BASELINE}, which every bundle carries, was refused: {baseline.rejected}.",
             fix="see `edgetl doctor`; if that finds nothing, report this with the run's run.json.",
         )
 

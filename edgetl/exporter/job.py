@@ -18,10 +18,10 @@ from edgetl.exporter.context import BuildContext
 from edgetl.exporter.gate import judge
 from edgetl.exporter.golden import golden_inputs, golden_members
 from edgetl.exporter.onnx.checks import parse_onnx, takes_one
+from edgetl.exporter.onnx.fp16 import check_fp16_ranges
 from edgetl.exporter.plan import Plan
 from edgetl.exporter.quantize.calibration import activation_ranges, float_tensors
 from edgetl.exporter.sources.base import Source
-from edgetl.exporter.tensorrt.rules import check_fp16_ranges
 from edgetl.files import sha256_bytes
 from edgetl.machine import this_machine
 from edgetl.runtime.choose import AUTO, fastest

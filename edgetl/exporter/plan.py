@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgetl.devices import find_device
-from edgetl.engines import check_settings, find_engine
+from edgetl.engines import check_settings, missing
 from edgetl.errors import EngineError, UsageError
 from edgetl.exporter.backends import backend_of, check_recipe
 from edgetl.machine import this_machine
@@ -37,7 +37,7 @@ class Plan(NamedTuple):
             return frozenset()
         given = [recipe for recipe in self.recipes if recipe.name not in all_recipes()]
         if len(here) < len(self.devices):
-            given = [r for r in given if _fits(r) and not find_engine(r.engine).missing(r.session)]
+            given = [r for r in given if _fits(r) and not missing(r.engine, r.session)]
         own = [recipe for device in here for recipe in _of(device)]
         return frozenset(recipe.name for recipe in (*own, *given)) | {BASELINE}
 

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 import msgspec
 
 from edgetl.errors import UsageError
+from edgetl.registry import Registry
 from edgetl.spec import Strict
 
 Self = TypeVar("Self", bound="Options")
@@ -43,7 +44,7 @@ class Option(NamedTuple):
     high: float = math.inf
     step: int = 0  # values are multiples of it
     unit: str = ""
-    known: Callable[[], tuple[str, ...]] | None = None  # what may be named, where plug-ins add
+    known: Registry[Any] | None = None  # what may be named beside the default; plug-ins add to it
 
     @property
     def range(self) -> str:
@@ -75,7 +76,13 @@ class Field(NamedTuple):
     @property
     def choices(self) -> tuple[Any, ...]:
         """The values there are, where they can be listed."""
-        return self.option.known() if self.option.known else self.literals
+        known = self.option.known
+        return (self.default, *known.names()) if known else self.literals
+
+    def knows(self, value: Any) -> bool:
+        """Whether a value names what is registered, which is not listed for it."""
+        known = self.option.known
+        return known is not None and (value == self.default or value in known)
 
     def read(self, value: Any) -> Any:
         """The value as the struct holds it: a path as text, a text form as what it means.
@@ -86,6 +93,8 @@ class Field(NamedTuple):
         option, flag = self.option, self.flags[0]
         if option.parse and isinstance(value, str):
             value = option.parse(flag, value)
+        if self.knows(value):
+            return value
         choices = self.choices
         try:
             read = msgspec.convert(value, self.type)

@@ -9,14 +9,7 @@ from edgetl.errors import UsageError
 from edgetl.options.base import Option, Options
 
 AUTO: Literal["auto"] = "auto"
-
-
-def engines() -> tuple[str, ...]:
-    """What --engine may name."""
-    return (AUTO, *ENGINES.names())
-
-
-Engine = Annotated[str, Option("Only this engine.", known=engines)]
+Engine = Annotated[str, Option("Only this engine.", known=ENGINES)]
 Precision = Annotated[Literal["auto", "fp32", "fp16", "bf16", "int8"], Option("Only this one.")]
 Threads = Annotated[int, Option("0: every core.", low=0)]
 Batch = Annotated[int, Option("Images a run.", low=1, high=1024)]
@@ -83,7 +76,7 @@ class CompareOptions(Options, frozen=True, kw_only=True):
     engines: Annotated[
         tuple[str, ...],
         Option(
-            "Compare each bundle's fastest of these, as onnxruntime,openvino.",
+            "Compare each bundle's fastest of these, as ENGINE,ENGINE.",
             metavar="<names>",
             parse=names,
         ),

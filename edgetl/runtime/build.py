@@ -1,6 +1,7 @@
 """Build ahead what the first `bench` or `predict` would build: engines that fit only this machine.
 
-Only TensorRT has such a step. What needs a GPU was not executed so far; every refusal was.
+Of edgetl's own engines only one has such a step, and needs a GPU for it: that was not executed so
+far; every refusal was.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.bundle.manifest import Candidate
-from edgetl.engines import Options, find_engine, ready_engine
+from edgetl.engines import ENGINES, Builder, Options, find_engine, ready_engine
 from edgetl.errors import EngineError, EngineMissingError, StorageError, shell
 from edgetl.options import BuildOptions, takes
 from edgetl.runtime.choose import matching
@@ -113,8 +114,8 @@ def _none_built(bundle: Bundle, failed: dict[str, EngineError]) -> EngineError:
 
 
 def builds(candidate: Candidate) -> bool:
-    """Whether a candidate's engine has a build step."""
-    return hasattr(find_engine(candidate.engine), "prepare")
+    """Whether a candidate's engine, where it is known, has a build step."""
+    return candidate.engine in ENGINES and find_engine(candidate.engine).builder is not None
 
 
 def announce(bundle: Bundle, candidate: Candidate, batch: int) -> bool:
@@ -124,10 +125,9 @@ def announce(bundle: Bundle, candidate: Candidate, batch: int) -> bool:
     Raises EngineMissingError or EngineError.
     """
     if builds(candidate):
-        files, options = _given(bundle, candidate)
-        engine: Any = ready_engine(candidate.engine, candidate.session)
+        builder, files, options = _given(bundle, candidate)
         with contextlib.suppress(StorageError):  # of the cache: opening the candidate says it
-            line = engine.pending(files, options, batch)
+            line = builder.pending(files, options, batch)
             if line is not None:
                 LOG.warning("%s", line)
                 return True
@@ -135,13 +135,12 @@ def announce(bundle: Bundle, candidate: Candidate, batch: int) -> bool:
 
 
 def _built(bundle: Bundle, candidate: Candidate, batch: int) -> BuiltEngine:
-    engine: Any = ready_engine(candidate.engine, candidate.session)
-    files, options = _given(bundle, candidate)
-    ahead = engine.prepare(files, options, batch)
+    builder, files, options = _given(bundle, candidate)
+    ahead = builder.prepare(files, options, batch)
     return BuiltEngine(
         candidate=candidate.name,
         engine=candidate.engine,
-        engine_version=engine.version(),
+        engine_version=find_engine(candidate.engine).version(),
         precision=candidate.precision,
         batch=batch,
         cached=ahead.cached,
@@ -151,6 +150,9 @@ def _built(bundle: Bundle, candidate: Candidate, batch: int) -> BuiltEngine:
     )
 
 
-def _given(bundle: Bundle, candidate: Candidate) -> tuple[tuple[bytes, ...], Options]:
+def _given(bundle: Bundle, candidate: Candidate) -> tuple[Builder, tuple[bytes, ...], Options]:
+    """What a candidate that `builds` is built by, and from."""
+    builder = ready_engine(candidate.engine, candidate.session).builder
+    assert builder is not None
     files = tuple(bundle.read(path) for path in candidate.artifacts)
-    return files, Options(precision=candidate.precision, session=candidate.session)
+    return builder, files, Options(precision=candidate.precision, session=candidate.session)

@@ -6,7 +6,7 @@ import re
 
 from edgetl.bundle import Bundle
 from edgetl.bundle.manifest import Candidate
-from edgetl.engines import Missing, check_settings, find_engine
+from edgetl.engines import Missing, check_settings, find_engine, missing
 from edgetl.errors import EngineError, EngineMissingError, UnknownNameError, shell
 from edgetl.machine import this_machine
 from edgetl.runtime.local import local_timings
@@ -47,11 +47,12 @@ def unfit(candidate: Candidate) -> Missing | None:
     if candidate.arch and here not in candidate.arch:
         meant = " or ".join(candidate.arch)
         return Missing(f"It is meant for {meant}, and this machine is {here}.", "run it there")
-    engine, least = find_engine(candidate.engine), _numbers(candidate.min_engine)
-    reason = engine.missing(candidate.session)
-    if reason is None and least and _numbers(engine.version()) < least:
+    least = _numbers(candidate.min_engine)
+    reason = missing(candidate.engine, candidate.session)
+    if reason is None and least and _numbers(find_engine(candidate.engine).version()) < least:
+        version = find_engine(candidate.engine).version()
         reason = Missing(
-            f"It needs {candidate.engine} {candidate.min_engine}, and {engine.version()} is here.",
+            f"It needs {candidate.engine} {candidate.min_engine}, and {version} is here.",
             f"install a newer {candidate.engine}",
         )
     return reason

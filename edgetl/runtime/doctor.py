@@ -46,7 +46,7 @@ def examine() -> list[Part]:
         version = _version(name)
         fix = "" if version else f"pip install 'edgetl[{extra}]'" if extra else "pip install edgetl"
         parts.append(Part(name=name, version=version, purpose=purpose, fix=fix))
-    for engine in ENGINES.names():
+    for engine in filter(ENGINES.__contains__, ENGINES.names()):
         reason = find_engine(engine).missing()
         parts.append(
             Part(

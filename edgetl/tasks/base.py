@@ -274,7 +274,7 @@ def decode_stored(kind: type[Any], value: Any) -> Any:
     for base, registry in ((Task, TASKS), (Input, INPUTS)):
         if kind is base:
             tag = value.get("type") if isinstance(value, dict) else None
-            if tag not in registry.names():
+            if tag not in registry:
                 raise ValueError(f"its {registry.kind} {tag!r} is not known here")
             return msgspec.convert(value, registry.find(str(tag)))
     raise NotImplementedError

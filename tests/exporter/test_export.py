@@ -19,7 +19,7 @@ import pytest
 import edgetl
 from edgetl.bundle import open_bundle
 from edgetl.bundle.manifest import Candidate
-from edgetl.engines import find_engine
+from edgetl.engines import Missing, find_engine
 from edgetl.errors import (
     DataError,
     EngineMissingError,
@@ -236,7 +236,7 @@ def test_a_baseline_that_fails_ships_nothing(
     trained: Path, tmp_path: Path, spoil: Callable[[str], None]
 ) -> None:
     spoil("fp32")
-    with pytest.raises(GateError, match="ONNX Runtime fp32, which every bundle carries"):
+    with pytest.raises(GateError, match="ort-fp32, which every bundle carries"):
         edgetl.export(trained, target="cpu", out=tmp_path / "x.edgetl", engine="onnxruntime")
     assert not list(tmp_path.iterdir())
 
@@ -418,7 +418,7 @@ def test_an_engine_that_is_asked_for_must_be_here(
 ) -> None:
     from edgetl.engines import openvino
 
-    monkeypatch.setattr(openvino, "missing", lambda _=None: "It is not here. Fix: get it")
+    monkeypatch.setattr(openvino, "missing", lambda _=None: Missing("It is not here.", "get it"))
     with pytest.raises(EngineMissingError, match="It is not here"):
         edgetl.export(trained, target="cpu", out=tmp_path / "x.edgetl", engine="openvino")
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from edgetl.devices import all_devices
-from edgetl.engines import openvino, tensorrt
+from edgetl.engines import Missing, openvino, tensorrt
 from edgetl.errors import UnknownNameError, UsageError
 from edgetl.exporter import plan as planning
 from edgetl.exporter.plan import BASELINE, plan
@@ -206,11 +206,11 @@ def test_a_recipe_file_for_another_target_is_not_measured_here(
     trt = write("trt-fp16-weak", name="my-trt")
     arm = write("ort-fp32", name="my-arm", arch=[OTHER[this_machine().arch]])
     ov = write("ov-fp32", name="my-ov")
-    monkeypatch.setattr(tensorrt, "missing", lambda _=None: "It is not here. Fix: get it")
+    monkeypatch.setattr(tensorrt, "missing", lambda _=None: Missing("It is not here.", "get it"))
     found = plan("cpu,jetson", extra=[trt, arm, ov])
     assert found.recipes[4].name == "my-trt"  # behind the profile's own
     assert found.measured & {"my-trt", "my-arm", "my-ov"} == {"my-ov"}
-    monkeypatch.setattr(openvino, "missing", lambda _=None: "Nor this. Fix: get both")
+    monkeypatch.setattr(openvino, "missing", lambda _=None: Missing("Nor this.", "get both"))
     assert plan("cpu,jetson", extra=[ov]).measured == set(names("cpu"))
     # where this machine is the only target, trying it is what was asked for
     assert "my-ov" in plan("cpu", extra=[ov]).measured

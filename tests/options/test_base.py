@@ -23,6 +23,7 @@ from edgetl.errors import UsageError
 from edgetl.inputs.decode import DEPTHS
 from edgetl.options import Option, Options, fields, takes
 from edgetl.options.runtime import names
+from edgetl.registry import Registry
 
 
 class SliceOptions(Options, frozen=True, kw_only=True):
@@ -239,23 +240,19 @@ def test_a_file_holds_any_options(tmp_path_factory: pytest.TempPathFactory, valu
 
 # --- names that plug-ins add ------------------------------------------------------------------
 
-BREADS = ["rye"]
-
-
-def breads() -> tuple[str, ...]:
-    return tuple(BREADS)
+BREADS: Registry[object] = Registry("bread", "tests.breads", {"spelt": "json"})
 
 
 class ShopOptions(Options, frozen=True, kw_only=True):
-    bread: Annotated[str, Option("On the shelf.", known=breads)] = "rye"
+    bread: Annotated[str, Option("On the shelf.", known=BREADS)] = "rye"
 
 
 def test_a_name_may_be_added_later() -> None:
-    with pytest.raises(UsageError, match="--bread spelt is not possible") as error:
-        ShopOptions.of(None, {"bread": "spelt"})
-    assert error.value.fix == "choose among rye."
-    BREADS.append("spelt")
+    with pytest.raises(UsageError, match="--bread corn is not possible") as error:
+        ShopOptions.of(None, {"bread": "corn"})
+    assert error.value.fix == "choose among rye, spelt."
+    BREADS.own["corn"] = "json"
     try:
-        assert ShopOptions.of(None, {"bread": "spelt"}).bread == "spelt"
+        assert ShopOptions.of(None, {"bread": "corn"}).bread == "corn"
     finally:
-        BREADS.remove("spelt")
+        del BREADS.own["corn"]

@@ -33,7 +33,7 @@ def able(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     monkeypatch.setattr(tensorrt, "version", lambda: "8.5.2")
     monkeypatch.setattr(tensorrt, "missing", lambda s=None: tensorrt.mistyped((s or {})["typing"]))
-    monkeypatch.setattr(tensorrt, "prepare", ahead)
+    monkeypatch.setattr(tensorrt, "builder", tensorrt.builder._replace(prepare=ahead))
     return asked
 
 
@@ -98,7 +98,7 @@ def test_a_failed_build_is_told_from_a_missing_engine(
     def fail(*_: Any) -> None:
         raise EngineError("TensorRT 8.5.2 could not build it: no memory.", fix="free memory.")
 
-    monkeypatch.setattr(tensorrt, "prepare", fail)
+    monkeypatch.setattr(tensorrt, "builder", tensorrt.builder._replace(prepare=fail))
     with pytest.raises(EngineError, match="could not build it: no memory") as error:
         build(jetson_bundle)
     assert not isinstance(error.value, EngineMissingError)
@@ -106,7 +106,7 @@ def test_a_failed_build_is_told_from_a_missing_engine(
     def full(*_: Any) -> None:
         raise StorageError("Cannot write it.", fix="free disk space.")
 
-    monkeypatch.setattr(tensorrt, "prepare", full)
+    monkeypatch.setattr(tensorrt, "builder", tensorrt.builder._replace(prepare=full))
     with pytest.raises(StorageError, match="Cannot write it"):
         build(jetson_bundle)
 
@@ -116,7 +116,9 @@ def test_a_coming_build_is_announced(
     jetson_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines: list[str | None] = ["building it, minutes", None]
-    monkeypatch.setattr(tensorrt, "pending", lambda *_: lines.pop(0))
+    monkeypatch.setattr(
+        tensorrt, "builder", tensorrt.builder._replace(pending=lambda *_: lines.pop(0))
+    )
     with open_bundle(jetson_bundle) as bundle:
         weak, _, plain = bundle.manifest.candidates
         assert (builds(weak), builds(plain)) == (True, False)

@@ -16,6 +16,8 @@ import time
 from typing import Any, NamedTuple
 
 from edgetl.engines.base import (
+    Ahead,
+    Builder,
     Description,
     Images,
     Missing,
@@ -37,20 +39,10 @@ from edgetl.engines.tensorrt.log import log_of, runtime_of
 from edgetl.engines.tensorrt.run import Loaded
 from edgetl.errors import EngineError, StorageError
 from edgetl.files import sha256_bytes
-from edgetl.spec import Record
 
 name = "tensorrt"
 SETTABLE = trt_build.SETTABLE
 LOG = logging.getLogger("edgetl")
-
-
-class Ahead(Record, frozen=True, kw_only=True):
-    """An engine that lies in the cache now."""
-
-    cached: bool  # it lay there before
-    build_s: float
-    size_mib: float
-    placement: str  # what runs on a DLA, if anything
 
 
 def missing(session: dict[str, str] | None = None) -> Missing | None:
@@ -134,6 +126,9 @@ def pending(files: tuple[bytes, ...], options: Options, batch: int) -> str | Non
         return maker.announcement()
     held.close()
     return None
+
+
+builder = Builder(prepare, pending)
 
 
 class _Made(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +99,20 @@ def raise_opset(model: bytes, opset: int = QDQ_OPSET) -> bytes:
             entry.version = opset
     proto.ir_version = max(proto.ir_version, 9)
     return bytes(proto.SerializeToString(deterministic=True))
+
+
+def check_fp16_ranges(ranges: Mapping[str, tuple[float, float]]) -> str | None:
+    """Why tensors with these (low, high) do not fit FP16, naming the worst one, or None."""
+    worst, reach = "", 0.0
+    for name, bounds in ranges.items():
+        largest = max(abs(bound) for bound in bounds)
+        if any(math.isnan(bound) for bound in bounds):
+            return f"tensor '{name}' is not a number"
+        if largest > reach:
+            worst, reach = name, largest
+    if reach <= _LARGEST:
+        return None
+    return f"tensor '{worst}' reaches {reach:.6g}; FP16 ends at {_LARGEST:.0f}"
 
 
 def _without_batch_norm(

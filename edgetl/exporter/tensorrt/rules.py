@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import onnx
 
@@ -19,7 +18,6 @@ from edgetl.exporter.onnx.checks import (
 from edgetl.exporter.tensorrt.pairs import QuantizedGraph, broken, integer
 
 WEAK_OPSET, STRONG_OPSET = 17, 19  # QuantizeLinear takes float16 from 19 on
-FP16_LARGEST = 65504.0
 
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 _POOLS = frozenset({"GlobalAveragePool", "AveragePool"})
@@ -66,20 +64,6 @@ def check_trt_qdq(
             _check_gated(graph, node, free=free)
         elif node.op_type == "Concat":
             _check_concat(graph, node, free=free)
-
-
-def check_fp16_ranges(ranges: Mapping[str, tuple[float, float]]) -> str | None:
-    """Why tensors with these (low, high) do not fit FP16, naming the worst one, or None."""
-    worst, reach = "", 0.0
-    for name, bounds in ranges.items():
-        largest = max(abs(bound) for bound in bounds)
-        if any(math.isnan(bound) for bound in bounds):
-            return f"tensor '{name}' is not a number"
-        if largest > reach:
-            worst, reach = name, largest
-    if reach <= FP16_LARGEST:
-        return None
-    return f"tensor '{worst}' reaches {reach:.6g}; FP16 ends at {FP16_LARGEST:.0f}"
 
 
 def _check_readers(graph: QuantizedGraph, node: onnx.NodeProto, *, early: bool, free: bool) -> None:

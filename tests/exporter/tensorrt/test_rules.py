@@ -12,10 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgetl.errors import TraceError
+from edgetl.exporter.onnx.fp16 import check_fp16_ranges
 from edgetl.exporter.onnx.trace import trace
 from edgetl.exporter.quantize.calibration import activation_ranges, float_tensors
 from edgetl.exporter.tensorrt.qdq import trt_qdq
-from edgetl.exporter.tensorrt.rules import check_fp16_ranges, check_trt_qdq
+from edgetl.exporter.tensorrt.rules import check_trt_qdq
 from edgetl.inputs.image import sized
 from edgetl.spec import Normalize
 
