@@ -31,7 +31,7 @@ from edgetl.bundle.manifest import Artifact
 from edgetl.errors import ImageError
 from edgetl.exporter.golden import golden_members, npy
 from edgetl.files import sha256_bytes
-from edgetl.inputs.image import PADDING, ImageInput, pixels, square
+from edgetl.inputs.image import PADDING, ImageInput, pixels, sized
 from edgetl.runtime.selftest import PIXEL_TOLERANCE, TOLERANCE
 from edgetl.tasks.multilabel import MultiLabel
 from tests import stranger
@@ -170,7 +170,7 @@ def test_the_stranger_imports_nothing_of_edgetl() -> None:
 def test_the_strangers_numbers_are_edgetls() -> None:
     assert (stranger.TOLERANCE, stranger.PADDING) == (TOLERANCE, PADDING)
     assert PIXEL_TOLERANCE == 3
-    assert square(224) == ImageInput()  # whose defaults the stranger has from the document
+    assert sized(224) == ImageInput()  # whose defaults the stranger has from the document
     assert vars(stranger.Stated({"type": "image"})) == {
         "width": 224, "height": 224, "fit": "crop", "crop": 0.875, "kernel": "bilinear",
         "order": "rgb", "depth": 16,
@@ -183,9 +183,9 @@ def test_the_strangers_numbers_are_edgetls() -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        square(32),
-        square(48, "pad"),
-        square(56, "squash"),
+        sized(32),
+        sized(48, "pad"),
+        sized(56, "squash"),
         ImageInput(height=24, width=40),
         ImageInput(height=40, width=24, fit="pad", order="bgr"),
         ImageInput(height=40, width=24, fit="squash", interpolation="bicubic"),
@@ -235,7 +235,7 @@ def test_pixels_are_the_same_at_any_size(
 
 @pytest.mark.parametrize("depth", [8, 10, 12, 15, 16])
 def test_samples_of_any_depth_are_the_same(depth: int) -> None:
-    spec = square(16, "squash", depth)
+    spec = sized(16, "squash", depth)
     for dtype, kind in ((np.uint16, "PNG"), (np.int32, "TIFF"), (np.float32, "TIFF")):
         if depth < 16 or dtype != np.float32:
             agree(encoded(Image.fromarray(wide(20, 30, high=2**depth).astype(dtype)), kind), spec)
@@ -249,17 +249,17 @@ def tiff(value: float, dtype: Any) -> bytes:
 @pytest.mark.parametrize(
     ("data", "spec"),
     [
-        (tiff(0.5, np.float32), square(8)),
-        (tiff(70_000, np.int32), square(8)),
-        (tiff(-1, np.int32), square(8)),
-        (tiff(255, np.uint16), square(8)),
-        (tiff(4096, np.uint16), square(8, depth=12)),
-        (tiff(15, np.uint16), square(8, depth=12)),
-        (tiff(np.nan, np.float32), square(8, depth=12)),
-        (tiff(0.7, np.float32), square(8, depth=8)),
-        (png16(wide(9, 9, 3, high=256), 2), square(8)),
-        (ODD["colour16.png"], square(8, depth=12)),
-        (ODD["clear-grey16.png"], square(8, depth=12)),
+        (tiff(0.5, np.float32), sized(8)),
+        (tiff(70_000, np.int32), sized(8)),
+        (tiff(-1, np.int32), sized(8)),
+        (tiff(255, np.uint16), sized(8)),
+        (tiff(4096, np.uint16), sized(8, depth=12)),
+        (tiff(15, np.uint16), sized(8, depth=12)),
+        (tiff(np.nan, np.float32), sized(8, depth=12)),
+        (tiff(0.7, np.float32), sized(8, depth=8)),
+        (png16(wide(9, 9, 3, high=256), 2), sized(8)),
+        (ODD["colour16.png"], sized(8, depth=12)),
+        (ODD["clear-grey16.png"], sized(8, depth=12)),
         (ODD["photo.bmp"], ImageInput(rules=3)),
         (ODD["photo.bmp"], ImageInput(rules=2, depth=7)),
     ],
@@ -317,7 +317,7 @@ def with_input(spec: ImageInput) -> dict[str, bytes]:
 def test_a_bundle_is_read_by_the_document_alone(
     fit: Any, write_tiny: Callable[..., Path], photos: list[Path], tmp_path: Path
 ) -> None:
-    spec = square(32, fit)
+    spec = sized(32, fit)
     bundle = write_tiny(
         tmp_path / "fit.edgetl", ("ort-fp32", "ort-int8"),
         {"ort-fp32": {"temperature": 1.7}, "ort-int8": {"temperature": 0.8}},
@@ -374,7 +374,7 @@ def test_a_damaged_bundle_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_a_self_test_that_fails_is_seen(write_tiny: Callable[..., Path], tmp_path: Path) -> None:
-    wrong = with_input(square(32, "pad"))  # of a bundle with fit squash
+    wrong = with_input(sized(32, "pad"))  # of a bundle with fit squash
     done = alone(write_tiny(tmp_path / "other.edgetl", ("ort-fp32",), None, wrong), [])
     assert done.returncode == 1
     assert "self-test: pixels differ" in done.stderr

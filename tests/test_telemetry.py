@@ -47,7 +47,7 @@ import numpy as np
 from edgetl.engines import Options, find_engine
 options = Options(precision="fp32", session={"INFERENCE_PRECISION_HINT": "f32"})
 session = find_engine("openvino").open((open(sys.argv[1], "rb").read(),), options)
-assert session.run(np.zeros((1, 16, 16, 3), np.uint8)).shape == (1, 4)
+assert session.run(np.zeros((1, 16, 16, 3), np.uint8))['logits'].shape == (1, 4)
 assert session.describe().engine == "openvino"
 session.close()
 """

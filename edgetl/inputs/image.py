@@ -23,9 +23,7 @@ Nothing else happens outside the graph.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, TypeAlias, TypeGuard, Union
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -33,18 +31,11 @@ from PIL import Image, ImageFile
 from edgetl.errors import ImageError
 from edgetl.inputs.base import Geometry, Input, Pixels, Read
 from edgetl.inputs.decode import DEPTHS, FULL_DEPTH, MAX_PIXELS, is_wide_colour, load, to_rgb
-from edgetl.inputs.formats import READABLE, open_image
-from edgetl.spec import Fit, Record
-
-ImageSource: TypeAlias = Union[
-    str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], Image.Image, Pixels
-]
-
-Interpolation = Literal["bilinear", "bicubic"]
-Order = Literal["rgb", "bgr"]
+from edgetl.inputs.formats import open_image
+from edgetl.inputs.source import ImageSource, fix_for, reason_of, source_bytes, source_name
+from edgetl.spec import LARGEST_SIDE, Fit, Interpolation, Order, Record
 
 CROP = 224 / 256
-LARGEST = 8192  # pixels a side
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 PADDING = (124, 116, 104)
 ORIENTATION_TAG = 0x0112
@@ -58,10 +49,6 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
-REASONS = {
-    FileNotFoundError: "no such file",
-    IsADirectoryError: "it is a folder",
-}
 
 
 class ImageInput(Record, Input, frozen=True, kw_only=True, tag="image"):
@@ -77,7 +64,7 @@ class ImageInput(Record, Input, frozen=True, kw_only=True, tag="image"):
     depth: int = 16  # bits of grey samples in 16-bit and wider files, by rules 2
 
     def __post_init__(self) -> None:
-        if not (1 <= self.height <= LARGEST and 1 <= self.width <= LARGEST):
+        if not (1 <= self.height <= LARGEST_SIDE and 1 <= self.width <= LARGEST_SIDE):
             raise ValueError(f"{self.height}x{self.width} pixels are not possible")
         if not 0 < self.crop <= 1:
             raise ValueError(f"a crop of {self.crop} is not possible")
@@ -152,7 +139,7 @@ def _seen(source: ImageSource, spec: ImageInput, *, scaled: bool) -> _Seen:
             f"The model wants preprocessing {what}; this edgetl knows rules 1 and 2.",
             fix="pip install -U edgetl",
         )
-    name = _name(source)
+    name = source_name(source)
     try:
         found = _decoded(source, spec if scaled else None)
         turned = _turned(found.image)
@@ -166,42 +153,9 @@ def _seen(source: ImageSource, spec: ImageInput, *, scaled: bool) -> _Seen:
         raise ImageError(f"Cannot read image {name}: {what}.", fix="save it smaller.") from error
     except Exception as error:  # Pillow's plug-ins raise almost anything on damaged files
         raise ImageError(
-            f"Cannot read image {name}: {_reason(error)}.",
-            fix=_fix(error),
+            f"Cannot read image {name}: {reason_of(error)}.",
+            fix=fix_for(error),
         ) from error
-
-
-def is_source(value: object) -> TypeGuard[ImageSource]:
-    """Whether a value is of a kind that one image is given as."""
-    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
-    return isinstance(value, kinds) or hasattr(value, "read")
-
-
-def _name(source: ImageSource) -> str:
-    if isinstance(source, (str, os.PathLike)):
-        return os.fsdecode(source)
-    name = getattr(source, "name", "")  # of an open file
-    return name if name and isinstance(name, str) else f"<{type(source).__name__}>"
-
-
-def _fix(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno is not None:  # the file itself, not what it holds
-        return "check the path and its permissions."
-    return f"replace it with a whole {READABLE} file."
-
-
-def _reason(error: Exception) -> str:
-    for kind, reason in REASONS.items():
-        if isinstance(error, kind):
-            return reason
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    text = str(error).split("\n")[0].rstrip(". ")
-    if "truncated" in text.lower():
-        return "image file is truncated: the file is cut off"
-    if text.startswith(("broken data stream", "could not create decoder object")):  # PNG, WebP
-        return "the file is damaged or cut off"
-    return text or type(error).__name__
 
 
 def _decoded(source: ImageSource, spec: ImageInput | None) -> _Decoded:
@@ -219,38 +173,11 @@ def _decoded(source: ImageSource, spec: ImageInput | None) -> _Decoded:
                 fix="convert it to RGB with values 0…255 first.",
             )
         return _Decoded(Image.fromarray(source), (source.shape[1], source.shape[0]))
-    data = _bytes(source)
+    data = source_bytes(source)
     image = open_image(data)
     found = _Decoded(image, image.size, is_wide_colour(image))
     load(image, _wanted(image, spec) if spec else image.size, data)
     return found
-
-
-def _bytes(source: ImageSource) -> bytes:
-    """All bytes of a file; of one that is open, those from where it stands."""
-    if not is_source(source):
-        raise ImageError(
-            f"a {type(source).__name__} is no image.",
-            fix="give a path, bytes, an open file, a Pillow image or a uint8 array.",
-        )
-    data: Any
-    if isinstance(source, (str, os.PathLike)):
-        data = Path(os.fsdecode(source)).read_bytes()
-        fix = "replace the file."
-    else:
-        data = source.read() if hasattr(source, "read") else source
-        fix = "go back to its start by seek(0) if it was read before, or give other bytes."
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        kind = type(data).__name__
-        if kind == "coroutine":
-            data.close()  # else Python would warn that nobody awaited it
-        raise ImageError(
-            f"its read() gives a {kind}, not bytes.",
-            fix="open the file with mode 'rb', or await its read() and give the bytes.",
-        )
-    if not len(data):
-        raise ImageError("the file is empty.", fix=fix)
-    return bytes(data)
 
 
 def _turned(image: Image.Image) -> int:

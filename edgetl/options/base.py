@@ -100,7 +100,7 @@ class Field(NamedTuple):
             read = msgspec.convert(value, self.type)
             if (read is None or read in choices) if choices else option.admits(read):
                 return read
-            wanted = option.range
+            wanted = option.range or "a number"
         except msgspec.ValidationError as error:
             wanted = option.range or str(error)
         if choices:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from edgetl.errors import UsageError
-from edgetl.inputs.image import LARGEST, Interpolation, Order
 from edgetl.options.base import Option, Options
 from edgetl.options.forms import Colours, Size, colours, seconds, sides
 from edgetl.options.runtime import Engine, Precision
-from edgetl.spec import Fit
+from edgetl.spec import LARGEST_SIDE, Fit, Interpolation, Order
 
 When = Literal["auto", "always", "never"]
 
@@ -39,7 +38,7 @@ class OnnxOptions(Options, frozen=True, kw_only=True):
             metavar="<size>",
             parse=sides,
             low=1,
-            high=LARGEST,
+            high=LARGEST_SIDE,
         ),
     ] = None
     fit: Annotated[

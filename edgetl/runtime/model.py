@@ -13,7 +13,7 @@ from edgetl.bundle import Bundle, open_bundle
 from edgetl.bundle.manifest import Candidate
 from edgetl.engines import Description, Images, Outputs, Session
 from edgetl.errors import EdgetlError, EngineError, ImageError, UsageError, shell
-from edgetl.inputs.image import ImageSource, is_source
+from edgetl.inputs.source import ImageSource, is_source
 from edgetl.options import LoadOptions, takes
 from edgetl.runtime.choose import AUTO, named
 from edgetl.runtime.trust import open_best, open_named

@@ -12,6 +12,9 @@ from typing import Literal
 import msgspec
 
 Fit = Literal["crop", "pad", "squash"]
+Interpolation = Literal["bilinear", "bicubic"]
+Order = Literal["rgb", "bgr"]  # of colours
+LARGEST_SIDE = 8192  # pixels of an input
 Strategy = Literal["auto", "probe", "finetune", "scratch"]
 TorchDevice = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]

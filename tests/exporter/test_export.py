@@ -19,6 +19,7 @@ import pytest
 import edgetl
 from edgetl.bundle import open_bundle
 from edgetl.bundle.manifest import Candidate
+from edgetl.cli.app import app
 from edgetl.engines import Missing, find_engine
 from edgetl.errors import (
     DataError,
@@ -70,10 +71,11 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     real = jobs.candidate_outputs
 
     def of(which: str) -> None:
-        def spoilt(built: Any, images: Any) -> Any:
-            logits, used = real(built, images)
-            wrong = which in (built.recipe.precision, built.recipe.name)
-            return (-logits if wrong else logits), used
+        def spoilt(built: Any, blocks: Any) -> Any:
+            found, used = real(built, blocks)
+            if which in (built.recipe.precision, built.recipe.name):
+                found = [{name: -values for name, values in one.items()} for one in found]
+            return found, used
 
         monkeypatch.setattr(jobs, "candidate_outputs", spoilt)
 
@@ -83,7 +85,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 def died(candidate: Candidate) -> Unmeasured:
     """As if its process had ended while it was measured."""
     return Unmeasured(
-        recipe=candidate.name,
+        candidate=candidate.name,
         engine=candidate.engine,
         precision=candidate.precision,
         reason="It died.",
@@ -146,12 +148,11 @@ def test_the_table_shows_refused_candidates_too(
     spoil: Callable[[str], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from edgetl.cli.export import export
-
     spoil("int8")
-    export(
-        trained, target="cpu", out=tmp_path / "x.edgetl", max_drop=0.01, search="never", qat="never"
-    )
+    given = ["export", str(trained), "--target", "cpu", "--search", "never", "--qat", "never"]
+    with pytest.raises(SystemExit) as ended:
+        app([*given, "--out", str(tmp_path / "x.edgetl")])
+    assert ended.value.code == 0
     shown = capsys.readouterr()
     assert "ort-fp32" in shown.out
     assert "ort-int8" in shown.out
@@ -388,7 +389,11 @@ def test_a_recipe_of_ones_own(trained: Path, tmp_path: Path, quick: None) -> Non
         ({"target": "cpu,cpu"}, UsageError, "names a device twice"),
         ({"target": "cpu", "dla": True}, UsageError, "No deep learning accelerator is known"),
         ({"target": "cpu", "budget_s": 0}, UsageError, "--budget 0 s leaves no time"),
-        ({"target": "cpu", "budget_s": float("nan")}, UsageError, "--budget nan s leaves"),
+        (
+            {"target": "cpu", "budget_s": float("nan")},
+            UsageError,
+            "--budget nan is not possible. Fix: choose a number",
+        ),
         ({"target": "cpu", "precision": "fp32", "qat": "always"}, UsageError, "no INT8 recipe is"),
         ({"target": "cpu", "precision": "fp32", "search": "always"}, UsageError, "no INT8 recipe"),
         ({"target": "jetson", "search": "always"}, UsageError, "which none of the targets is"),

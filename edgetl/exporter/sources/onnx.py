@@ -160,7 +160,7 @@ class OnnxSource:
         self._warn(
             f"{given.name} has {given.classes} outputs and {self.folder.root} "
             f"{len(self.folder.classes) or 'no'} class folders: labels are numbers, and agreement "
-            "with the given model decides instead of accuracy. --class-names FILE names the outputs."
+            "with the given model decides instead of accuracy. --class-names FILE names them."
         )
         return tuple(f"class {number}" for number in range(given.classes))
 

@@ -14,7 +14,7 @@ from edgetl.exporter.sources.base import Source
 from edgetl.exporter.sources.onnx import OnnxSource
 from edgetl.exporter.sources.open import open_source
 from edgetl.exporter.sources.run import RunSource
-from edgetl.inputs.image import sized
+from edgetl.inputs.image import ImageInput, sized
 from edgetl.options import ExportOptions, OnnxOptions
 from edgetl.spec import Normalize
 from tests.exporter import small
@@ -51,13 +51,17 @@ def test_a_run_whose_photos_were_moved(trained: Path, shapes: Path, tmp_path: Pa
 
 OPTIONS: dict[str, Any] = {
     "calib": "photos",
-    "labels": "labels.txt",
+    "class_names": "labels.txt",
+    "output": "logits",
     "size": 224,
     "fit": "pad",
     "mean": (0.5, 0.5, 0.5),
     "std": (0.5, 0.5, 0.5),
     "range_": 255,
     "layout": "auto",
+    "crop_pct": 0.9,
+    "interpolation": "bicubic",
+    "order": "bgr",
 }
 
 
@@ -68,7 +72,7 @@ def test_every_option_is_tried() -> None:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_run_has_its_own_options(name: str, tmp_path: Path) -> None:
     """Said before the run is read, so that a path with a typing error says it too."""
-    shown = name.rstrip("_")
+    shown = name.rstrip("_").replace("_", "-")
     with pytest.raises(UsageError, match=f"^--{shown} cannot be given with a run") as got:
         opened(tmp_path, **{name: OPTIONS[name]})
     assert ".onnx file" in got.value.fix
@@ -118,8 +122,18 @@ def test_options_arrive(model: Path, photos: Path, tmp_path: Path) -> None:
         std=(51.0, 51.0, 25.5),
         range_=255,
         layout="nchw",
+        crop_pct=0.9,
+        interpolation="bicubic",
+        order="bgr",
     )
-    assert source.input.fit == "squash"
+    assert source.input == ImageInput(
+        height=small.SIZE,
+        width=small.SIZE,
+        fit="squash",
+        crop=0.9,
+        interpolation="bicubic",
+        order="bgr",
+    )
     assert source.normalize.std == (0.2, 0.2, 0.1)
     assert source.normalize.mean[0] == pytest.approx(100 / 255)
 
