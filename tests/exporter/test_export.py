@@ -73,7 +73,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def of(which: str) -> None:
         def spoilt(built: Any, blocks: Any) -> Any:
             found, used = real(built, blocks)
-            if which in (built.recipe.precision, built.recipe.name):
+            named = any(path.startswith(f"models/{which}.") for path in built.files)
+            if named or built.recipe.precision == which:
                 found = [{name: -values for name, values in one.items()} for one in found]
             return found, used
 
