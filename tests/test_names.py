@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import edgetl
 from edgetl.engines import ENGINES
 from edgetl.exporter.backends import BACKENDS
+from edgetl.tasks.base import TASKS
 
 HOME = Path(edgetl.__file__).parent
 FORMS = {form for name in BACKENDS.own for form in BACKENDS.find(name).forms} - {"float"}
@@ -59,6 +61,14 @@ def imports(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if "tasks/" not in m])
+def test_no_task_is_known_by_name(module: str) -> None:
+    tree = ast.parse((HOME / module).read_text("utf-8"))
+    assert not {*TASKS.own} & {word for s in strings(tree) for word in re.findall(r"\w+", s)}
+    homes = tuple(f"tasks.{name}" for name in TASKS.own)
+    assert not {name for name in imports(tree) if any(home in name for home in homes)}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -8,6 +8,7 @@ from edgetl.errors import UsageError
 from edgetl.options.base import Option, Options
 from edgetl.options.forms import Size, sides
 from edgetl.spec import Fit, Strategy, TorchDevice
+from edgetl.tasks.base import DEFAULT_TASK, TASKS
 
 
 class FinetuneOptions(Options, frozen=True, kw_only=True):
@@ -45,7 +46,7 @@ class FinetuneOptions(Options, frozen=True, kw_only=True):
         int,
         Option("Bits of grey samples in 16-bit and wider files.", low=8, high=16, unit=" bits"),
     ] = 16
-    task: Annotated[str, Option("classification, multilabel, or a plug-in's.")] = "classification"
+    task: Annotated[str, Option("What is learnt.", known=TASKS)] = DEFAULT_TASK
 
     def check(self) -> None:
         if self.epochs is not None and self.strategy == "probe":
