@@ -28,14 +28,16 @@ class Registry(Generic[T]):
 
     def find(self, name: str) -> T:
         """The thing of that name; UnknownNameError suggests the nearest ones."""
-        if name not in self._found:
-            if name in self.own:
-                self._found[name] = self._imported(self.own[name])
-            else:
-                self._found |= self._plugins()
+        if name not in self._found and name in self.own:
+            self._found[name] = self._imported(self.own[name])
+        elif name not in self._found:
+            self._found |= self._plugins()
         if name not in self._found:
             raise UnknownNameError(self.kind, name, self.names(), listing="edgetl doctor")
         return self._found[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.own or name in self._plugins()
 
     def names(self) -> tuple[str, ...]:
         """All names, edgetl's own first."""

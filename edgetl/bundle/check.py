@@ -54,7 +54,7 @@ def _check_known(tree: dict[str, Any]) -> None:
     for key, registry in (("task", TASKS), ("input", INPUTS)):
         stated = tree.get(key)
         kind = stated.get("type") if isinstance(stated, dict) else None
-        if isinstance(kind, str) and kind not in registry.own and kind not in registry.names():
+        if isinstance(kind, str) and kind not in registry:
             raise BundleError(
                 f"has the {key} {kind[:80]!r}, which this edgetl does not know", fix=_ADD
             )

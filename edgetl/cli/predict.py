@@ -11,7 +11,7 @@ import edgetl
 from edgetl.cli.common import Debug, Json, emit, message, show, verb
 from edgetl.data.walk import images_in
 from edgetl.options import PredictOptions
-from edgetl.tasks.base import Result
+from edgetl.tasks.base import Result, Task
 
 
 @verb
@@ -35,7 +35,7 @@ def predict(
             result = model.predict(path, top=options.top, keep_going=True)[0]
             results.append(result)
             if not json:
-                _print(result)
+                _print(result, model.task)
     if json:
         emit(results)
     failed = sum(result.error is not None for result in results)
@@ -44,9 +44,9 @@ def predict(
         raise typer.Exit(1)
 
 
-def _print(result: Result) -> None:
+def _print(result: Result, task: Task) -> None:
     if result.error is not None:
         message(f"error: {result.error}")
         return
-    shown = "  ".join(f"{p.label} {p.probability:.3f}" for p in result.predictions)
+    shown = "  ".join(map(task.text, result.predictions))
     show(f"{result.image}  {shown}")

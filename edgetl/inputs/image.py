@@ -27,6 +27,7 @@ import os
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, TypeAlias, TypeGuard, Union
 
+import msgspec
 import numpy as np
 from PIL import Image, ImageFile
 
@@ -87,10 +88,10 @@ class ImageInput(Record, Input, frozen=True, kw_only=True, tag="image"):
         """(height, width, 3)."""
         return self.height, self.width, 3
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height), as Pillow wants it."""
-        return self.width, self.height
+    def enlarged(self) -> ImageInput:
+        """Of the same scale, with nothing cropped yet."""
+        high, wide = (round(side / CROP / 8) * 8 for side in (self.height, self.width))
+        return msgspec.structs.replace(self, height=high, width=wide, crop=1.0)
 
     def __str__(self) -> str:
         side = f"{self.width}" if self.width == self.height else f"{self.height}x{self.width}"

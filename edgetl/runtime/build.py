@@ -13,7 +13,7 @@ from typing import Any
 
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.bundle.manifest import Candidate
-from edgetl.engines import Options, find_engine, ready_engine
+from edgetl.engines import ENGINES, Options, find_engine, ready_engine
 from edgetl.errors import EngineError, EngineMissingError, StorageError, shell
 from edgetl.options import BuildOptions, takes
 from edgetl.runtime.choose import matching
@@ -115,7 +115,7 @@ def _none_built(bundle: Bundle, failed: dict[str, EngineError]) -> EngineError:
 
 def builds(candidate: Candidate) -> bool:
     """Whether a candidate's engine has a build step."""
-    return hasattr(find_engine(candidate.engine), "prepare")
+    return candidate.engine in ENGINES and hasattr(find_engine(candidate.engine), "prepare")
 
 
 def announce(bundle: Bundle, candidate: Candidate, batch: int) -> bool:

@@ -6,7 +6,7 @@ import re
 
 from edgetl.bundle import Bundle
 from edgetl.bundle.manifest import Candidate
-from edgetl.engines import Missing, check_settings, find_engine
+from edgetl.engines import ENGINES, Missing, check_settings, find_engine
 from edgetl.errors import EngineError, EngineMissingError, UnknownNameError, shell
 from edgetl.machine import this_machine
 from edgetl.runtime.local import local_timings
@@ -22,7 +22,8 @@ def shipped(bundle: Bundle) -> list[Candidate]:
     """
     found = [c for c in bundle.manifest.candidates if c.rejected is None and c.artifacts]
     for candidate in found:
-        check_settings(candidate.engine, candidate.session)
+        if candidate.engine in ENGINES:
+            check_settings(candidate.engine, candidate.session)
     return found
 
 
@@ -47,6 +48,9 @@ def unfit(candidate: Candidate) -> Missing | None:
     if candidate.arch and here not in candidate.arch:
         meant = " or ".join(candidate.arch)
         return Missing(f"It is meant for {meant}, and this machine is {here}.", "run it there")
+    if candidate.engine not in ENGINES:
+        what = f"This edgetl has no engine '{candidate.engine}'."
+        return Missing(what, "install the package that adds it, or use a newer edgetl")
     engine, least = find_engine(candidate.engine), _numbers(candidate.min_engine)
     reason = engine.missing(candidate.session)
     if reason is None and least and _numbers(engine.version()) < least:

@@ -17,7 +17,7 @@ import msgspec
 import edgetl
 from edgetl.bundle.manifest import Candidate
 from edgetl.engines import find_engine
-from edgetl.errors import EngineMissingError, StorageError
+from edgetl.errors import EngineMissingError, StorageError, UnknownNameError
 from edgetl.files import CACHE, cache_folder, write_json
 from edgetl.machine import this_machine
 from edgetl.spec import Measurement, Record
@@ -154,6 +154,6 @@ def engine_version(engine: str) -> str:
     """The installed version, or ""; by the package's metadata, as importing takes long."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(engine)
-    with contextlib.suppress(EngineMissingError):  # a variant's package has another name
+    with contextlib.suppress(EngineMissingError, UnknownNameError):  # a variant has another name
         return find_engine(engine).version()
     return ""
