@@ -64,14 +64,11 @@ def examine() -> list[Part]:
 
 def _added() -> list[Part]:
     """What plug-ins can add to, and the packages of those that are here."""
-    known = importlib.metadata.entry_points()
-    points = [
-        p
-        for group in known.groups
-        if group.startswith("edgetl.")
-        for p in known.select(group=group)
-    ]
-    packages = sorted({f"{p.dist.name} {p.dist.version}" for p in points if p.dist})
+    packages = sorted(
+        f"{found.name} {found.version}"
+        for found in importlib.metadata.distributions()
+        if any(point.group.startswith("edgetl.") for point in found.entry_points)
+    )
     return [
         Part(name="tasks", version=", ".join(TASKS.names()), purpose="finetune --task"),
         Part(name="inputs", version=", ".join(INPUTS.names()), purpose="what a task reads"),
