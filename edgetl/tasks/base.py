@@ -284,6 +284,6 @@ def decode_stored(kind: type[Any], value: Any) -> Any:
         if kind is base:
             tag = value.get("type") if isinstance(value, dict) else None
             if tag not in registry:
-                raise ValueError(f"its {registry.kind} {tag!r} is not known here")
+                raise ValueError(f"the package that adds its {registry.kind} {tag!r} is not here")
             return msgspec.convert(value, registry.find(str(tag)))
     raise NotImplementedError

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 
+import numpy as np
+
 from edgetl.engines.base import (
     Description,
     Images,
@@ -15,11 +17,14 @@ from edgetl.engines.base import (
     accepted,
     check_settings,
     closed,
+    first_line,
 )
 from edgetl.engines.onnx_wire import check_sealed
+from edgetl.errors import EngineError
 
 name = "refonnx"
-SETTABLE = {"kernels": Setting("plain|optimized", "plain or optimized")}
+BATCH = "batch"  # an option of its own: whether several images are run at once or in turn
+SETTABLE = {BATCH: Setting("whole|split", "whole or split")}
 
 
 def missing(session: dict[str, str] | None = None) -> Missing | None:
@@ -48,9 +53,15 @@ class Reference:
         import onnx
         from onnx.reference import ReferenceEvaluator
 
-        proto = onnx.load_model_from_string(model)
-        self._kernels = options.session.get("kernels", "optimized")
-        self._evaluator = ReferenceEvaluator(proto, optimized=self._kernels == "optimized")
+        try:
+            proto = onnx.load_model_from_string(model)
+            self._evaluator = ReferenceEvaluator(proto)
+        except Exception as error:  # protobuf's and the evaluator's share no base class
+            raise EngineError(
+                f"onnx {version()} cannot load the model: {first_line(error)}",
+                fix="export the bundle again.",
+            ) from error
+        self._split = options.session.get(BATCH) == "split"
         self._precision, self._open = options.precision, True
         sides = {
             value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)[1:]
@@ -63,8 +74,11 @@ class Reference:
         """Every output, float32 `(N, …)`."""
         if not self._open:
             raise closed()
-        found = self._evaluator.run(list(self._outputs), {"images": accepted(images, self._wanted)})
-        return dict(zip(self._outputs, found, strict=True))
+        block = accepted(images, self._wanted)
+        parts = np.split(block, len(block)) if self._split else [block]
+        found = [self._evaluator.run(list(self._outputs), {"images": part}) for part in parts]
+        rows = (np.concatenate(of) for of in zip(*found, strict=True))
+        return dict(zip(self._outputs, rows, strict=True))
 
     def outputs(self) -> dict[str, tuple[int, ...]]:
         """As the file states them."""
@@ -74,9 +88,8 @@ class Reference:
         """NumPy on one core."""
         if not self._open:
             raise closed()
-        kernels = f"NumPy, {self._kernels} kernels"
         return Description(
-            engine=name, version=version(), provider=kernels, precision=self._precision, threads=1
+            engine=name, version=version(), provider="NumPy", precision=self._precision, threads=1
         )
 
     def close(self) -> None:
