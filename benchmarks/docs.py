@@ -3,12 +3,14 @@
     python -m benchmarks.docs [--check]
 
 docs/cli.md comes from the commands' own help; what stands between `<!-- generated: NAME -->` and
-`<!-- end -->` in README.md and docs/*.md comes from benchmarks/results. No figure is typed by hand.
+`<!-- end -->` in README.md and docs/*.md comes from benchmarks/results, or is code of tests/plugin.
+No figure is typed by hand.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import re
 import subprocess
@@ -24,6 +26,13 @@ VERBS = (
     "devices", "backbones", "doctor",
 )  # fmt: skip
 GATE_LIMIT = 0.003  # nats at the default --max-drop
+PLUGIN = ROOT / "tests" / "plugin"
+PARTS = (
+    ("task", "Blobs", "decode"),
+    ("read", "Grey", "read"),
+    ("engine", "open", ""),
+    ("backend", "RefOnnx", "build"),
+)
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -290,6 +299,36 @@ def end_to_end() -> str:
     )
 
 
+def points() -> str:
+    """The plug-in's entry points."""
+    text = (PLUGIN / "pyproject.toml").read_text("utf-8")
+    kept = text[text.index('[project.entry-points."') : text.index("[tool.setuptools]")]
+    return f"```toml\n{kept.strip()}\n```\n".replace("\n\n", "\n")
+
+
+def code() -> str:
+    """What a task, an input, an engine and a backend of the plug-in do, without docstrings."""
+    shown = []
+    for module, name, part in PARTS:
+        text = (PLUGIN / "edgetl_blobs" / f"{module}.py").read_text("utf-8")
+        top = _defined(ast.parse(text), name)
+        head = [text.splitlines()[top.lineno - 1]] if part else []
+        shown += [f"# {module}.py", *head, _source(text, _defined(top, part) if part else top)]
+    return "\n".join(["```python", *shown, "```", ""])
+
+
+def _defined(tree: Any, name: str) -> Any:
+    return next(node for node in tree.body if getattr(node, "name", "") == name)
+
+
+def _source(text: str, node: Any) -> str:
+    """Its lines but for the docstring, which is there."""
+    said, lines = node.body[0], text.splitlines()
+    return "\n".join(
+        lines[node.lineno - 1 : said.lineno - 1] + lines[said.end_lineno : node.end_lineno]
+    )
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "training": training,
     "candidates": candidates,
@@ -303,6 +342,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "tensorrt-api": tensorrt_api,
     "training-step": step,
     "end-to-end": end_to_end,
+    "plugin-points": points,
+    "plugin-code": code,
 }
 
 

@@ -28,11 +28,7 @@ class RefOnnx(Backend):
             yield f"form '{recipe.form}' with activation '{recipe.activation}'", "see the form."
 
     def build(
-        self,
-        recipe: Recipe,
-        context: BuildContext,
-        method: Calibrator,
-        keep_float: frozenset[str],
+        self, recipe: Recipe, context: BuildContext, method: Calibrator, keep_float: frozenset[str]
     ) -> Files:
         """One ONNX file; the interpreter knows Q and DQ from opset 19 on."""
         if recipe.form not in self.integers:

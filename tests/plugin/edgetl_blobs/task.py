@@ -124,16 +124,11 @@ class Blobs(Record, Task, frozen=True, kw_only=True, tag="blobs"):
         self, outputs: Outputs, settings: Any, geometry: Geometry, *, top: int
     ) -> tuple[Blob, ...]:
         """One blob."""
-        corners = geometry.to_photo(outputs[BOXES][0].reshape(2, 2).astype(np.float64) * self.side)
+        corners = geometry.to_photo(outputs[BOXES].reshape(2, 2) * float(self.side))
+        box: Any = tuple(corners.ravel().tolist())
         chance = softmax(outputs[KINDS])[0]
-        left, upper, right, lower = (float(v) for v in corners.ravel())
         best = int(chance.argmax())
-        blob = Blob(
-            label=self.labels[best],
-            probability=float(chance[best]),
-            box=(left, upper, right, lower),
-        )
-        return (blob,)
+        return (Blob(label=self.labels[best], probability=float(chance[best]), box=box),)
 
     def answers(self, outputs: Outputs, settings: Any) -> list[str]:
         """Its kind."""
