@@ -313,8 +313,9 @@ def code() -> str:
         text = (PLUGIN / "edgetl_blobs" / f"{module}.py").read_text("utf-8")
         top = _defined(ast.parse(text), name)
         head = [text.splitlines()[top.lineno - 1]] if part else []
-        shown += [f"# {module}.py", *head, _source(text, _defined(top, part) if part else top)]
-    return "\n".join(["```python", *shown, "```", ""])
+        body = _source(text, _defined(top, part) if part else top)
+        shown.append("\n".join([f"# {module}.py", *head, body]))
+    return "```python\n{}\n```\n".format("\n\n\n".join(shown))
 
 
 def _defined(tree: Any, name: str) -> Any:
