@@ -10,6 +10,7 @@ docs/bundle.md come from the structs. No figure is typed by hand.
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import re
 import subprocess
@@ -26,6 +27,13 @@ VERBS = (
     "devices", "backbones", "doctor",
 )  # fmt: skip
 GATE_LIMIT = 0.003  # nats at the default --max-drop
+PLUGIN = ROOT / "tests" / "plugin"
+PARTS = (
+    ("task", "Blobs", "decode"),
+    ("read", "Grey", "read"),
+    ("engine", "open", ""),
+    ("backend", "RefOnnx", "build"),
+)
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -292,6 +300,37 @@ def end_to_end() -> str:
     )
 
 
+def points() -> str:
+    """The plug-in's entry points."""
+    text = (PLUGIN / "pyproject.toml").read_text("utf-8")
+    kept = text[text.index('[project.entry-points."') : text.index("[tool.setuptools]")]
+    return f"```toml\n{kept.strip()}\n```\n".replace("\n\n", "\n")
+
+
+def code() -> str:
+    """What a task, an input, an engine and a backend of the plug-in do, without docstrings."""
+    shown = []
+    for module, name, part in PARTS:
+        text = (PLUGIN / "edgetl_blobs" / f"{module}.py").read_text("utf-8")
+        top = _defined(ast.parse(text), name)
+        head = [text.splitlines()[top.lineno - 1]] if part else []
+        body = _source(text, _defined(top, part) if part else top)
+        shown.append("\n".join([f"# {module}.py", *head, body]))
+    return "```python\n{}\n```\n".format("\n\n\n".join(shown))
+
+
+def _defined(tree: Any, name: str) -> Any:
+    return next(node for node in tree.body if getattr(node, "name", "") == name)
+
+
+def _source(text: str, node: Any) -> str:
+    """Its lines but for the docstring, which is there."""
+    said, lines = node.body[0], text.splitlines()
+    return "\n".join(
+        lines[node.lineno - 1 : said.lineno - 1] + lines[said.end_lineno : node.end_lineno]
+    )
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "training": training,
     "candidates": candidates,
@@ -307,6 +346,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "end-to-end": end_to_end,
     "manifest-fields": manifest_fields,
     "measurement-fields": measurement_fields,
+    "plugin-points": points,
+    "plugin-code": code,
 }
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.multilabel [--data DIR] [--weights FILE]
 
-Pictures are made from the clothing photos, each split's from its own photos. The bundle's answers to
+Pictures are made from the clothing photos, each split's from its own. The bundle's answers to
 the test pictures are scored by scikit-learn, from `edgetl predict --json`. Writes
 results/multilabel.jsonl.
 """

@@ -1,322 +1,300 @@
-"""Engines and backends from outside: found by their entry points, and harmless where they fail."""
+"""A package from outside, installed as a wheel, through every verb; and plug-ins that are not here.
+
+tests/plugin adds a task of two outputs, an input, an engine and a backend by entry points alone.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
-import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
-import edgetl
-from edgetl.bundle import open_bundle
-from edgetl.errors import EdgetlError, EngineMissingError, UnknownNameError, UsageError
-from edgetl.registry import Registry
-from edgetl.runtime.build import builds
-from edgetl.runtime.choose import named, ranked, unfit
-from edgetl.runtime.selftest import self_test
-from tests.cli.typed import COLOURS
-from tests.exporter import small
-
-ENGINE = '''
-"""ONNX Runtime under another name, with an option of its own."""
-import msgspec
-from edgetl.engines import Description, Missing, onnxruntime
-from edgetl.engines.base import Setting
-
-name = "echo"
-SETTABLE = {"tone": Setting("low|high", "low or high")}
-builder = None
-
-def missing(session=None):
-    if (session or {}).get("tone") == "high":
-        return Missing("The echo is too low here.", "take a lower tone")
-
-def version():
-    return "7.1"
-
-def open(files, options):
-    return Echo(onnxruntime.open(files, msgspec.structs.replace(options, session={})))
-
-class Echo:
-    def __init__(self, inner):
-        self.inner, self.run = inner, inner.run
-        self.outputs, self.close = inner.outputs, inner.close
-
-    def describe(self):
-        return msgspec.structs.replace(self.inner.describe(), engine=name, version=version())
-'''
-BACKEND = '''
-"""Its files: the canonical ONNX, or integers by ONNX Runtime's quantizer."""
-import msgspec
-from edgetl.exporter.backends import BACKENDS, Backend
-
-class EchoBackend(Backend):
-    name = "echo"
-    forms = {"echo-float": ("fp32",), "echo-whole": ("int8",)}
-    integers = frozenset({"echo-whole"})
-
-    def contradictions(self, recipe):
-        if "tone" not in recipe.session:
-            yield "the session states no tone", 'set session = { tone = "low" }.'
-
-    def build(self, recipe, context, method, keep_float):
-        if recipe.form == "echo-float":
-            return {f"models/{recipe.name}.onnx": context.canonical}
-        as_ort = msgspec.structs.replace(recipe, form="ort-qdq", activation="quint8")
-        return BACKENDS.find("onnxruntime").build(as_ort, context, method, keep_float)
-
-backend = EchoBackend()
-'''
-RECIPE = """
-name = "{name}"
-title = "An echo"
-engine = "echo"
-precision = "fp32"
-form = "echo-float"
-session = {{ tone = "low" }}
+PLUGIN = Path(__file__).parent / "plugin"
+KINDS = ("round", "square")
+PHOTOS = 200  # of each kind
+SIZES = ((120, 72), (80, 112), (150, 100), (64, 96))
+ENGINES = ("onnxruntime", "openvino", "refonnx")
+DRAW = """
+import sys, edgetl
+from PIL import Image
+with edgetl.load(sys.argv[1]) as model:
+    image = Image.open(sys.argv[2])
+    model.task.draw(image, model.predict(image)[0].predictions).save(sys.argv[3])
 """
-WHOLE = RECIPE.replace("fp32", "int8").replace("-float", "-whole") + "calibration_images = 16\n"
 
 
-def install(folder: Path, name: str, points: str, **modules: str) -> None:
-    """A distribution, as pip would lay it into site-packages."""
-    folder.mkdir(exist_ok=True)
-    for module, text in modules.items():
-        (folder / f"{module}.py").write_text(text)
-    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(points)
+class Home(NamedTuple):
+    """Where all is: the plug-in as installed, photos, a run and a bundle."""
 
+    folder: Path
+    site: Path
 
-@pytest.fixture(scope="module")
-def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One that works, one that cannot be imported, and one that wants another's name."""
-    folder = tmp_path_factory.mktemp("plugins") / "site"
-    points = (
-        "[edgetl.engines]\necho = echo_engine\n[edgetl.backends]\necho = echo_backend:backend\n"
-    )
-    install(folder, "edgetl-echo", points, echo_engine=ENGINE, echo_backend=BACKEND)
-    points = "[edgetl.engines]\nbroken = broken_engine\n"
-    install(folder, "edgetl-broken", points, broken_engine="raise OSError('its library is gone')")
-    install(folder, "edgetl-thief", "[edgetl.engines]\nonnxruntime = echo_engine\n")
-    return folder
+    def edgetl(self, *words: Any, path: str | None = None) -> subprocess.CompletedProcess[str]:
+        """The command line with the plug-in, or with what `path` adds alone."""
+        return self.python("-m", "edgetl", *words, path=path)
 
-
-Typed = Callable[..., tuple[Any, str]]
-
-
-@pytest.fixture(scope="module")
-def typed(plugins: Path, tmp_path_factory: pytest.TempPathFactory) -> Typed:
-    """Type a command where the plug-ins are installed: its JSON, and stderr."""
-    cache = tmp_path_factory.mktemp("cache")
-    paths = os.pathsep.join([str(plugins), *filter(None, [os.environ.get("PYTHONPATH")])])
-
-    def run(*words: Any, code: int = 0) -> tuple[Any, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "edgetl", *map(str, words), "--json"],
-            env=os.environ | {"PYTHONPATH": paths, "EDGETL_CACHE": str(cache)},
+    def python(self, *words: Any, path: str | None = None) -> subprocess.CompletedProcess[str]:
+        own = {"EDGETL_CACHE": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *map(str, words)]
+        return subprocess.run(
+            command,
             capture_output=True,
             text=True,
+            cwd=self.folder,
             check=False,
-            timeout=300,
+            env=os.environ | own | {"PYTHONPATH": str(self.site) if path is None else path},
         )
-        assert done.returncode == code, done.stderr
-        return json.loads(done.stdout), done.stderr
 
-    return run
+    def document(self, *words: Any, path: str | None = None) -> Any:
+        """What --json prints; nothing may have failed."""
+        done = self.edgetl(*words, "--json", path=path)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def refusal(self, *words: Any, path: str | None = None) -> str:
+        """The one line on stderr of what is refused."""
+        done = self.edgetl(*words, path=path)
+        assert done.returncode == 1, done.stderr
+        (line,) = done.stderr.splitlines()
+        return line
 
 
-@pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Somebody's ONNX file, and photos for it."""
-    folder = tmp_path_factory.mktemp("given")
-    (folder / "given.onnx").write_bytes(small.given())
-    return folder / "given.onnx", small.folder(folder / "photos", 24)
+def draw(seed: int, kind: str) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    """A dark photo with one bright blob, and the blob's box."""
+    rng = np.random.default_rng([seed, KINDS.index(kind)])
+    width, height = SIZES[rng.integers(len(SIZES))]
+    noise = rng.integers(0, 60, (height // 6, width // 6, 3), np.uint8)
+    image = Image.fromarray(noise).resize((width, height), Image.Resampling.BILINEAR)
+    least = min(width, height)
+    wide, high = (int(side) for side in rng.integers(least * 2 // 5, least * 4 // 5, 2))
+    left, top = int(rng.integers(0, width - wide)), int(rng.integers(0, height - high))
+    box = left, top, left + wide, top + high
+    pen = ImageDraw.Draw(image)
+    shape = pen.ellipse if kind == "round" else pen.rectangle
+    colour = tuple(int(value) for value in rng.integers(170, 250, 3))
+    shape((left, top, left + wide - 1, top + high - 1), fill=colour)
+    return image, box
 
 
-@pytest.fixture(scope="module")
-def exported(
-    typed: Typed, given: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Any, str]:
-    """A bundle of the plug-in's candidates and the baseline, what was printed, and stderr."""
-    folder = tmp_path_factory.mktemp("exported")
-    recipes: list[Any] = []
-    for name, text in (("echo-fp32", RECIPE), ("echo-int8", WHOLE)):
-        path = folder / f"{name}.toml"
-        path.write_text(text.format(name=name))
-        recipes += ["--recipe", path]
-    bundle = folder / "x.edgetl"
-    words = ("--target", "cpu", "--engine", "echo", "--qat", "never", "--search", "always")
-    more = ("--budget", "2s", "--max-drop", "0.9", "--out", bundle)
-    printed, said = typed(
-        "export", given[0], "--calib", given[1], *COLOURS, *words, *recipes, *more
+def overlap(box: Any, other: Any) -> float:
+    """Intersection over union."""
+    a, b = np.reshape(box, (2, 2)), np.reshape(other, (2, 2))
+    both = np.maximum(np.minimum(a[1], b[1]) - np.maximum(a[0], b[0]), 0).prod()
+    return float(both / ((a[1] - a[0]).prod() + (b[1] - b[0]).prod() - both))
+
+
+def install(folder: Path) -> Path:
+    """Build the plug-in's wheel by the newest setuptools here, and install it into a folder."""
+    found = importlib.metadata.distributions(name="setuptools")
+    newest = max(found, key=lambda one: int(one.version.partition(".")[0]))
+    builder = os.environ | {"PYTHONPATH": str(newest.locate_file(""))}
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = ["wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(PLUGIN)]
+    subprocess.run([*pip, *build], check=True, env=builder)
+    (wheel,) = folder.glob("*.whl")
+    site = folder / "site"
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)], check=True
     )
-    return bundle, printed, said
+    return site
 
 
-def test_a_plugin_is_built_gated_searched_measured_and_chosen(
-    exported: tuple[Path, Any, str],
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The plug-in, installed; and its photos in `photos`, the truth in `boxes.json` beside them."""
+    folder = tmp_path_factory.mktemp("plugins")
+    photos = folder / "photos"
+    photos.mkdir()
+    rows = []
+    for number in range(PHOTOS):
+        for kind in KINDS:
+            image, box = draw(number, kind)
+            image.save(photos / f"{kind}{number:03d}.png")
+            rows.append({"path": f"{kind}{number:03d}.png", "label": kind, "box": box})
+    (photos / "boxes.json").write_text(json.dumps(rows), "utf-8")
+    return Home(folder, install(folder))
+
+
+@pytest.fixture(scope="module")
+def run(home: Home) -> Any:
+    """A run of the plug-in's task: what finetune prints."""
+    given = ("--task", "blobs", "--weights", "none", "--epochs", 16)
+    return home.document("finetune", "photos", "--out", "run", *given)
+
+
+@pytest.fixture(scope="module")
+def bundle(home: Home, run: Any) -> Path:
+    """Its bundle, for every engine in FP32 and INT8."""
+    recipes = [word for name in ("fp32", "int8") for word in ("--recipe", recipe(name))]
+    plain = ("--qat", "never", "--search", "never", "--max-drop", 0.05)
+    home.document("export", "run", "--target", "cpu", "--out", "b.edgetl", *recipes, *plain)
+    return home.folder / "b.edgetl"
+
+
+def recipe(name: str) -> Path:
+    return PLUGIN / "recipes" / f"ref-{name}.toml"
+
+
+def test_a_run_is_trained_and_scored_by_the_plugins_own_metric(home: Home, run: Any) -> None:
+    assert run["metrics"]["test"]["iou"] > 0.6
+    assert run["labels"] == list(KINDS)
+    record = json.loads((home.folder / "run" / "run.json").read_text("utf-8"))
+    assert record["input"] == {"type": "grey", "side": 64}
+    assert "IoU" in (home.folder / "run" / "report.html").read_text("utf-8")
+    assert not [text for text in run["warnings"] if "crop" in text]  # its input shows all
+
+
+def test_every_engine_passes_the_gate_in_fp32_and_int8(home: Home, bundle: Path) -> None:
+    shown = home.document("inspect", bundle, "--verify")
+    assert [o["name"] for o in shown["outputs"]] == ["boxes", "kinds"]
+    assert shown["task"]["type"] == "blobs"
+    assert shown["verified"] is True
+    passed = [c for c in shown["candidates"] if c["rejected"] is None]
+    both = {(engine, precision) for engine in ENGINES for precision in ("fp32", "int8")}
+    assert both <= {(c["engine"], c["precision"]) for c in passed}
+    for candidate in passed:
+        assert candidate["drop"] <= 0.05
+        assert candidate["iou"] > 0.6
+        assert candidate["p50_ms"] > 0
+    (mine,) = [c for c in passed if c["name"] == "ref-fp32"]
+    assert mine["session"] == {"batch": "split"}
+    assert mine["checked_with"].startswith("refonnx ")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_boxes_come_in_the_photos_own_pixels(home: Home, bundle: Path, engine: str) -> None:
+    rows = json.loads((home.folder / "photos" / "boxes.json").read_text("utf-8"))[-48:]
+    paths = [f"photos/{row['path']}" for row in rows]
+    found = home.document("predict", bundle, *paths, "--engine", engine, "--precision", "int8")
+    assert [result["image"] for result in found] == paths
+    blobs = [result["predictions"][0] for result in found]
+    assert blobs[0].keys() == {"label", "probability", "box"}
+    pairs = zip(blobs, rows, strict=True)
+    assert np.mean([overlap(blob["box"], row["box"]) for blob, row in pairs]) > 0.6
+    right = [blob["label"] == row["label"] for blob, row in zip(blobs, rows, strict=True)]
+    assert np.mean(right) > 0.7
+
+
+def test_what_was_found_is_drawn_on_the_photo(home: Home, bundle: Path) -> None:
+    (result,) = home.document("predict", bundle, "photos/square000.png")
+    done = home.python("-c", DRAW, bundle, "photos/square000.png", "drawn.png")
+    assert done.returncode == 0, done.stderr
+    drawn = np.asarray(Image.open(home.folder / "drawn.png"))
+    plain = np.asarray(Image.open(home.folder / "photos" / "square000.png"))
+    assert drawn.shape == plain.shape
+    rows, columns = np.nonzero((drawn == (255, 0, 0)).all(axis=2))
+    left, top, right, bottom = result["predictions"][0]["box"]
+    assert abs(columns.max() - min(right, drawn.shape[1] - 1)) < 2
+    assert abs(rows.max() - min(bottom, drawn.shape[0] - 1)) < 2
+    assert np.array_equal(drawn[0, 0], plain[0, 0]) or min(left, top) < 2
+
+
+def test_the_other_verbs_know_the_plugin(home: Home, bundle: Path) -> None:
+    scores = home.document("evaluate", bundle, "photos", "--engine", "refonnx")
+    assert scores["iou"] > 0.6
+    assert home.document("evaluate", "run", "photos")["n"] == 2 * PHOTOS
+    timed = home.document("bench", bundle, "--engine", "refonnx", "--duration", 0.1)
+    assert {row["recipe"] for row in timed["rows"]} == {"ref-fp32", "ref-int8"}
+    images = [w for name in ("round000", "square001") for w in ("--images", f"photos/{name}.png")]
+    named = ("--candidates", "ort-fp32,ref-int8", "--html", "c.html")
+    compared = home.document("compare", bundle, *images, *named)
+    first, second = (image["answers"] for image in compared["images"])
+    assert overlap(first[0]["box"], first[1]["box"]) > 0.5
+    boxes = [answer["box"] for answer in (*first, *second)]
+    assert max(box[2] for box in boxes) > 2  # pixels of a photo, not of the input's share
+    assert "64 px in grey" in (home.folder / "c.html").read_text("utf-8")
+    parts = {part["name"]: part["version"] for part in home.document("doctor")["parts"]}
+    assert parts["tasks"].endswith(", blobs")
+    assert parts["inputs"] == "image, grey"
+    assert parts["plug-ins"] == "edgetl-blobs 0.1.0"
+    assert parts["refonnx"] == importlib.metadata.version("onnx")
+
+
+def test_without_the_plugin_its_bundle_and_run_are_refused(home: Home, bundle: Path) -> None:
+    for words in (("inspect", bundle), ("predict", bundle, "photos/round000.png")):
+        line = home.refusal(*words, path="")
+        assert "has the task 'blobs', which this edgetl does not know. Fix: " in line
+        assert "install the package that adds it" in line
+    line = home.refusal("export", "run", "--target", "cpu", "--out", "x.edgetl", path="")
+    assert "run.json" in line
+    assert "the package that adds its task 'blobs' is not here" in line
+    line = home.refusal("finetune", "photos", "--out", "x", "--task", "blobs", path="")
+    assert "Unknown task 'blobs'" in line
+    words = ("export", "run", "--target", "cpu", "--out", "x.edgetl", "--recipe", recipe("fp32"))
+    assert "there is no engine 'refonnx'" in home.refusal(*words, path="")
+
+
+def test_data_of_another_task_are_refused_in_one_line(
+    home: Home, run: Any, bundle: Path, shapes: Path, tmp_path: Path
 ) -> None:
-    bundle, printed, said = exported
-    with open_bundle(bundle) as opened:
-        found = {c.name: c for c in opened.manifest.candidates}
-        assert found.keys() >= {"ort-fp32", "echo-fp32", "echo-int8"}
-        echo = named(opened, "echo-fp32")
-        assert opened.manifest.chosen.startswith("echo")
-    assert (echo.engine, echo.session, echo.checked_with) == ("echo", {"tone": "low"}, "echo 7.1")
-    assert echo.p50_ms is not None
-    assert found["echo-int8"].quantization is not None
-    assert "trial 1, in float" in said
-    assert [row["engine"] for row in printed["candidates"]].count("echo") >= 2
-
-
-def test_a_plugin_predicts(
-    typed: Typed, exported: tuple[Path, Any, str], given: tuple[Path, Path]
-) -> None:
-    photo = next((given[1] / "disc").iterdir())
-    rows, _ = typed("predict", exported[0], photo, "--engine", "echo")
-    assert json.dumps(rows).count("disc")
-
-
-def test_the_doctor_names_what_fails_and_the_rest_works(typed: Typed) -> None:
-    document, said = typed("doctor")
-    left = [line for line in said.splitlines() if "is left out" in line]
-    assert sorted(left) == [
-        "edgetl: engine 'broken' of edgetl-broken is left out: its library is gone",
-        "edgetl: engine 'onnxruntime' of edgetl-thief is left out: the name is taken",
-    ]
-    parts = {part["name"]: part for part in document["parts"]}
-    assert parts["echo"] == {"name": "echo", "version": "7.1", "purpose": "engine", "fix": ""}
-    assert "broken" not in parts
-    assert parts["onnxruntime"]["version"] != "7.1"
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"echo-float": "float"}, "echo has no form 'float'.* use one of echo-float, echo-whole"),
-        ({'"fp32"': '"bf16"'}, "form 'echo-float' for echo is not bf16"),
-        ({"tone": "colour"}, "states no tone"),
-        ({'"low"': '"loud"'}, "cannot have tone = 'loud'.* choose low or high"),
-        ({'"echo"': '"ecko"'}, "no engine 'ecko'.* one of onnxruntime, openvino, tensorrt, echo"),
-    ],
-)
-def test_a_recipe_of_a_plugin_is_checked_by_it(
-    *,
-    changes: dict[str, str],
-    said: str,
-    typed: Typed,
-    given: tuple[Path, Path],
-    tmp_path: Path,
-) -> None:
-    import re
-
-    text = RECIPE.format(name="mine")
-    for old, new in changes.items():
-        text = text.replace(old, new)
-    (tmp_path / "mine.toml").write_text(text)
-    words = ("--target", "cpu", "--recipe", tmp_path / "mine.toml", "--out", tmp_path / "x.edgetl")
-    document, _ = typed("export", given[0], "--calib", given[1], *words, code=1)
-    error = document["error"]
-    assert re.search(said, f"{error['message']} {error['fix']}"), error
-
-
-def test_without_the_plugin_the_other_candidates_run(
-    exported: tuple[Path, Any, str], given: tuple[Path, Path]
-) -> None:
-    """As on a device where it was not installed: this process does not see it."""
-    with open_bundle(exported[0]) as bundle:
-        echo = named(bundle, "echo-fp32")
-        reason = unfit(echo)
-        assert reason is not None
-        known = "onnxruntime, openvino, tensorrt"
-        assert reason.message == f"There is no engine 'echo', only {known}."
-        assert [c.name for c in ranked(bundle)] == ["ort-fp32"]
-        assert not builds(echo)
-        checks = {check.name: check for check in self_test(bundle)}
-        assert checks["echo-fp32"].passed is None
-        assert checks["ort-fp32"].passed
-    with edgetl.load(exported[0]) as model:
-        assert model.candidate.name == "ort-fp32"
-    with pytest.raises(EngineMissingError, match="There is no engine 'echo'"):
-        edgetl.load(exported[0], candidate="echo-fp32")
-    with pytest.raises(UsageError, match="--engine echo is not possible") as error:
-        edgetl.load(exported[0], engine="echo")
-    assert error.value.fix == f"choose among auto, {known}."
-
-
-# --- the registry itself ------------------------------------------------------------------------
+    given = ("--weights", "none", "--out", "x")
+    assert "boxes.json" in home.refusal("finetune", shapes, "--task", "blobs", *given)
+    assert "boxes.json" in home.refusal("evaluate", bundle, shapes)
+    line = home.refusal("finetune", "photos", "--task", "multilabel", *given)
+    assert "needs --labels" in line
+    assert "photos" in home.refusal("finetune", "photos", *given)
+    table = tmp_path / "boxes.json"
+    table.write_text('[{"path": "a.png", "label": "round", "box": [1, 2, 3]}]', "utf-8")
+    assert "`$[0].box`" in home.refusal("finetune", tmp_path, "--task", "blobs", *given)
 
 
 @pytest.fixture
-def registry(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[Any]:
-    """A new one that sees the plug-ins."""
-    monkeypatch.syspath_prepend(str(plugins))
-    monkeypatch.delitem(sys.modules, "echo_engine", raising=False)
-    own = {"onnxruntime": "edgetl.engines.onnxruntime", "split": "edgetl.data.split:split_groups"}
-    return Registry("engine", "edgetl.engines", own)
+def broken(tmp_path: Path) -> Path:
+    """A folder with a package whose module raises as it is imported."""
+    (tmp_path / "unlucky.py").write_text("raise RuntimeError('no such luck')", "utf-8")
+    metadata = tmp_path / "unlucky-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: unlucky\nVersion: 1.0\n")
+    groups = ("engines", "backends", "tasks", "train_tasks", "inputs")
+    points = "".join(f"[edgetl.{group}]\nluck = unlucky:thing\n" for group in groups)
+    (metadata / "entry_points.txt").write_text(points, "utf-8")
+    return tmp_path
 
 
-def test_a_registry_imports_what_is_asked_for(registry: Registry[Any]) -> None:
-    from edgetl.engines import onnxruntime
-
-    assert registry.find("onnxruntime") is onnxruntime
-    assert registry.find("echo").version() == "7.1"
-    assert sorted(registry.names()) == sorted([*registry.own, "echo", "broken"])
-    assert "echo" in registry
-    assert "broken" not in registry
-    assert registry.names() == (*registry.own, "echo")
-    assert 3 not in registry
-
-
-def test_a_registry_knows_the_nearest_names(registry: Registry[Any]) -> None:
-    with pytest.raises(UnknownNameError, match="Unknown engine 'onxruntime': did you mean onnxr"):
-        registry.find("onxruntime")
-
-
-def test_a_failing_plugin_is_said_once(
-    registry: Registry[Any], caplog: pytest.LogCaptureFixture
+def test_a_plugin_that_cannot_be_imported_is_named_and_the_rest_works(
+    home: Home, bundle: Path, broken: Path
 ) -> None:
-    for _ in range(3):
-        with caplog.at_level(logging.WARNING, "edgetl"), pytest.raises(EdgetlError):
-            registry.find("broken")
-    assert caplog.text.count("'broken' of edgetl-broken is left out: its library is gone") == 1
-    assert caplog.text.count("'onnxruntime' of edgetl-thief is left out") == 1
+    path = os.pathsep.join([str(broken), str(home.site)])
+    for words in (
+        ("predict", bundle, "photos/round000.png"),
+        ("finetune", "--help"),
+        ("bench", bundle, "--engine", "refonnx", "--duration", "0.1"),
+        ("doctor",),
+    ):
+        done = home.edgetl(*words, path=path)
+        assert done.returncode == 0, done.stderr
+        said = [line for line in done.stderr.splitlines() if "unlucky" in line]
+        assert len(said) == len(set(said))
+        assert all("'luck' of unlucky is left out: no such luck" in line for line in said)
+        assert said or words[0] == "finetune"
+    line = home.edgetl("finetune", "photos", "--task", "luck", "--out", "x", path=path).stderr
+    assert "task 'luck' of unlucky is left out: no such luck" in line
+    assert "Unknown task 'luck'" in line
 
 
-def test_of_two_plugins_of_one_name_one_is_left_out(
-    registry: Registry[Any],
-    plugins: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+def test_a_candidate_of_an_engine_that_is_not_here_is_passed_over(
+    write_tiny: Callable[..., Path], shapes: Path, home: Home, tmp_path: Path
 ) -> None:
-    install(tmp_path / "more", "edgetl-other", "[edgetl.engines]\necho = json\n")
-    monkeypatch.syspath_prepend(str(tmp_path / "more"))
-    assert registry.find("echo")
-    assert caplog.text.count("'echo' of edgetl-") == 1
-    assert "the name is taken" in caplog.text
-
-
-def test_loading_a_bundle_reads_no_entry_points(tiny_bundle: Path) -> None:
-    """That would read the metadata of every package, and import every plug-in, at each start."""
-    program = """
-import importlib.metadata, sys
-def refuse(**_):
-    raise AssertionError("entry points are read")
-importlib.metadata.entry_points = refuse
-import edgetl, edgetl.cli.app
-edgetl.load(sys.argv[1]).close()
-edgetl.load(sys.argv[1], engine="onnxruntime").close()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program, tiny_bundle], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    """A bundle of edgetl's own task, whose best candidate needs the plug-in's engine."""
+    foreign = {"ort-fp32": {"engine": "refonnx", "session": {"batch": "split"}}}
+    path = write_tiny(tmp_path / "b.edgetl", ("ort-fp32", "ov-fp32"), foreign)
+    photo = next(shapes.rglob("*.png"))
+    (result,) = home.document("predict", path, photo, path="")
+    assert result["candidate"] == "ov-fp32"
+    line = home.refusal("predict", path, photo, "--candidate", "ort-fp32", path="")
+    assert "Unknown engine 'refonnx'" in line
+    shown = home.document("inspect", path, "--verify", path="")
+    assert any("no engine 'refonnx'" in check["detail"] for check in shown["checks"])
+    timed = home.document("bench", path, "--duration", 0.1, path="")
+    assert [item["candidate"] for item in timed["skipped"]] == ["ort-fp32"]
+    (result,) = home.document("predict", path, photo, "--engine", "refonnx")
+    assert result["candidate"] == "ort-fp32"

@@ -55,6 +55,15 @@ class Input:
         """(H, W, 3) of what `read` returns."""
         raise NotImplementedError
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height), as Pillow wants it."""
+        return self.shape[1], self.shape[0]
+
+    def enlarged(self) -> Input:
+        """What random crops are taken from in training: more of each photo, where it shows less."""
+        return self
+
     def read(self, source: Any) -> Read:
         """Decode and fit one image; ImageError when it cannot be read."""
         raise NotImplementedError

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from PIL import Image, ImageFile
 
@@ -33,7 +34,7 @@ from edgetl.inputs.base import Geometry, Input, Pixels, Read
 from edgetl.inputs.decode import DEPTHS, FULL_DEPTH, MAX_PIXELS, is_wide_colour, load, to_rgb
 from edgetl.inputs.formats import open_image
 from edgetl.inputs.source import ImageSource, fix_for, reason_of, source_bytes, source_name
-from edgetl.spec import LARGEST_SIDE, Fit, Interpolation, Order, Record
+from edgetl.spec import LARGEST_SIDE, Fit, Interpolation, Order, Record, Size
 
 CROP = 224 / 256
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -74,10 +75,10 @@ class ImageInput(Record, Input, frozen=True, kw_only=True, tag="image"):
         """(height, width, 3)."""
         return self.height, self.width, 3
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height), as Pillow wants it."""
-        return self.width, self.height
+    def enlarged(self) -> ImageInput:
+        """Of the same scale, with nothing cropped yet."""
+        high, wide = (round(side / CROP / 8) * 8 for side in (self.height, self.width))
+        return msgspec.structs.replace(self, height=high, width=wide, crop=1.0)
 
     def __str__(self) -> str:
         side = f"{self.width}" if self.width == self.height else f"{self.height}x{self.width}"
@@ -112,7 +113,7 @@ class _Decoded(NamedTuple):
     wide_colour: bool = False
 
 
-def sized(size: int | tuple[int, int], fit: Fit = "crop", depth: int = FULL_DEPTH) -> ImageInput:
+def sized(size: Size, fit: Fit = "crop", depth: int = FULL_DEPTH) -> ImageInput:
     """An input of `size` pixels a side, or (height, width); `depth` is as in rule set 2."""
     height, width = (size, size) if isinstance(size, int) else size
     rules = 1 if depth == FULL_DEPTH else 2

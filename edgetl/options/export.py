@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from edgetl.errors import UsageError
 from edgetl.options.base import Option, Options
-from edgetl.options.forms import Colours, Size, colours, seconds, sides
+from edgetl.options.forms import Colours, colours, seconds, sides
 from edgetl.options.runtime import Engine, Precision
-from edgetl.spec import LARGEST_SIDE, Fit, Interpolation, Order
+from edgetl.spec import LARGEST_SIDE, Fit, Interpolation, Order, Size
 
 When = Literal["auto", "always", "never"]
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from edgetl.errors import UsageError
 from edgetl.options.base import Option, Options
-from edgetl.options.forms import Size, sides
-from edgetl.spec import Fit, Strategy, TorchDevice
+from edgetl.options.forms import sides
+from edgetl.spec import Fit, Size, Strategy, TorchDevice
 from edgetl.tasks.base import DEFAULT_TASK, TASKS
 
 

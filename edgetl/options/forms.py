@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from edgetl.errors import UsageError
+from edgetl.spec import Size
 
 Colours = tuple[float, float, float]
-Size = int | tuple[int, int]  # of a square, or (height, width); pixels
 
 
 def seconds(flag: str, text: str) -> float:

@@ -12,7 +12,9 @@ import msgspec
 from edgetl.engines import ENGINES, Missing, find_engine
 from edgetl.errors import StorageError
 from edgetl.files import CACHE, cache_folder, nearest, user_path
+from edgetl.inputs.base import INPUTS
 from edgetl.spec import Record
+from edgetl.tasks.base import TASKS
 
 PACKAGES = {
     "numpy": ("runtime", ""),
@@ -57,7 +59,21 @@ def examine() -> list[Part]:
                 fix=_fix(reason),
             )
         )
-    return [*parts, _weights(), _cache()]
+    return [*parts, *_added(), _weights(), _cache()]
+
+
+def _added() -> list[Part]:
+    """What plug-ins can add to, and the packages of those that are here."""
+    packages = sorted(
+        f"{found.name} {found.version}"
+        for found in importlib.metadata.distributions()
+        if any(point.group.startswith("edgetl.") for point in found.entry_points)
+    )
+    return [
+        Part(name="tasks", version=", ".join(TASKS.names()), purpose="finetune --task"),
+        Part(name="inputs", version=", ".join(INPUTS.names()), purpose="what a task reads"),
+        Part(name="plug-ins", version=", ".join(packages) or "none", purpose="add to these"),
+    ]
 
 
 def _version(name: str) -> str | None:

@@ -33,7 +33,7 @@ def labelled_samples(data: str | os.PathLike[str], task: Task, table: str) -> tu
     for text in found.warnings:
         log.warning("%s", text)
     tested = tuple(item for item in found.photos if item.split == "test")
-    if tested and table:  # of folders, only the test split was looked at
+    if tested:
         found = msgspec.structs.replace(found, photos=tested)
     unknown = sorted({name for item in found.photos for name in task.classes_of(item)} - set(known))
     if unknown:

@@ -14,6 +14,7 @@ import msgspec
 Fit = Literal["crop", "pad", "squash"]
 Interpolation = Literal["bilinear", "bicubic"]
 Order = Literal["rgb", "bgr"]  # of colours
+Size = int | tuple[int, int]  # of a square, or (height, width); pixels
 LARGEST_SIDE = 8192  # pixels of an input
 Strategy = Literal["auto", "probe", "finetune", "scratch"]
 TorchDevice = Literal["auto", "cpu", "cuda"]

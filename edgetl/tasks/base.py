@@ -17,9 +17,10 @@ from PIL import Image, ImageDraw
 
 from edgetl.data.found import Found, Scan
 from edgetl.inputs.base import INPUTS, Geometry, Input
+from edgetl.inputs.image import sized
 from edgetl.metrics import Interval, bootstrap_rows
 from edgetl.registry import Registry
-from edgetl.spec import Photo, Record
+from edgetl.spec import Fit, Photo, Record, Size
 from edgetl.tasks.scores import (
     ClassDrop,
     ClassScore,
@@ -93,6 +94,11 @@ class Task:
     def of(cls, found: Sequence[Found], root: Path) -> Task:
         """The task of what was found; DataError where nothing can be learnt from it."""
         raise NotImplementedError
+
+    @classmethod
+    def reads(cls, size: Size, fit: Fit, depth: int) -> Input:
+        """The input that a network for it is trained with, of `finetune`'s options."""
+        return sized(size, fit, depth)
 
     @staticmethod
     def classes_of(sample: Photo | Found) -> tuple[str, ...]:
@@ -170,7 +176,10 @@ class Task:
     def decode(
         self, outputs: Outputs, settings: Any, geometry: Geometry, *, top: int
     ) -> tuple[Any, ...]:
-        """What a user gets for one image, whose outputs are `(1, …)`: up to `top` predictions."""
+        """What a user gets for one image, whose outputs are `(1, …)`: up to `top` predictions.
+
+        They are structs, whose fields --json shows, with at least a `label` and a `probability`.
+        """
         raise NotImplementedError
 
     def calibrated(self, outputs: Outputs, settings: Any) -> Outputs:
@@ -275,6 +284,6 @@ def decode_stored(kind: type[Any], value: Any) -> Any:
         if kind is base:
             tag = value.get("type") if isinstance(value, dict) else None
             if tag not in registry:
-                raise ValueError(f"its {registry.kind} {tag!r} is not known here")
+                raise ValueError(f"the package that adds its {registry.kind} {tag!r} is not here")
             return msgspec.convert(value, registry.find(str(tag)))
     raise NotImplementedError

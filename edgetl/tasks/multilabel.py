@@ -149,11 +149,14 @@ class MultiLabel(Record, Task, frozen=True, kw_only=True, tag="multilabel"):
         return float(_loss(outputs[LOGITS], targets).mean())
 
     def distance(self, reference: Outputs, outputs: Outputs) -> Values:
-        """Kullback-Leibler divergence from the reference's answers, summed over classes: nats."""
+        """Kullback-Leibler divergence from the reference's answers in nats.
+
+        The mean over classes, as mAP is one: a limit means the same for few classes and many.
+        """
         p, q = (o[LOGITS].astype(np.float64) for o in (reference, outputs))
         likely = sigmoid(p)
         each = likely * (_log(p) - _log(q)) + (1 - likely) * (_log(-p) - _log(-q))
-        return np.asarray(each.sum(axis=1))
+        return np.asarray(each.mean(axis=1))
 
     def agreement(self, reference: Outputs, outputs: Outputs) -> Flags:
         """The same classes are more likely than not."""

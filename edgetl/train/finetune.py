@@ -21,7 +21,6 @@ import edgetl
 from edgetl.data.found import photo_lines, skipped_line
 from edgetl.errors import DataError, UsageError, WeightsError
 from edgetl.files import user_path, write_bytes
-from edgetl.inputs.image import sized
 from edgetl.options import FinetuneConfig, FinetuneOptions, takes
 from edgetl.progress import progress_bar
 from edgetl.report import write_run_report
@@ -86,12 +85,13 @@ def _train(
 ) -> RunRecord:
     keep_to_cores()
     timings: dict[str, float] = {}
-    spec = sized(config.size, config.fit, config.depth)
+    kind = TASKS.find(config.task)
+    spec = kind.reads(config.size, config.fit, config.depth)
     clock = time.perf_counter()
     bar = partial(progress_bar, show=progress)
     dataset = load_dataset(
         config.data,
-        TASKS.find(config.task),
+        kind,
         spec,
         home / runs.CACHE / runs.PIXELS,
         labels_csv=config.labels or "",
@@ -130,7 +130,7 @@ def _train(
     write_bytes(home / runs.PHOTOS, photo_lines(dataset.photos))
     context = Context(home, config, spec, dataset, twin, info.normalize, progress, timings, [])
     paths = [dataset.root / dataset.photos[i].path for i in dataset.rows("train")]
-    context.warn(guidance.framing(paths, config.fit))
+    context.warn(guidance.framing(paths, getattr(spec, "fit", "pad")))
     with named_photos(context):
         return _finish(context, record, _stages(context, model), start=start)
 

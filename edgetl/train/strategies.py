@@ -12,15 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import msgspec
 import numpy as np
 import torch
 
 from edgetl.data.ingest import open_cache
 from edgetl.errors import TrainingError
 from edgetl.files import read_jsonl, write_bytes
-from edgetl.inputs.base import Pixels
-from edgetl.inputs.image import CROP, ImageInput
+from edgetl.inputs.base import Input, Pixels
 from edgetl.machine import available_cores
 from edgetl.options import FinetuneConfig
 from edgetl.progress import Advance, progress_bar, status_line
@@ -49,7 +47,7 @@ class Context(NamedTuple):
 
     home: Path
     config: FinetuneConfig
-    spec: ImageInput
+    spec: Input
     dataset: Dataset
     twin: TrainTask
     normalize: Normalize
@@ -288,10 +286,7 @@ def training_pixels(context: Context, rows: Any) -> Pixels:
 
     Random crops choose their own part; they start from all of what the fit would crop.
     """
-    spec = context.spec
-    if context.twin.augments:
-        high, wide = (round(side / CROP / 8) * 8 for side in (spec.height, spec.width))
-        spec = msgspec.structs.replace(spec, height=high, width=wide, crop=1.0)
+    spec = context.spec.enlarged() if context.twin.augments else context.spec
     paths = [context.dataset.root / context.dataset.photos[i].path for i in rows]
     cache = open_cache(context.home / runs.CACHE / runs.CROPS, len(rows), spec.shape)
     with (

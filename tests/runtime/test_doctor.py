@@ -14,7 +14,10 @@ from edgetl.runtime.doctor import PACKAGES, examine
 
 def test_everything_is_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {part.name: part for part in examine()}
-    assert parts.keys() == {"python", *PACKAGES, *ENGINES.own, "EDGETL_WEIGHTS", "cache"}
+    added = {"tasks", "inputs", "plug-ins"}
+    assert parts.keys() == {"python", *PACKAGES, *ENGINES.own, *added, "EDGETL_WEIGHTS", "cache"}
+    assert parts["tasks"].version == "classification, multilabel"
+    assert parts["plug-ins"].version == "none"
     for part in parts.values():
         assert part.purpose
         assert bool(part.fix) == (part.version is None)

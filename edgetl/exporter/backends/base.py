@@ -124,7 +124,7 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[str, str]]:
             f"the name '{recipe.name}' cannot be part of a file's name",
             "use up to 60 of a…z, 0…9 and single - between them.",
         )
-    if recipe.engine not in BACKENDS.own and recipe.engine not in BACKENDS.names():
+    if recipe.engine not in BACKENDS:
         yield (
             f"there is no engine '{recipe.engine}'",
             f"use one of {', '.join(BACKENDS.names())}.",

@@ -16,7 +16,7 @@ from edgetl.bundle.manifest import Candidate
 from edgetl.data.walk import images_in
 from edgetl.engines import Outputs, Session, find_engine
 from edgetl.errors import DataError, EngineError, ImageError, UnknownNameError, UsageError, shell
-from edgetl.inputs.base import Input, Pixels
+from edgetl.inputs.base import Geometry, Input, Read
 from edgetl.options import CompareOptions, takes
 from edgetl.runtime.compare.comparison import Answers, Comparison, Scores, Side, Unread
 from edgetl.runtime.session import open_session
@@ -49,6 +49,7 @@ class _Seen(NamedTuple):
     path: str
     truth: str | None
     outputs: list[Outputs]
+    geometries: list[Geometry]
 
 
 @takes(CompareOptions)
@@ -205,17 +206,20 @@ def _run(
     unread: list[tuple[str, ImageError]] = []
     for path, folders in files:
         advance(1)
-        ready: dict[Input, Pixels] = {}
+        ready: dict[Input, Read] = {}
         try:
             for entry in entries:
                 spec = entry.bundle.manifest.input
                 if spec not in ready:
-                    ready[spec] = spec.read(path).pixels
+                    ready[spec] = spec.read(path)
         except ImageError as error:
             unread.append((str(path), error))
             continue
-        outputs = [e.session.run(ready[e.bundle.manifest.input][np.newaxis]) for e in entries]
-        seen.append(_Seen(str(path), entries[0].task.truth_by_folders(folders), outputs))
+        reads = [ready[entry.bundle.manifest.input] for entry in entries]
+        found = zip(entries, reads, strict=True)
+        outputs = [entry.session.run(read.pixels[np.newaxis]) for entry, read in found]
+        truth = entries[0].task.truth_by_folders(folders)
+        seen.append(_Seen(str(path), truth, outputs, [read.geometry for read in reads]))
     return seen, unread
 
 
@@ -224,7 +228,12 @@ def _summary(
 ) -> Comparison:
     scores = Scores(
         [
-            Answers(entry.task, entry.candidate.settings, join([one.outputs[i] for one in seen]))
+            Answers(
+                entry.task,
+                entry.candidate.settings,
+                join([one.outputs[i] for one in seen]),
+                [one.geometries[i] for one in seen],
+            )
             for i, entry in enumerate(entries)
         ],
         [one.truth for one in seen],

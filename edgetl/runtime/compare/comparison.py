@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,7 +19,6 @@ from edgetl.tasks.base import Outputs, Prediction, Task, finite, take
 Table = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-AS_IT_IS = Geometry((1, 1), (0, 0), (1, 1))  # nothing here asks where things lie
 NOT_FINITE = "NaN or infinity"  # stands for the class where there is none
 CHANGES = 20
 
@@ -100,18 +100,19 @@ class Comparison(Record, frozen=True, kw_only=True):
 
 
 class Answers(NamedTuple):
-    """What one side says: its task, its candidate's settings, and outputs of all images."""
+    """What one side says of all images: its task, its candidate's settings, outputs, geometries."""
 
     task: Task
     settings: Any
     outputs: Outputs
+    geometries: Sequence[Geometry]
 
 
 class Scores:
     """What the sides answer, compared with the first; `truth` has a label or None by image."""
 
     def __init__(self, sides: list[Answers], truth: list[str | None]) -> None:
-        self.task, self.truth = sides[0].task, truth
+        self.task, self.truth, self.geometries = sides[0].task, truth, sides[0].geometries
         self.finite: Flags = np.stack([finite(side.outputs) for side in sides])
         whole = [
             {name: np.where(_wide(good, v), v, 0) for name, v in side.outputs.items()}
@@ -119,8 +120,8 @@ class Scores:
         ]
         self.tops = [
             [
-                side.task.decode(take(o, [i]), side.settings, AS_IT_IS, top=1)
-                for i in range(len(truth))
+                side.task.decode(take(o, [i]), side.settings, geometry, top=1)
+                for i, geometry in enumerate(side.geometries)
             ]
             for side, o in zip(sides, whole, strict=True)
         ]
@@ -140,7 +141,9 @@ class Scores:
     def _targets(self, rows: Flags) -> Any:
         """What is true of images whose truth is known."""
         samples = [Found(path="", label=label) for label in np.array(self.truth)[rows]]
-        return self.task.targets(samples, [AS_IT_IS] * len(samples))
+        return self.task.targets(
+            samples, [self.geometries[i] for i in np.flatnonzero(rows).tolist()]
+        )
 
     def accuracy(self, side: int) -> float | None:
         """The primary metric over images of known truth; NaN is never right."""

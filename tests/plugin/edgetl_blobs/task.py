@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
@@ -15,11 +15,26 @@ from edgetl.data.found import Found, Scan
 from edgetl.errors import DataError
 from edgetl.inputs.base import Geometry
 from edgetl.metrics import divergences, softmax
-from edgetl.spec import Photo, Record
+from edgetl.spec import Fit, Photo, Record, Split
 from edgetl.tasks.base import Evaluation, Metric, Output, Outputs, Task
+from edgetl_blobs.read import Grey
 
 BOXES, KINDS = "boxes", "kinds"  # corners as shares of the input's sides; logits
 TABLE = "boxes.json"
+SIDE = 64
+
+
+Box = tuple[float, float, float, float]
+WRITE = f"write {TABLE}: a list of rows with path, label, box and, if you like, split."
+
+
+class Row(Record, frozen=True, kw_only=True):
+    """What is true of a photo."""
+
+    path: str
+    label: str
+    box: Box
+    split: Split | None = None
 
 
 class Blob(Record, frozen=True, kw_only=True):
@@ -27,7 +42,7 @@ class Blob(Record, frozen=True, kw_only=True):
 
     label: str
     probability: float
-    box: tuple[float, float, float, float]
+    box: Box
 
 
 class Blobs(Record, Task, frozen=True, kw_only=True, tag="blobs"):
@@ -43,16 +58,23 @@ class Blobs(Record, Task, frozen=True, kw_only=True, tag="blobs"):
 
     @classmethod
     def scan(cls, root: Path, table: str = "", **_: Any) -> Scan:
-        """`boxes.json`: a list of {path, label, box, split}."""
+        """The rows of boxes.json."""
         try:
-            rows = json.loads((root / TABLE).read_text())
-        except (OSError, ValueError) as error:
-            raise DataError(f"{root} has no {TABLE}: {error}.", fix="write one.") from error
-        found = [
-            Found(path=r["path"], label=r["label"], split=r.get("split"), target=r["box"])
-            for r in rows
-        ]
-        return Scan(photos=tuple(found))
+            rows = msgspec.json.decode((root / TABLE).read_bytes(), type=list[Row])
+        except OSError as error:
+            raise DataError(f"{root} has no {TABLE}: {error.strerror}.", fix=WRITE) from error
+        except msgspec.DecodeError as error:
+            raise DataError(f"{root / TABLE}: {error}.", fix=WRITE) from error
+        return Scan(
+            photos=tuple(
+                Found(path=r.path, label=r.label, split=r.split, target=r.box) for r in rows
+            )
+        )
+
+    @classmethod
+    def reads(cls, size: int, fit: Fit, depth: int) -> Grey:
+        """All of each photo, always at one size: the network is made for it."""
+        return Grey(side=SIDE)
 
     @classmethod
     def of(cls, found: Sequence[Found], root: Path) -> Blobs:
@@ -91,7 +113,7 @@ class Blobs(Record, Task, frozen=True, kw_only=True, tag="blobs"):
     def distance(self, reference: Outputs, outputs: Outputs) -> npt.NDArray[np.float64]:
         """How far corners moved, and kinds by divergence."""
         moved = np.abs(outputs[BOXES] - reference[BOXES]).mean(axis=1).astype(np.float64)
-        return moved + divergences(reference[KINDS], outputs[KINDS])
+        return np.asarray(moved + divergences(reference[KINDS], outputs[KINDS]))
 
     def agreement(self, reference: Outputs, outputs: Outputs) -> npt.NDArray[np.bool_]:
         """The same kind, at nearly the same place."""
@@ -102,16 +124,11 @@ class Blobs(Record, Task, frozen=True, kw_only=True, tag="blobs"):
         self, outputs: Outputs, settings: Any, geometry: Geometry, *, top: int
     ) -> tuple[Blob, ...]:
         """One blob."""
-        corners = geometry.to_photo(outputs[BOXES][0].reshape(2, 2).astype(np.float64) * self.side)
+        corners = geometry.to_photo(outputs[BOXES].reshape(2, 2) * float(self.side))
+        box: Any = tuple(corners.ravel().tolist())
         chance = softmax(outputs[KINDS])[0]
-        left, upper, right, lower = (float(v) for v in corners.ravel())
         best = int(chance.argmax())
-        blob = Blob(
-            label=self.labels[best],
-            probability=float(chance[best]),
-            box=(left, upper, right, lower),
-        )
-        return (blob,)
+        return (Blob(label=self.labels[best], probability=float(chance[best]), box=box),)
 
     def answers(self, outputs: Outputs, settings: Any) -> list[str]:
         """Its kind."""
@@ -125,9 +142,6 @@ class Blobs(Record, Task, frozen=True, kw_only=True, tag="blobs"):
             pen.rectangle(blob.box, outline="red", width=2)
             pen.text(blob.box[:2], blob.label, "red")
         return drawn
-
-
-SIDE = 64
 
 
 def overlap(boxes: Any, other: Any) -> npt.NDArray[np.float64]:

@@ -14,6 +14,7 @@ from PIL import Image
 import edgetl
 from edgetl.engines import find_engine, openvino
 from edgetl.errors import DataError, EngineError, EngineMissingError, UnknownNameError, UsageError
+from edgetl.inputs.base import Geometry
 from edgetl.inputs.image import sized
 from edgetl.runtime.compare.compare import compare
 from edgetl.runtime.compare.comparison import NOT_FINITE, Answers, Scores
@@ -28,7 +29,12 @@ def scored(logits: Any, temperatures: list[float], truth: list[str | None]) -> S
     """Sides of these logits `(sides, images, 2)`."""
     task = Classification(labels=("x", "y"))
     sides = [
-        Answers(task, task.Settings(temperature=warmth), {"logits": np.asarray(one, np.float64)})
+        Answers(
+            task,
+            task.Settings(temperature=warmth),
+            {"logits": np.asarray(one, np.float64)},
+            [Geometry((1, 1), (0, 0), (1, 1))] * len(one),
+        )
         for one, warmth in zip(logits, temperatures, strict=True)
     ]
     return Scores(sides, truth)
