@@ -232,7 +232,7 @@ def widths_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def unpacked(folder: Path, **changes: Any) -> Path:
     """A folder with as much of a manifest as the preprocessing needs."""
     folder.mkdir()
-    stated = {"edgetl_bundle": "1.0", "input": {"type": "image", **changes}}
+    stated = {"edgetl_bundle": "1.0-rc", "input": {"type": "image", **changes}}
     (folder / "manifest.json").write_text(json.dumps(stated), "utf-8")
     return folder
 
@@ -288,10 +288,11 @@ def test_cpp_passes_the_bundles_own_test_of_pixels(built: Path, plain: Path) -> 
         ("{", "at byte 1"),
         ("[" * 100_000, "nested too deeply"),
         ('{"edgetl_bundle": "2.0"}', "version 2.0"),
-        ('{"edgetl_bundle": "1.0", "needs": ["warp"]}', "needs warp"),
-        ('{"edgetl_bundle": "1.0", "input": {"type": "sound"}}', "type is sound"),
-        ('{"edgetl_bundle": "1.0", "input": {"type": "image", "width": 1e9}}', "width is out"),
-        ('{"edgetl_bundle": "1.0", "input": {"type": "image", "width": 1.5}}', "whole number"),
+        ('{"edgetl_bundle": "1.0"}', "version 1.0"),
+        ('{"edgetl_bundle": "1.0-rc", "needs": ["warp"]}', "needs warp"),
+        ('{"edgetl_bundle": "1.0-rc", "input": {"type": "sound"}}', "type is sound"),
+        ('{"edgetl_bundle": "1.0-rc", "input": {"type": "image", "width": 1e9}}', "width is out"),
+        ('{"edgetl_bundle": "1.0-rc", "input": {"type": "image", "width": 1.5}}', "whole number"),
     ],
 )
 def test_cpp_refuses_manifests_that_it_cannot_read(

@@ -38,8 +38,8 @@ _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
 _END_START = (b"PK\x05\x06", 0, 0)  # end record, disk 0
-_COMMENT = re.compile(rb"sha256:([0-9a-f]{64})( ed25519:[A-Za-z0-9+/=:._-]{1,512})?\Z")
-_COMMENT_SIZE = 71  # the signature that may follow is reserved
+_COMMENT = re.compile(rb"sha256:([0-9a-f]{64})")
+_COMMENT_SIZE = 71
 _NAME = re.compile(r"(?=.{1,200}\Z)(?:[A-Za-z0-9._-]*[A-Za-z0-9_-]/)*[A-Za-z0-9._-]*[A-Za-z0-9_-]")
 
 _COPY = "copy it again from where it was exported."
@@ -179,9 +179,8 @@ def _exactly(stream: IO[bytes], offset: int, size: int) -> bytes:
 
 def _check_hash(stream: IO[bytes], size: int) -> tuple[int, str]:
     """Where the comment begins, and the hash in it, which is right."""
-    length = min(size, 1024)
-    match = _COMMENT.search(_exactly(stream, size - length, length))
-    end = size - length + match.start() if match else 0
+    end = max(size - _COMMENT_SIZE, 0)
+    match = _COMMENT.fullmatch(_exactly(stream, end, size - end))
     if match is None or end < _END.size:
         zip_like = _exactly(stream, 0, min(size, 4)) == b"PK\x03\x04"
         require(zip_like, "is not an edgetl bundle" if size else "is empty", _GIVE)

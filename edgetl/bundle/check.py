@@ -16,10 +16,10 @@ MANIFEST = "manifest.json"
 MAX_MANIFEST = 4 << 20
 
 EXPORT = "export it again with `edgetl export`."
-_UPGRADE = "use the version of edgetl that wrote it, or export it again with this one."
+_UPGRADE = "export again with this version of edgetl, or install the one that wrote it."
 _ADD = "use a newer edgetl, or install the package that adds it."
 _HEX = re.compile("[0-9a-f]{64}")
-_VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}")
+_VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}(-rc)?")
 
 
 def require(condition: object, otherwise: str, fix: str = EXPORT) -> None:
@@ -33,10 +33,10 @@ def parse_manifest(data: bytes) -> Manifest:
     require(len(data) <= MAX_MANIFEST, f"has a manifest over {MAX_MANIFEST >> 20} MiB, the limit")
     try:
         tree = msgspec.json.decode(data, type=dict[str, Any])
-        version, major = str(tree.get("edgetl_bundle")), BUNDLE_VERSION.partition(".")[0]
+        version = str(tree.get("edgetl_bundle"))
         require(_VERSION.fullmatch(version), f"states no version in its manifest ({version!r})")
-        other = f"is of version {version}, and this edgetl reads {major}.x"
-        require(version.partition(".")[0] == major, other, _UPGRADE)
+        reads = f"is of version {version}, and this edgetl reads {BUNDLE_VERSION}"
+        require(_is_read(version), reads, _UPGRADE)
         _check_known(tree)
         manifest = msgspec.convert(tree, Manifest, dec_hook=decode_stored)
         settings = manifest.task.Settings
@@ -47,6 +47,13 @@ def parse_manifest(data: bytes) -> Manifest:
         return msgspec.structs.replace(manifest, candidates=candidates)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise BundleError(f"has an invalid manifest: {error}", fix=EXPORT) from error
+
+
+def _is_read(version: str) -> bool:
+    """A release candidate (-rc) is read by its own version only, a final one by its major one."""
+    if "-rc" in version + BUNDLE_VERSION:
+        return version == BUNDLE_VERSION
+    return version.partition(".")[0] == BUNDLE_VERSION.partition(".")[0]
 
 
 def _check_known(tree: dict[str, Any]) -> None:

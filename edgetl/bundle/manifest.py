@@ -9,7 +9,7 @@ from edgetl.options import FinetuneConfig
 from edgetl.spec import Normalize, Precision, Record, WeightsOrigin
 from edgetl.tasks.base import ClassDrop, Evaluation, Output, Score, Task
 
-BUNDLE_VERSION = "1.0"
+BUNDLE_VERSION = "1.0-rc"  # of the format; a release candidate is read by its own version only
 
 
 class Artifact(Record, frozen=True, kw_only=True):

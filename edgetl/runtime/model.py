@@ -40,7 +40,7 @@ class Model(contextlib.AbstractContextManager["Model"]):
         return outputs
 
     def probabilities(self, images: Images) -> Any:
-        """Calibrated probabilities `(N, K)` of preprocessed images; None where the task has none."""
+        """Calibrated probabilities `(N, K)` of preprocessed images; None if the task has none."""
         return self.task.confidences(self.run(images), self.candidate.settings)
 
     def _unusable(self, outputs: Outputs, image: str = "") -> EngineError | None:

@@ -13,8 +13,8 @@ inline json::Value manifest_of(const std::string &folder) {
     const auto bytes = read_bytes(folder + "/manifest.json");
     json::Value manifest = json::parse(std::string(bytes.begin(), bytes.end()));
     const std::string &version = manifest.at("edgetl_bundle").text();
-    if (version.rfind("1.", 0) != 0) {
-        throw Error("the bundle is of version " + version + "; this program reads 1.x");
+    if (version != "1.0-rc") { // a release candidate is read by its own version only
+        throw Error("the bundle is of version " + version + "; this program reads 1.0-rc");
     }
     if (!manifest["needs"].is_null() && !manifest["needs"].items().empty()) {
         throw Error("the bundle needs " + manifest["needs"].items()[0].text() +
