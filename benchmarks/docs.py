@@ -3,7 +3,8 @@
     python -m benchmarks.docs [--check]
 
 docs/cli.md comes from the commands' own help; what stands between `<!-- generated: NAME -->` and
-`<!-- end -->` in README.md and docs/*.md comes from benchmarks/results. No figure is typed by hand.
+`<!-- end -->` in README.md and docs/*.md comes from benchmarks/results, and the tables of
+docs/bundle.md from the structs (bundle_docs.py). No figure is typed by hand.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.common import ROOT, read_rows
+from benchmarks import bundle_docs
+from benchmarks.common import ROOT, read_rows, table
 from edgetl import options
 
 VERBS = (
@@ -52,12 +54,6 @@ def command_reference() -> str:
             keys = ", ".join(f"`{field.keys[0]}`" for field in options.fields(kind))
             parts.append(f"Keys of a `--config` file: {keys}.\n")
     return "\n".join(parts)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def machine_line(rows: list[dict[str, Any]]) -> str:
@@ -303,6 +299,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "tensorrt-api": tensorrt_api,
     "training-step": step,
     "end-to-end": end_to_end,
+    **bundle_docs.GENERATED,
 }
 
 

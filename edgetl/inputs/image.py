@@ -67,13 +67,13 @@ REASONS = {
 class ImageInput(Record, Input, frozen=True, kw_only=True, tag="image"):
     """How an image becomes uint8 `(height, width, 3)`, by the rules above."""
 
-    height: int = 224
-    width: int = 224
-    fit: Fit = "crop"
+    height: int = 224  # pixels, 1…8192
+    width: int = 224  # the same
+    fit: Fit = "crop"  # how an image fits that size
     crop: float = CROP  # share of the largest central box that fit `crop` keeps
-    interpolation: Interpolation = "bilinear"
-    order: Order = "rgb"
-    rules: int = 1
+    interpolation: Interpolation = "bilinear"  # filter of the resize
+    order: Order = "rgb"  # of the colours in the result
+    rules: int = 1  # number of the rule set
     depth: int = 16  # bits of grey samples in 16-bit and wider files, by rules 2
 
     def __post_init__(self) -> None:

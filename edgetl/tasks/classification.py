@@ -45,14 +45,14 @@ Truth = npt.NDArray[np.int64]
 class ClassificationSettings(Record, frozen=True, kw_only=True):
     """What turns a network's logits into probabilities."""
 
-    temperature: float = 1.0
+    temperature: float = 1.0  # that logits are divided by
     calibrated: bool = False  # whether labels fitted the temperature; else probabilities are raw
 
 
 class Classification(Record, Task, frozen=True, kw_only=True, tag="classification"):
     """Logits `(N, classes)`; softmax; judged by accuracy, macro-F1 and log-loss."""
 
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # classes, in the order of the logits
 
     Settings: ClassVar[type[Record]] = ClassificationSettings
     metrics: ClassVar[tuple[Metric, ...]] = (

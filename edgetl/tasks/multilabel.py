@@ -37,7 +37,7 @@ Truth = npt.NDArray[np.bool_]
 class MultiLabelSettings(Record, frozen=True, kw_only=True):
     """What turns logits into probabilities, and these into answers."""
 
-    temperature: float = 1.0
+    temperature: float = 1.0  # that logits are divided by
     calibrated: bool = False  # whether labels fitted these numbers
     thresholds: tuple[float, ...] = ()  # by class; a class is present from there on; empty: 0.5
 
@@ -45,15 +45,15 @@ class MultiLabelSettings(Record, frozen=True, kw_only=True):
 class LabelPrediction(Record, frozen=True, kw_only=True):
     """One class, its probability, and whether that reaches the class's threshold."""
 
-    label: str
-    probability: float
-    present: bool
+    label: str  # the class
+    probability: float  # 0…1
+    present: bool  # whether the probability reaches the threshold
 
 
 class MultiLabel(Record, Task, frozen=True, kw_only=True, tag="multilabel"):
     """Logits `(N, classes)`; a sigmoid each; judged by mAP, macro-F1 and log-loss."""
 
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # classes, in the order of the logits
 
     Settings: ClassVar[type[Record]] = MultiLabelSettings
     metrics: ClassVar[tuple[Metric, ...]] = (

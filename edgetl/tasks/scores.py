@@ -11,9 +11,9 @@ from edgetl.spec import Record
 class Output(Record, frozen=True, kw_only=True):
     """One output of a network: float32 `(N, *shape)`."""
 
-    name: str
-    shape: tuple[int, ...]  # of one image
-    dtype: str = "float32"
+    name: str  # of the tensor in every model file
+    shape: tuple[int, ...]  # of one image; N comes before it
+    dtype: str = "float32"  # the only one so far
 
 
 class Metric(NamedTuple):
@@ -29,8 +29,8 @@ class Metric(NamedTuple):
 class Score(Record, frozen=True, kw_only=True):
     """One metric of a candidate, beside the reference's on the same samples."""
 
-    value: float
-    reference: float
+    value: float  # of the candidate
+    reference: float  # of the FP32 network
     drop: float  # by how much it is worse; negative where it is better
     interval: Interval | None = None  # of the drop: paired, 95 %
 
@@ -38,30 +38,30 @@ class Score(Record, frozen=True, kw_only=True):
 class ClassScore(Record, frozen=True, kw_only=True):
     """Scores of one class on one split."""
 
-    label: str
-    precision: float
-    recall: float
-    f1: float
-    n: int
+    label: str  # the class
+    precision: float  # share right of the samples taken for it
+    recall: float  # share found of the samples that show it
+    f1: float  # harmonic mean of the two
+    n: int  # samples that show it
     average_precision: float | None = None  # where a task ranks samples by class
 
 
 class ClassDrop(Record, frozen=True, kw_only=True):
     """A class of which a candidate has fewer samples right."""
 
-    label: str
+    label: str  # the class
     lost: int  # samples that the reference had right and the candidate has wrong, less the reverse
-    n: int
+    n: int  # samples that say so
 
 
 class Evaluation(Record, frozen=True, kw_only=True):
     """Scores on one set of samples; `confusion[t][p]` counts truth t predicted as p."""
 
     metrics: dict[str, float]  # by name, the primary one first
-    n: int
-    labels: tuple[str, ...] = ()
-    per_class: tuple[ClassScore, ...] = ()
-    confusion: tuple[tuple[int, ...], ...] = ()
+    n: int  # samples
+    labels: tuple[str, ...] = ()  # classes, in the order of `confusion`
+    per_class: tuple[ClassScore, ...] = ()  # scores of each class
+    confusion: tuple[tuple[int, ...], ...] = ()  # rows: the truth; columns: the answer
 
     @property
     def primary(self) -> float:
@@ -79,17 +79,17 @@ class Evaluation(Record, frozen=True, kw_only=True):
 class Prediction(Record, frozen=True, kw_only=True):
     """One class with its probability; a multi-label task says as well whether it is present."""
 
-    label: str
-    probability: float
+    label: str  # the class
+    probability: float  # 0…1
 
 
 class Result(Record, frozen=True, kw_only=True):
     """The predictions for one image, of the task's own kind; `error` says why there are none."""
 
-    image: str
-    predictions: tuple[Any, ...]
-    candidate: str
-    error: str | None = None
+    image: str  # as it was named
+    predictions: tuple[Any, ...]  # of the task's own kind, the likeliest first
+    candidate: str  # that answered
+    error: str | None = None  # why there are no predictions
 
 
 class Mistake(NamedTuple):
