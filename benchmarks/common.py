@@ -64,3 +64,9 @@ def read_rows(name: str) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

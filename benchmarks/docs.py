@@ -3,8 +3,8 @@
     python -m benchmarks.docs [--check]
 
 docs/cli.md comes from the commands' own help; what stands between `<!-- generated: NAME -->` and
-`<!-- end -->` in README.md and docs/*.md comes from benchmarks/results, and tables of fields in
-docs/bundle.md come from the structs. No figure is typed by hand.
+`<!-- end -->` in README.md and docs/*.md comes from benchmarks/results, is code of tests/plugin, or
+in docs/bundle.md says what the structs are (bundle_docs.py). No figure is typed by hand.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.common import ROOT, read_rows
-from benchmarks.fields import manifest_fields, measurement_fields
+from benchmarks import bundle_docs
+from benchmarks.common import ROOT, read_rows, table
 from edgetl import options
 
 VERBS = (
@@ -62,12 +62,6 @@ def command_reference() -> str:
             keys = ", ".join(f"`{field.keys[0]}`" for field in options.fields(kind))
             parts.append(f"Keys of a `--config` file: {keys}.\n")
     return "\n".join(parts)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def machine_line(rows: list[dict[str, Any]]) -> str:
@@ -344,10 +338,9 @@ GENERATED: dict[str, Callable[[], str]] = {
     "tensorrt-api": tensorrt_api,
     "training-step": step,
     "end-to-end": end_to_end,
-    "manifest-fields": manifest_fields,
-    "measurement-fields": measurement_fields,
     "plugin-points": points,
     "plugin-code": code,
+    **bundle_docs.GENERATED,
 }
 
 

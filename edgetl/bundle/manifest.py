@@ -15,15 +15,15 @@ BUNDLE_VERSION = "1.0-rc"  # of the format; a release candidate is read by its o
 class Artifact(Record, frozen=True, kw_only=True):
     """One model file inside a bundle, which several candidates may share."""
 
-    path: str  # the member that it is
-    size: int  # bytes, those of the member
-    sha256: str  # of these bytes, 64 lower-case hex digits
+    path: str  # its member
+    size: int  # bytes of the member
+    sha256: str  # of the member's bytes: 64 lower-case hex digits
 
 
 class Calibration(Record, frozen=True, kw_only=True):
     """Which training photos calibrated the quantized candidates."""
 
-    n: int  # how many
+    n: int  # photos
     sha256: str  # over the sorted photo hashes
 
 
@@ -42,10 +42,10 @@ class Candidate(Record, frozen=True, kw_only=True):
     """One way to run the model: its files, how well it did, and how fast it was where measured."""
 
     name: str  # unique in the bundle
-    recipe: str  # that it was built by
+    recipe: str  # export recipe that it was built by
     variant: str = ""  # of the recipe: "qat", "mixed", …; "" for the recipe as it is
-    engine: str  # onnxruntime, openvino, tensorrt, or a plug-in's
-    precision: Precision  # of the numbers that most of the network computes with
+    engine: str  # that runs it: "onnxruntime", "openvino", "tensorrt" or a plug-in's
+    precision: Precision  # of the network as a whole; parts of it may have more bits
     arch: tuple[str, ...] = ()  # machines that the files are meant for; empty: any
     min_engine: str = ""  # lowest version of the engine that reads the files
     artifacts: tuple[str, ...]  # member paths, in the order the engine wants them
@@ -53,15 +53,15 @@ class Candidate(Record, frozen=True, kw_only=True):
     split: str = "validation"  # "agreement" where the samples that judge have no labels
     n: int = 0  # samples that judged it
     scores: dict[str, Score] = {}  # by metric, the primary one first; empty without labels
-    settings: Any = None  # the Settings of the task, fitted for this candidate
+    settings: Any = None  # of the task, fitted for this candidate
     regressions: tuple[ClassDrop, ...] = ()  # classes with fewer samples right, worst first
-    quantization: Quantization | None = None  # how an INT8 one came to its integers
+    quantization: Quantization | None = None  # of integer candidates
     agreement: float | None = None  # share of samples with the FP32 reference's answer
     gate_divergence: float | None = None  # distance from it on the samples that judge
     divergence: float | None = None  # the same on held-out training samples: decides ties
     undecidable: bool = False  # n < 1/max_drop: scores cannot show the permitted drop
     checked_with: str = ""  # engine and version that gave the scores
-    p50_ms: float | None = None  # median latency of one image, where it was measured
+    p50_ms: float | None = None  # median latency of one image, where measured
     p90_ms: float | None = None  # its 90th percentile
     measured_on: str | None = None  # machine fingerprint
     provisional: bool = False  # not measured on a machine that it is for
@@ -71,10 +71,10 @@ class Candidate(Record, frozen=True, kw_only=True):
 class Golden(Record, frozen=True, kw_only=True):
     """Members of the self-test: inputs, expected outputs, and one JPEG with its pixels."""
 
-    inputs: str  # member: images as the files read them
-    outputs: dict[str, dict[str, str]]  # member by output, by candidate
-    jpeg: str  # member: a drawn JPEG
-    pixels: str  # member: what the preprocessing makes of it
+    inputs: str  # images as the model files read them
+    outputs: dict[str, dict[str, str]]  # by candidate, then by output: what it returned for these
+    jpeg: str  # a drawn JPEG
+    pixels: str  # what the preprocessing makes of it
 
 
 class Provenance(Record, frozen=True, kw_only=True):
@@ -82,20 +82,20 @@ class Provenance(Record, frozen=True, kw_only=True):
 
     edgetl: str  # version that wrote the bundle
     created_utc: str  # ISO 8601
-    data_sha256: str  # of the run's data.jsonl
-    weights: WeightsOrigin  # where training started
-    config: FinetuneConfig | None  # None for a model that was not trained by edgetl
-    versions: dict[str, str]  # of packages, by name
-    strategy: str  # what ships: probe, finetune or scratch
-    max_drop: float  # how much of the primary metric a candidate may lose
-    test: Evaluation | None = None  # scores of the FP32 model on the test split
+    data_sha256: str  # of the run's data.jsonl, which lists the photos and their hashes
+    weights: WeightsOrigin  # that training started from
+    config: FinetuneConfig | None  # of the training run; null: edgetl did not train it
+    versions: dict[str, str]  # of packages, by name; "machine": what exported
+    strategy: str  # how it was trained: "probe", "finetune", "scratch"; "given": not by edgetl
+    max_drop: float  # loss of the primary metric that the gate permitted
+    test: Evaluation | None = None  # on photos that decided nothing
 
 
 class FrontPoint(Record, frozen=True, kw_only=True):
     """A placement on the Pareto front of a search; nothing of it need be shipped."""
 
     of: str  # the candidate that it changes
-    kept_float: tuple[str, ...]
+    kept_float: tuple[str, ...]  # blocks in floating point
     hint: str  # precision of the rest, where the engine has a choice
     ratio: float  # of times, to the whole network in INT8
     divergence: float  # nats from FP32, on held-out training photos
@@ -104,8 +104,8 @@ class FrontPoint(Record, frozen=True, kw_only=True):
 class Manifest(Record, frozen=True, kw_only=True):
     """manifest.json of a bundle. Readers ignore unknown fields within a major version."""
 
-    edgetl_bundle: str  # version of this format, MAJOR.MINOR
-    name: str  # of the model
+    edgetl_bundle: str  # version of this format
+    name: str  # name of the model
     task: Task  # what the outputs mean
     input: Input  # how an image becomes what the network reads
     normalize: Normalize  # applied inside the files; here for the record
@@ -117,11 +117,11 @@ class Manifest(Record, frozen=True, kw_only=True):
     orders: dict[str, tuple[str, ...]] = {}  # the same by processor architecture
     artifacts: tuple[Artifact, ...]  # the model files
     candidates: tuple[Candidate, ...]  # refused ones too, without artifacts
-    chosen: str  # name of the candidate to run
+    chosen: str  # the candidate to run, where nothing else is known
     provisional: bool  # the choice was not measured on the device
-    golden: Golden  # the self-test
+    golden: Golden  # members of the self-test
     provenance: Provenance  # where the model came from
-    calibration: Calibration | None = None  # photos that calibrated the quantized candidates
+    calibration: Calibration | None = None  # photos that calibrated any candidate
     members: tuple[str, ...] = ()  # every other member of the file
 
     def candidate(self, name: str) -> Candidate:

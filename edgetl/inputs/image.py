@@ -55,13 +55,13 @@ SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 class ImageInput(Record, Input, frozen=True, kw_only=True, tag="image"):
     """How an image becomes uint8 `(height, width, 3)`, by the rules P1 to P10 of docs/bundle.md."""
 
-    height: int = 224  # H, in pixels: 1…8192
-    width: int = 224  # W, in pixels: 1…8192
-    fit: Fit = "crop"  # how a picture of another shape fits: P8
+    height: int = 224  # pixels, 1…8192
+    width: int = 224  # the same
+    fit: Fit = "crop"  # how an image fits that size
     crop: float = CROP  # share of the largest central box that fit `crop` keeps
-    interpolation: Interpolation = "bilinear"  # filter of the resize: P9
-    order: Order = "rgb"  # of the colours: P10
-    rules: int = 1  # number of the rule set: P1
+    interpolation: Interpolation = "bilinear"  # filter of the resize
+    order: Order = "rgb"  # of the colours in the result
+    rules: int = 1  # number of the rule set
     depth: int = 16  # bits of grey samples in 16-bit and wider files, by rules 2
 
     def __post_init__(self) -> None:

@@ -74,4 +74,4 @@ class FinetuneConfig(FinetuneOptions, frozen=True, kw_only=True, forbid_unknown_
 
     data: str  # absolute; "" in a bundle
     weights: str  # "imagenet", "none" or an absolute path
-    device: Literal["cpu", "cuda"]
+    device: Literal["cpu", "cuda"]  # that trained

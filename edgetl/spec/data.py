@@ -44,12 +44,12 @@ class WeightsOrigin(Record, frozen=True, kw_only=True):
 
     source: str  # torchvision's enum member, a file's name, or "random initialisation"
     sha256: str = ""  # of the file
-    licence: str = ""  # as its publisher states it
+    licence: str = ""  # terms of the weights
     notes: tuple[str, ...] = ()  # what of the file was chosen, left out or converted
 
 
 class Normalize(Record, frozen=True, kw_only=True):
     """Per-channel mean and deviation of RGB in 0…1, applied inside the graph."""
 
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of red, green, blue
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # of red, green, blue
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # subtracted
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # divided by afterwards

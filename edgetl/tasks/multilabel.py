@@ -45,9 +45,9 @@ class MultiLabelSettings(Record, frozen=True, kw_only=True):
 class LabelPrediction(Record, frozen=True, kw_only=True):
     """One class, its probability, and whether that reaches the class's threshold."""
 
-    label: str
-    probability: float
-    present: bool
+    label: str  # the class
+    probability: float  # 0…1
+    present: bool  # whether the probability reaches the threshold
 
 
 class MultiLabel(Record, Task, frozen=True, kw_only=True, tag="multilabel"):

@@ -11,9 +11,9 @@ from edgetl.spec import Record
 class Output(Record, frozen=True, kw_only=True):
     """One output of a network: float32 `(N, *shape)`."""
 
-    name: str  # of the tensor, in every candidate's files
-    shape: tuple[int, ...]  # of one image
-    dtype: str = "float32"  # always float32 so far
+    name: str  # of the tensor in every model file
+    shape: tuple[int, ...]  # of one image; N comes before it
+    dtype: str = "float32"  # the only one so far
 
 
 class Metric(NamedTuple):
@@ -29,8 +29,8 @@ class Metric(NamedTuple):
 class Score(Record, frozen=True, kw_only=True):
     """One metric of a candidate, beside the reference's on the same samples."""
 
-    value: float  # the candidate's
-    reference: float  # the FP32 model's
+    value: float  # of the candidate
+    reference: float  # of the FP32 network
     drop: float  # by how much it is worse; negative where it is better
     interval: Interval | None = None  # of the drop: paired, 95 %
 
@@ -39,8 +39,8 @@ class ClassScore(Record, frozen=True, kw_only=True):
     """Scores of one class on one split."""
 
     label: str  # the class
-    precision: float  # share of its answers that are right
-    recall: float  # share of its samples that are found
+    precision: float  # share right of the samples taken for it
+    recall: float  # share found of the samples that show it
     f1: float  # harmonic mean of the two
     n: int  # samples that show it
     average_precision: float | None = None  # where a task ranks samples by class
@@ -51,7 +51,7 @@ class ClassDrop(Record, frozen=True, kw_only=True):
 
     label: str  # the class
     lost: int  # samples that the reference had right and the candidate has wrong, less the reverse
-    n: int  # samples that show it
+    n: int  # samples that say so
 
 
 class Evaluation(Record, frozen=True, kw_only=True):
@@ -59,9 +59,9 @@ class Evaluation(Record, frozen=True, kw_only=True):
 
     metrics: dict[str, float]  # by name, the primary one first
     n: int  # samples
-    labels: tuple[str, ...] = ()  # classes, in the order of the next two
-    per_class: tuple[ClassScore, ...] = ()  # scores by class
-    confusion: tuple[tuple[int, ...], ...] = ()  # samples by true class (rows) and answer (columns)
+    labels: tuple[str, ...] = ()  # classes, in the order of `confusion`
+    per_class: tuple[ClassScore, ...] = ()  # scores of each class
+    confusion: tuple[tuple[int, ...], ...] = ()  # rows: the truth; columns: the answer
 
     @property
     def primary(self) -> float:
@@ -79,17 +79,17 @@ class Evaluation(Record, frozen=True, kw_only=True):
 class Prediction(Record, frozen=True, kw_only=True):
     """One class with its probability; a multi-label task says as well whether it is present."""
 
-    label: str
-    probability: float
+    label: str  # the class
+    probability: float  # 0…1
 
 
 class Result(Record, frozen=True, kw_only=True):
     """The predictions for one image, of the task's own kind; `error` says why there are none."""
 
-    image: str
-    predictions: tuple[Any, ...]
-    candidate: str
-    error: str | None = None
+    image: str  # as it was named
+    predictions: tuple[Any, ...]  # of the task's own kind, the likeliest first
+    candidate: str  # that answered
+    error: str | None = None  # why there are no predictions
 
 
 class Mistake(NamedTuple):
