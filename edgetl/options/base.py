@@ -56,7 +56,7 @@ class Option(NamedTuple):
     def admits(self, value: Any) -> bool:
         """Whether a number, or each of several, is possible; NaN never is."""
         if isinstance(value, tuple):
-            return all(map(self.admits, value))
+            return not self.range or all(map(self.admits, value))
         if not isinstance(value, (int, float)):
             return True
         return self.low <= value <= self.high and not (self.step and value % self.step)

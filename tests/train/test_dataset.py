@@ -74,9 +74,9 @@ def test_plain_folders_are_split_70_15_15(shapes: Path, tmp_path: Path) -> None:
 
 
 def test_a_seed_makes_the_split_and_the_data_hash(shapes: Path, tmp_path: Path) -> None:
-    first = load_dataset(str(shapes), SPEC, tmp_path / "1.npy", seed=3)
-    again = load_dataset(str(shapes), SPEC, tmp_path / "2.npy", seed=3)
-    other = load_dataset(str(shapes), SPEC, tmp_path / "3.npy", seed=4)
+    first = load_dataset(str(shapes), Classification, SPEC, tmp_path / "1.npy", seed=3)
+    again = load_dataset(str(shapes), Classification, SPEC, tmp_path / "2.npy", seed=3)
+    other = load_dataset(str(shapes), Classification, SPEC, tmp_path / "3.npy", seed=4)
     assert first.photos == again.photos
     assert first.summary == again.summary
     assert sides(first) != sides(other)
@@ -471,7 +471,7 @@ def test_groups_of_a_table_never_cross(shapes: Path, tmp_path: Path, seed: int) 
     rows = [f"{name},{name.split('/')[0]},{name[:4]}{int(name[-6:-4]) // 3}" for name in names]
     labels = written(tmp_path / "x", "path,label,group", rows)
     cache = tmp_path / "photos.npy"
-    found = load_dataset(str(shapes), SPEC, cache, labels_csv=labels, seed=seed)
+    found = load_dataset(str(shapes), Classification, SPEC, cache, labels_csv=labels, seed=seed)
     assert found.summary.split_by == "seeded"
     homes: dict[str, set[str]] = {}
     for photo in found.photos:
@@ -487,7 +487,9 @@ def test_a_table_with_splits_is_followed(shapes: Path, tmp_path: Path) -> None:
     split = ("train", "train", "val")
     rows = [f"{name},{name.split('/')[0]},{split[i % 3]}" for i, name in enumerate(names)]
     labels = written(tmp_path / "x", "path,label,split", rows)
-    found = load_dataset(str(shapes), SPEC, tmp_path / "photos.npy", labels_csv=labels)
+    found = load_dataset(
+        str(shapes), Classification, SPEC, tmp_path / "photos.npy", labels_csv=labels
+    )
     assert found.summary.split_by == "csv"
     for i, name in enumerate(names):
         assert sides(found)[name] == ("validation" if i % 3 == 2 else "train")
@@ -497,7 +499,9 @@ def test_a_table_without_validation_keeps_groups_when_carving(shapes: Path, tmp_
     names = sorted(path.relative_to(shapes).as_posix() for path in shapes.rglob("*.png"))
     rows = [f"{n},{n.split('/')[0]},train,{n[:4]}{int(n[-6:-4]) // 4}" for n in names]
     labels = written(tmp_path / "x", "path,label,split,group", rows)
-    found = load_dataset(str(shapes), SPEC, tmp_path / "photos.npy", labels_csv=labels)
+    found = load_dataset(
+        str(shapes), Classification, SPEC, tmp_path / "photos.npy", labels_csv=labels
+    )
     assert found.summary.split_by == "csv, validation seeded from training"
     homes: dict[str, set[str]] = {}
     for photo in found.photos:

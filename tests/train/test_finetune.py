@@ -137,7 +137,7 @@ def test_strategy_finetune_ships_the_network_it_tuned(
 
 def stages(*scores: tuple[float, float]) -> list[Stage]:
     return [
-        Stage(name=name, metrics={"accuracy": accuracy}, loss=loss, seconds=1)
+        Stage(name=name, metrics={"accuracy": accuracy, "macro_f1": accuracy}, loss=loss, seconds=1)
         for name, (accuracy, loss) in zip(("probe", "finetune"), scores, strict=True)
     ]
 
@@ -242,11 +242,11 @@ def test_runs_in_the_data_folder_are_no_classes(
     (root / "square/00.png").rename(root / os.fsdecode(b"square/\xff.png"))
     first = finetune(root, root / "run", epochs=1)
     again = finetune(root, root / "runs/2", epochs=1)
-    assert first.labels == again.labels == ("aux. ", "square")
+    assert first.task.labels == again.task.labels == ("aux. ", "square")
     assert first.data == again.data == read_run(root / "runs/2").data
     assert edgetl.evaluate(root / "run", root).n == 16
     (root / "train").mkdir()
-    for name in first.labels:
+    for name in first.task.labels:
         (root / name).rename(root / "train" / name)
     finetune(root, root / "run3", epochs=1)
     assert "2 of the 16 training photos were set aside" in caplog.text
@@ -332,7 +332,7 @@ def test_no_data_folder(tmp_path: Path) -> None:
     [
         ("epoch = 3", "unknown field `epoch`"),
         ('strategy = "best"', "strategy"),
-        ('size = "big"', "size"),
+        ('seed = "big"', "seed"),
         ("size = ", "options.toml"),
     ],
 )
@@ -488,7 +488,7 @@ def whole(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 MOMENTS = {
     "before run.json": ("edgetl.runs.folder:write_run", 1),
     "before data.jsonl": ("edgetl.train.finetune:write_bytes", 1),
-    "before the probe": ("edgetl.train.strategies:fit_probe", 1),
+    "before the probe": ("edgetl.train.tasks.classification:fit_probe", 1),
     "in the second epoch": ("edgetl.train.loop:Trainer.train_step", 4),
     "rows without checkpoint": ("edgetl.train.loop:Trainer.save", 1),
     "half a checkpoint": ("edgetl.files:os.fsync", 4),
@@ -660,4 +660,4 @@ def test_a_probe_on_real_photos(shared: Path, tmp_path: Path) -> None:
     )
     assert record.validation is not None
     assert record.validation.metrics["accuracy"] >= 0.85
-    assert record.input.size == 128
+    assert record.input.shape == (128, 128, 3)
