@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint docs bare clean
+.PHONY: install demo test test-slow wheel lint docs clean
 
 install: .venv/.installed
 
@@ -17,15 +17,24 @@ demo: install
 	$(BIN)/python -m benchmarks.demo
 
 # The tests run against the built wheel: .venv-test holds nothing but that wheel, and sees the
-# packages of .venv beside it.
-test: install lint
+# packages of .venv beside it. JOBS processes share the files; each computes on one thread.
+JOBS ?= 2
+RUN = PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 EDGETL_WHEEL="$$(ls $(CURDIR)/dist/*.whl)" \
+  .venv-test/bin/python -m pytest -n $(JOBS) --dist loadfile
+
+test: wheel lint
+	$(RUN) -m "not slow" $(TESTS)
+
+test-slow: wheel
+	$(RUN) -m slow $(TESTS)
+
+wheel: install
 	rm -rf dist .venv-test
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
 	$(PYTHON) -m venv .venv-test
 	.venv-test/bin/pip install --quiet --no-deps dist/*.whl
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])" \
 	  > "$$(.venv-test/bin/python -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")/zz-host.pth"
-	PYTHONSAFEPATH=1 EDGETL_WHEEL="$$(ls $(CURDIR)/dist/*.whl)" .venv-test/bin/python -m pytest $(TESTS)
 
 lint: install
 	$(BIN)/ruff check .
