@@ -77,7 +77,7 @@ class Field(NamedTuple):
     def choices(self) -> tuple[Any, ...]:
         """The values there are, where they can be listed."""
         known = self.option.known
-        return (self.default, *known.names()) if known else self.literals
+        return tuple(dict.fromkeys([self.default, *known.names()])) if known else self.literals
 
     def knows(self, value: Any) -> bool:
         """Whether a value names what is registered, which is not listed for it."""

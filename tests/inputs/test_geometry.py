@@ -132,7 +132,7 @@ def test_it_is_stored_whole_and_an_unknown_one_is_named() -> None:
     stored = msgspec.to_builtins(spec)
     assert stored["type"] == "image"
     assert msgspec.convert(stored, Input, dec_hook=decode_stored) == spec
-    with pytest.raises(msgspec.ValidationError, match="input 'sound' is not known"):
+    with pytest.raises(msgspec.ValidationError, match="adds its input 'sound' is not here"):
         msgspec.convert({"type": "sound"}, Input, dec_hook=decode_stored)
     with pytest.raises(UnknownNameError, match="Unknown input 'imag'"):
         INPUTS.find("imag")

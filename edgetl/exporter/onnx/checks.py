@@ -18,6 +18,7 @@ NORMALIZED = "normalized"  # what the network proper reads: float32 (N, 3, size,
 
 _AGAIN = "export again with edgetl; if that does not help, report the model's architecture."
 _HEAVY = frozenset({"Conv", "Gemm", "MatMul"})
+_WEIGHTED = _HEAVY | {"ConvTranspose"}
 _DOMAINS = frozenset({"", "ai.onnx"})
 
 
@@ -125,6 +126,18 @@ class Wires:
     def readers(self, tensor: str) -> list[onnx.NodeProto]:
         """Nodes that read `tensor`, each once, in graph order."""
         return self._readers.get(tensor, [])
+
+    def after_weights(self) -> set[str]:
+        """Tensors on the ways to the outputs from the last layers with weights, without theirs."""
+        found: set[str] = set()
+        behind = [*self.outputs]
+        while behind:
+            name = behind.pop()
+            node = self.maker.get(name)
+            if node is not None and name not in found and node.op_type not in _WEIGHTED:
+                found.add(name)
+                behind += node.input
+        return found
 
     def made_by(self, tensor: str) -> str:
         """Operator type of the node that makes `tensor`; empty for inputs and constants."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,14 @@ import numpy as np
 import onnx
 
 from edgetl.errors import UsageError
-from edgetl.exporter.onnx.checks import NORMALIZED, PREPROCESS, check_onnx, parse_onnx
+from edgetl.exporter.onnx.checks import NORMALIZED, PREPROCESS, Wires, check_onnx, parse_onnx
 from edgetl.exporter.onnx.fold import fold_normalisation, read_pixels_directly
 from edgetl.exporter.quantize.calibration import Range
 from edgetl.exporter.quantize.scratch import quantizing
 from edgetl.spec import Recipe
 
 TARGET = "int8.onnx"
+PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
 def ort_int8(
@@ -30,7 +30,7 @@ def ort_int8(
     """Quantize the canonical ONNX to INT8 in QDQ form for ONNX Runtime.
 
     `ranges` holds (low, high) of every tensor of `float_tensors`. Nodes in `keep_float` stay as
-    they are, and so do the logits; weights are int8. Interface, opset and IR stay within what
+    they are, and so do the outputs; weights are int8. Interface, opset and IR stay within what
     `check_onnx` allows. Raises UsageError for a recipe that does not fit, EngineMissingError
     without onnxruntime, EngineError when its quantizer fails, StorageError when temporary files
     find no room.
@@ -96,21 +96,42 @@ def _quantize(
 
 
 def _float_outputs(graph: onnx.GraphProto) -> None:
-    """Leave out Q and DQ right before an output, whose values would else be one of 256."""
+    """Leave out Q and DQ between an output and the layers whose weights compute it.
+
+    The values of the output would else be some of 256.
+    """
     makers = {output: node for node in graph.node for output in node.output}
-    readers = Counter(name for node in graph.node for name in node.input)
-    gone = []
     for output in graph.output:
-        back = makers[output.name]
-        pair = makers.get(back.input[0]) if back.op_type == "DequantizeLinear" else None
-        if pair is None or pair.op_type != "QuantizeLinear":
-            continue
-        gone += [back] + [pair] * (readers[pair.output[0]] == 1)
-        for node in graph.node:
-            for names in (node.input, node.output):
-                names[:] = [output.name if name == pair.input[0] else name for name in names]
-    for node in gone:
-        graph.node.remove(node)
+        source = _source(output.name, makers)
+        if source != output.name:
+            graph.node.remove(makers[output.name])
+            for node in graph.node:
+                for names in (node.input, node.output):
+                    names[:] = [output.name if name == source else name for name in names]
+    wires = Wires(graph)
+    after = wires.after_weights()
+    for node in graph.node:
+        if node.output[0] in after and node.op_type not in PAIR:
+            node.input[:] = [_source(name, wires.maker) for name in node.input]
+    _prune(graph)
+
+
+def _source(name: str, makers: dict[str, onnx.NodeProto]) -> str:
+    """What a tensor is before Q and DQ, or its own name where they do not make it."""
+    back = makers.get(name)
+    pair = makers.get(back.input[0]) if back and back.op_type == "DequantizeLinear" else None
+    return pair.input[0] if pair and pair.op_type == "QuantizeLinear" else name
+
+
+def _prune(graph: onnx.GraphProto) -> None:
+    """Remove Q and DQ that nothing reads."""
+    while True:
+        read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+        unread = [n for n in graph.node if n.op_type in PAIR and not read & {*n.output}]
+        if not unread:
+            return
+        for node in unread:
+            graph.node.remove(node)
 
 
 def _tidy(model: onnx.ModelProto) -> bytes:

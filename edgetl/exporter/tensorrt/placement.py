@@ -32,7 +32,8 @@ class Placement:
     all inputs of convolutions and matrix products, none of their outputs; every input of a sum but
     one branch that ends in a quantized Conv and has no other reader; the features of a product
     with Conv → Sigmoid, but not its gate; the input of average pooling; all inputs of a Concat
-    whose output is quantized, with one scale (`groups`). Small layers stay as they are.
+    whose output is quantized, with one scale (`groups`). Small layers stay as they are, and so
+    does what follows the last layers with weights: outputs are not rounded.
     """
 
     def __init__(
@@ -62,8 +63,9 @@ class Placement:
                 self.weights[Edge(index, 1, node.input[1])] = axis
                 self.activations[Edge(index, 0, node.input[0])] = None
         self._integer = {self.nodes[edge.node].output[0] for edge in self.weights}
+        after = self.wires.after_weights()
         for index, node in free:
-            for slot in self._slots(node):
+            for slot in self._slots(node) if node.output[0] not in after else ():
                 self.activations[Edge(index, slot, node.input[slot])] = None
         self._concatenations(free)
 

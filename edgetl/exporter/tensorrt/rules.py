@@ -47,13 +47,14 @@ def check_trt_qdq(
         check_fp16(model)
     proto = parse_onnx(model)
     graph = QuantizedGraph(proto, FLOAT16 if strong else FLOAT)
-    rows = _result_rows(proto)
+    rows, after = _result_rows(proto), graph.wires.after_weights()
     for node in graph.nodes:
         early = node.name.startswith(PREPROCESS)
         free = not early and node.name not in keep_float and node.op_type not in exclude
         _check_readers(graph, node, early=early, free=free)
         if early:
             continue
+        free = free and node.output[0] not in after
         if node.op_type in _PRODUCTS:
             _check_product(graph, node, rows.get(node.output[0], 1), free=free)
         elif node.op_type in _POOLS and free and not graph.through(node, 0):

@@ -23,6 +23,7 @@ from edgetl.engines.onnx_wire import check_sealed
 from edgetl.errors import EngineError
 
 name = "refonnx"
+builder = None  # nothing is compiled on the device
 BATCH = "batch"  # an option of its own: whether several images are run at once or in turn
 SETTABLE = {BATCH: Setting("whole|split", "whole or split")}
 
