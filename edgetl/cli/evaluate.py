@@ -13,6 +13,7 @@ from edgetl.cli.common import (
     Json,
     emit,
     message,
+    number,
     show,
     table,
     verb,
@@ -21,6 +22,7 @@ from edgetl.cli.rows import evaluation_row
 from edgetl.data.found import skipped_line
 from edgetl.options import EvaluateOptions
 from edgetl.spec import SkippedFile
+from edgetl.tasks.base import TASKS
 
 
 @verb
@@ -42,12 +44,15 @@ def evaluate(
     if json:
         emit({**(evaluation_row(scores) or {}), "skipped_files": skipped})
         return
+    titles = {"precision": "precision#", "recall": "recall#", "f1": "F1#"}
+    if any(c.average_precision is not None for c in scores.per_class):
+        titles["average_precision"] = "AP#"
     rows = [
-        [c.label, f"{c.precision:.4f}", f"{c.recall:.4f}", f"{c.f1:.4f}", str(c.n)]
+        [c.label, *(number(getattr(c, name)) for name in titles), str(c.n)]
         for c in scores.per_class
         if c.n
     ]
-    show(table("", ["class", "precision#", "recall#", "F1#", "photos#"], rows))
+    show(table("", ["class", *titles.values(), "photos#"], rows))
     cells = [
         [label, *(str(v) for v in row)]
         for label, row in zip(scores.labels, scores.confusion, strict=False)
@@ -55,5 +60,7 @@ def evaluate(
     ]
     if scores.confusion and len(scores.labels) <= 20:
         show(table("truth \\ predicted", ["", *(f"{name}#" for name in scores.labels)], cells))
-    shown = ", ".join(f"{k.replace('_f1', '-F1')} {v:.4f}" for k, v in scores.metrics.items())
+    known = (metric for name in TASKS.own for metric in TASKS.find(name).metrics)
+    words = {metric.name: metric.title for metric in known}
+    shown = ", ".join(f"{words.get(k, k)} {v:.4f}" for k, v in scores.metrics.items())
     show(f"{shown}, {scores.n} photos")

@@ -93,10 +93,8 @@ def _figures(
                 remark += f"; 95{text.SPACE}% interval {low * 100:.1f}–{text.percent(high)}"
             shown = text.percent(value) if metric.share else text.number(value)
             figures.append((f"{split} {metric.title}", shown, remark))
-    total = sum(sum(labels.values()) for labels in record.data.counts.values())
-    parts = ", ".join(
-        f"{text.count(sum(labels.values()))} {name}" for name, labels in _by_split(record).items()
-    )
+    total, photos_of = sum(record.data.photos.values()), record.data.photos
+    parts = ", ".join(f"{text.count(photos_of[name])} {name}" for name in _by_split(record))
     classes = text.plural(len(record.task.labels), "class", "classes")
     figures.append(("photos", text.count(total), f"{classes}; {parts}" if parts else classes))
     device = {"cpu": text.plural(record.threads, "CPU thread"), "cuda": "on a CUDA GPU"}
@@ -196,9 +194,9 @@ def _counts(record: RunRecord) -> dict[str, Any]:
     rows = []
     for label in record.data.labels:
         cells = [labels.get(label, 0) for labels in by_split.values()]
-        share = train.get(label, 0) / max(1, sum(train.values()))
+        share = train.get(label, 0) / max(1, record.data.photos.get("train", 0))
         rows.append((label, cells, sum(cells), share))
-    totals = [sum(labels.values()) for labels in by_split.values()]
+    totals = [record.data.photos[split] for split in by_split]
     return {
         "splits": list(by_split),
         "rows": rows,

@@ -31,7 +31,8 @@ class DataSummary(Record, frozen=True, kw_only=True):
 
     root: str
     labels: tuple[str, ...]
-    counts: dict[str, dict[str, int]]  # split → label → photos
+    photos: dict[str, int]  # by split
+    counts: dict[str, dict[str, int]]  # split → label → photos that show it
     sha256: str  # of data.jsonl
     split_by: str  # "seeded"; or "folders" or "csv", "…, validation seeded from training"
     skipped_files: tuple[SkippedFile, ...] = ()

@@ -87,6 +87,7 @@ def load_dataset(
     summary = DataSummary(
         root=str(root),
         labels=made.labels,
+        photos=dict(Counter(photo.split for photo in photos)),
         counts=counted(photos, made),
         sha256=sha256_bytes(photo_lines(photos)),
         split_by=split_by,
