@@ -39,7 +39,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         mode = _mode(path)
         # As `open` makes files: 0666 less the user's umask, or as an existing file has it.
         at = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         handle = os.open(at, flags, 0o666 if mode is None else 0o600)
         temporary = at
         with os.fdopen(handle, "w+b") as stream:

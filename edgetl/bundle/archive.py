@@ -166,7 +166,7 @@ def _open_regular(path: Path) -> IO[bytes]:
         raise BundleError("does not exist", fix="check the path.") from None
     # Looked at before it is opened: a FIFO would block and a device may react.
     require(stat.S_ISREG(mode), "is a folder or device, not a file", _GIVE)
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags = os.O_RDONLY | os.O_NONBLOCK
     return os.fdopen(os.open(path, flags), "rb")
 
 

@@ -978,7 +978,6 @@ except StorageError as error:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE")
 @pytest.mark.parametrize("size", [17_000, 100_000, 5_000_000])
 def test_file_size_limit_keeps_the_old_bundle(whole: bytes, path: Path, size: int) -> None:
     command = [sys.executable, "-c", LIMITED, str(path), str(size)]

@@ -13,7 +13,6 @@ import hashlib
 import logging
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,7 +125,7 @@ class PlanCache:
                 fix=f"{shell('chmod', '700', self.folder)}, or set EDGETL_CACHE to a folder of "
                 "your own.",
             )
-        if sys.platform != "win32" and found.st_mode & 0o077:
+        if found.st_mode & 0o077:
             self.folder.chmod(0o700)
 
     def take(self, parts: Parts, *, quiet: bool = False) -> Held | None:

@@ -1,19 +1,13 @@
-"""Files that nobody but this user can have written, and locks on them.
-
-On Windows, which has neither owners nor locks of this kind, every file passes.
-"""
+"""Files that nobody but this user can have written, and locks on them."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
-import sys
 from collections.abc import Callable
 from pathlib import Path
-
-if sys.platform != "win32":
-    import fcntl
 
 
 class RefusedError(Exception):
@@ -21,11 +15,9 @@ class RefusedError(Exception):
 
 
 def foreign(found: os.stat_result, kind: Callable[[int], bool]) -> str | None:
-    """Why a file or folder could be somebody else's work, or None; always None on Windows."""
+    """Why a file or folder could be somebody else's work, or None."""
     if not kind(found.st_mode):
         return "is no plain file or folder"
-    if sys.platform == "win32":
-        return None
     if found.st_uid != os.geteuid():
         return f"belongs to user {found.st_uid}, not {os.geteuid()}"
     if found.st_mode & 0o022:
@@ -36,7 +28,7 @@ def foreign(found: os.stat_result, kind: Callable[[int], bool]) -> str | None:
 def open_owned(path: Path) -> int | None:
     """A handle of a file that only this user can have written, or None; raises RefusedError."""
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -69,14 +61,13 @@ def lock(handle: int, *, shared: bool, wait: bool) -> bool:
 
     Where the file system has no locks, everyone gets one: two then build the same engine.
     """
-    if sys.platform != "win32":
-        mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        try:
-            fcntl.flock(handle, mode if wait else mode | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(handle, mode if wait else mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
     return True
 
 

@@ -68,13 +68,13 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         except BaseException:
             self.__exit__()
             raise
-        self._signal("SIGSTOP")
+        self._process.send_signal(signal.SIGSTOP)
 
     def take_turn(self, nanoseconds: int) -> Slice:
         """Run for a while, once at least; EngineError when it dies or hangs."""
-        self._signal("SIGCONT")
+        self._process.send_signal(signal.SIGCONT)
         done = self._run(nanoseconds)
-        self._signal("SIGSTOP")
+        self._process.send_signal(signal.SIGSTOP)
         return done
 
     def _run(self, nanoseconds: int) -> Slice:
@@ -112,11 +112,6 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         self._readers[1].join(GONE_S)
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return ", ".join([name, *self._said])
-
-    def _signal(self, name: str) -> None:
-        number = getattr(signal, name, None)  # absent on Windows, where workers merely idle
-        if number is not None:
-            self._process.send_signal(number)
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()

@@ -19,7 +19,6 @@ from edgetl.engines.tensorrt import cache as trt_cache
 from edgetl.engines.tensorrt.cache import Held, Parts, PlanCache
 from edgetl.errors import StorageError, UsageError
 
-POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such owners or locks")
 PARTS = Parts(
     artifact="a" * 64,
     tensorrt="10.3.0",
@@ -91,7 +90,6 @@ def test_what_is_kept_is_taken(cache: PlanCache) -> None:
     assert taken(cache) is None
 
 
-@POSIX
 def test_only_the_owner_can_read(tmp_path: Path) -> None:
     folder = tmp_path / "tensorrt"
     folder.mkdir(mode=0o755)
@@ -104,7 +102,6 @@ def test_only_the_owner_can_read(tmp_path: Path) -> None:
     assert found == {".plan": 0o600, ".json": 0o600, ".timings": 0o600, "": 0o600}
 
 
-@POSIX
 def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "tensorrt"
     folder.mkdir()
@@ -119,7 +116,6 @@ def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:
         PlanCache(link)
 
 
-@POSIX
 def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give folders away")
@@ -163,7 +159,6 @@ def spoil(path: Path, how: str) -> str:
     return "unreadable .*json"
 
 
-@POSIX
 @pytest.mark.parametrize("how", ["foreign", "damaged", "alone", "writable", "linked", "torn"])
 def test_a_foreign_or_damaged_engine_is_refused_and_replaced(
     cache: PlanCache, how: str, caplog: pytest.LogCaptureFixture
@@ -189,7 +184,6 @@ def test_timings_are_by_version_and_gpu(cache: PlanCache) -> None:
     assert cache.timings(msgspec.structs.replace(PARTS, gpu="Xavier"))[1] == b""
 
 
-@POSIX
 def test_timings_that_others_can_write_are_left(
     cache: PlanCache, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -290,7 +284,6 @@ with cache.building():
 """
 
 
-@POSIX
 def test_two_processes_wait_and_build_once(cache: PlanCache) -> None:
     stated = msgspec.json.encode(PARTS).decode()
     command = [sys.executable, "-c", BUILDER, str(cache.folder), stated]

@@ -71,7 +71,7 @@ def test_a_worker_that_hangs_in_its_turn_is_given_up(start: Callable[..., Worker
     with start(turn_s=0.5) as worker:
         worker.take_turn(TURN_NS)
         pid = worker._process.pid
-        worker._signal = lambda _: os.kill(pid, signal.SIGSTOP)  # type: ignore[method-assign]
+        worker._process.send_signal = lambda _: os.kill(pid, signal.SIGSTOP)  # type: ignore[method-assign]
         begin = time.monotonic()
         with pytest.raises(EngineError, match="measured ort-fp32 gave no answer for") as error:
             worker.take_turn(TURN_NS)
