@@ -57,7 +57,7 @@ def make(data: Path, home: Path, seed: int = 0) -> Path:
 def answers(bundle: Path, home: Path, names: list[str], *chosen: str) -> list[dict[str, Any]]:
     """Predictions by class, for each picture."""
     paths = [home / name for name in names]
-    found, _ = edgetl("predict", bundle, *paths, "--top", len(GARMENTS), *chosen)
+    found, _ = edgetl("predict", bundle, *paths, "--top", str(len(GARMENTS)), *chosen)
     return [{p["label"]: p for p in row["predictions"]} for row in found]
 
 
