@@ -4,7 +4,8 @@
 
 docs/cli.md comes from the commands' own help; what stands between `<!-- generated: NAME -->` and
 `<!-- end -->` in README.md and docs/*.md comes from benchmarks/results, is code of tests/plugin, or
-in docs/bundle.md says what the structs are (bundle_docs.py). No figure is typed by hand.
+in docs/bundle.md says what the structs are (bundle_docs.py). The plot is figure.py's. No figure is
+typed by hand.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import bundle_docs
+from benchmarks import bundle_docs, figure
 from benchmarks.common import ROOT, read_rows, table
 from edgetl import options
 
@@ -294,6 +295,25 @@ def end_to_end() -> str:
     )
 
 
+def multilabel() -> str:
+    """Every candidate of the multi-label run."""
+    rows = [row for row in read_rows("multilabel") if row["row"] == "candidate"]
+    if not rows:
+        return "Not measured yet.\n"
+    body = [
+        [
+            f"**{row['name']}**" if row["chosen"] else row["name"],
+            cell(row["map"], 4),
+            cell(row.get("test_map"), 4),
+            cell(row.get("test_macro_f1"), 4),
+            f"refused: {row['rejected']}" if row["rejected"] else "passed",
+        ]
+        for row in rows
+    ]
+    header = ["candidate", "validation mAP", "test mAP", "test macro-F1", "gate"]
+    return table(header, body) + machine_line(rows)
+
+
 def points() -> str:
     """The plug-in's entry points."""
     text = (PLUGIN / "pyproject.toml").read_text("utf-8")
@@ -338,6 +358,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "tensorrt-api": tensorrt_api,
     "training-step": step,
     "end-to-end": end_to_end,
+    "multilabel": multilabel,
     "plugin-points": points,
     "plugin-code": code,
     **bundle_docs.GENERATED,
@@ -360,12 +381,17 @@ def main() -> None:
         if BLOCK.search(text):
             wanted[path] = filled(text)
     stale = [p for p, t in wanted.items() if not p.is_file() or p.read_text("utf-8") != t]
+    if not figure.is_current():
+        stale.append(figure.PATH)
     if check:
         for path in stale:
             print(f"{path.relative_to(ROOT)} is out of date: run `make docs`", file=sys.stderr)
         sys.exit(bool(stale))
     for path in stale:
-        path.write_text(wanted[path], encoding="utf-8")
+        if path == figure.PATH:
+            figure.draw()
+        else:
+            path.write_text(wanted[path], encoding="utf-8")
         print(f"wrote {path.relative_to(ROOT)}")
 
 
