@@ -306,6 +306,18 @@ def test_doubts_labels_in_the_wrong_order(make: Make, caplog: pytest.LogCaptureF
     assert "Check --mean, --std, --range, --order and the order of the labels." in caplog.text
 
 
+def test_a_network_that_reads_blue_first(make: Make) -> None:
+    """Both agree with the given file on what they feed it; photos tell which of them is right."""
+    shares = []
+    for order in ("rgb", "bgr"):
+        source = make(model(order="rgb"), order=order)
+        judges = source.validation()
+        found = source.task.evaluate(source.reference(judges.images), judges.targets)
+        shares.append(found.primary)
+    assert shares[0] < 0.5
+    assert shares[1] == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
