@@ -2,8 +2,8 @@
 
     python -m benchmarks.work_once [--photos N] [--before CHECKOUT]
 
-Draws N photos (20,000) in four classes, trains a small network on them for one epoch, exports it for
-this machine, scores the bundle, and exports the bundle's ONNX as somebody else's, each by its own
+Draws N photos (20,000) in four classes, trains a small network on them for one epoch, exports it
+for this machine, scores the bundle, and exports the bundle's ONNX as somebody else's, each by its own
 command under counted.py. `--before` is a checkout of the version to compare with. Writes
 results/work_once.jsonl. The network is small on purpose: counts do not depend on it.
 """
@@ -53,7 +53,7 @@ def draw(root: Path, count: int) -> None:
 def commands(home: Path) -> dict[str, list[str]]:
     """Each verb of the job, by name."""
     data, run, bundle = (str(home / name) for name in ("photos", "run", "model.edgetl"))
-    tuned = ("--search", "never", "--qat", "never", "--max-drop", "1")
+    tuned = ("--search", "never", "--qat", "never", "--max-drop", "0.5")
     return {
         "finetune": [
             *("finetune", data, "--out", run, "--backbone", "squeezenet1_1", "--weights", "none"),
