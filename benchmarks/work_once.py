@@ -3,8 +3,8 @@
     python -m benchmarks.work_once [--photos N] [--before CHECKOUT]
 
 Draws N photos (20,000) in four classes, trains a small network on them for one epoch, exports it
-for this machine, scores the bundle, and exports the bundle's ONNX as somebody else's, each by its own
-command under counted.py. `--before` is a checkout of the version to compare with. Writes
+for this machine, scores the bundle, and exports the bundle's ONNX as somebody else's, each by its
+own command under counted.py. `--before` is a checkout of the version to compare with. Writes
 results/work_once.jsonl. The network is small on purpose: counts do not depend on it.
 """
 
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,10 @@ def commands(home: Path) -> dict[str, list[str]]:
     }
 
 
-def given(home: Path) -> None:
-    """The exported network as somebody else's ONNX: the reference candidate's file."""
-    import zipfile
-
+def give(home: Path) -> None:
+    """The exported network as somebody else's ONNX."""
     with zipfile.ZipFile(home / "model.edgetl") as opened:
-        name = next(n for n in sorted(opened.namelist()) if n.endswith("ort-fp32.onnx"))
-        (home / "given.onnx").write_bytes(opened.read(name))
+        (home / "given.onnx").write_bytes(opened.read("models/fp32.onnx"))
 
 
 def measure(checkout: Path, version: str, photos: Path) -> list[dict[str, Any]]:
@@ -89,7 +87,7 @@ def measure(checkout: Path, version: str, photos: Path) -> list[dict[str, Any]]:
         }
         for verb, words in commands(home).items():
             if verb == "export of an ONNX":
-                given(home)
+                give(home)
             start = time.perf_counter()
             done = subprocess.run(
                 [

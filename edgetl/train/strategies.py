@@ -285,6 +285,8 @@ def training_pixels(context: Context, rows: Any) -> Pixels:
     spec = context.spec.enlarged() if context.twin.augments else context.spec
     paths = [context.dataset.root / context.dataset.photos[i].path for i in rows]
     cache = open_cache(context.home / runs.CACHE / runs.CROPS, len(rows), spec.shape)
+    if spec == context.spec:  # decoded already
+        return np.take(context.dataset.pixels, rows, axis=0, out=cache, mode="clip")
     with (
         context.bar("caching photos", len(rows)) as advance,
         ThreadPoolExecutor(available_cores()) as pool,
