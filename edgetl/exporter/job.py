@@ -52,7 +52,8 @@ class ExportJob:
         progress("reading validation photos")
         self.validation = source.validation()
         progress(f"running the reference on {len(self.validation.images)} photos")
-        self.reference = source.reference(self.validation.images)
+        known = self.validation.reference
+        self.reference = known or source.reference(self.validation.images)
         self.golden = golden_inputs(source.reference, source.input.shape)
         progress("writing the network as ONNX")
         self.context = BuildContext(source, source.canonical())

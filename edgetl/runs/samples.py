@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -58,13 +59,24 @@ class RunPhotos:
     def read(self, photos: list[Photo]) -> tuple[Pixels, list[Geometry]]:
         """Decode photos to `(N, H, W, 3)`; DataError when a file's hash has changed."""
         spec = self.record.input
-        with ThreadPoolExecutor(available_cores()) as pool:
-            found = list(pool.map(lambda p: _read(self.paths[p.path], p, spec), photos))
-        return np.stack([one.pixels for one in found]), [one.geometry for one in found]
+        return read_all(lambda p: _read(self.paths[p.path], p, spec), photos, spec)
 
     def ranked(self, split: Split) -> list[Photo]:
         """The photos of a split, shuffled so that any first ones hold every class by its share."""
         return by_share(self.of(split), self.record.config.seed)
+
+
+def read_all(
+    one: Callable[[Photo], Read], photos: list[Photo], spec: Input
+) -> tuple[Pixels, list[Geometry]]:
+    """Pixels `(N, H, W, 3)` of photos that `one` reads, on all cores; none is held twice."""
+    pixels = np.empty((len(photos), *spec.shape), np.uint8)
+    geometries = []
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for row, found in enumerate(pool.map(one, photos)):
+            pixels[row] = found.pixels
+            geometries.append(found.geometry)
+    return pixels, geometries
 
 
 def by_share(photos: list[Photo], seed: int) -> list[Photo]:

@@ -32,6 +32,7 @@ from edgetl.train import guidance
 from edgetl.train.backbones import BackboneInfo, Network, find_backbone
 from edgetl.train.dataset import load_dataset
 from edgetl.train.infer import forward_rows, keep_to_cores
+from edgetl.train.loop import Validation
 from edgetl.train.mistakes import worst_mistakes
 from edgetl.train.options import resolve
 from edgetl.train.strategies import (
@@ -128,7 +129,11 @@ def _train(
         record = msgspec.structs.replace(record, created_utc=before.created_utc)
     runs.write_run(home, record)  # first: it is what makes the folder a run
     write_bytes(home / runs.PHOTOS, photo_lines(dataset.photos))
-    context = Context(home, config, spec, dataset, twin, info.normalize, progress, timings, [])
+    rows = dataset.rows("validation")
+    chooses = Validation(dataset.pixels, rows, dataset.targets(rows), dataset.task)
+    context = Context(
+        home, config, spec, dataset, twin, info.normalize, progress, timings, [], chooses
+    )
     paths = [dataset.root / dataset.photos[i].path for i in dataset.rows("train")]
     context.warn(guidance.framing(paths, getattr(spec, "fit", "pad")))
     with named_photos(context):
@@ -204,7 +209,8 @@ def _finish(
     for split in splits:
         rows = dataset.rows(split)
         if len(rows):
-            outputs = forward_rows(
+            known = context.validation.known.get(model) if split == "validation" else None
+            outputs = known or forward_rows(
                 model, dataset.pixels, rows, record.normalize, device=context.config.device
             )
             results[split] = dataset.task.evaluate(outputs, dataset.targets(rows)), outputs

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import safetensors.torch
 import torch
 from torch import nn
@@ -19,12 +20,14 @@ from edgetl.inputs.base import Pixels
 from edgetl.progress import Bar
 from edgetl.runs.record import EpochRow
 from edgetl.spec import Normalize, Strict
-from edgetl.tasks.base import Task
+from edgetl.tasks.base import Outputs, Task
 from edgetl.train.augment import Batches, jitter
 from edgetl.train.backbones import Network
 from edgetl.train.infer import NotFiniteError, bf16_pays, forward_rows
 from edgetl.train.state_dicts import read_safetensors
 from edgetl.train.tasks.base import TrainTask
+
+Rows = npt.NDArray[np.int64]
 
 
 class Hyperparameters(Strict, frozen=True, kw_only=True):
@@ -50,20 +53,19 @@ class Hyperparameters(Strict, frozen=True, kw_only=True):
 class Validation:
     """Held-out samples that choose the checkpoint."""
 
-    def __init__(self, pixels: Pixels, targets: Any, task: Task):
-        self.pixels, self.targets, self.task = pixels, targets, task
+    def __init__(self, pixels: Pixels, rows: Rows, targets: Any, task: Task):
+        """`rows` are those of `pixels (N, H, W, 3)` that are held out."""
+        self.pixels, self.rows, self.targets, self.task = pixels, rows, targets, task
+        self.last: Outputs = {}  # that were scored
+        self.known: dict[nn.Module, Outputs] = {}  # of networks that may ship
 
     def score(
         self, model: nn.Module, normalize: Normalize, device: Literal["cpu", "cuda"]
     ) -> tuple[dict[str, float], float]:
-        """The task's metrics and loss, in float32; NotFiniteError with rows of validation."""
-        rows = np.arange(len(self.pixels), dtype=np.int64)
-        try:
-            outputs = forward_rows(model, self.pixels, rows, normalize, device=device)
-        except NotFiniteError as error:
-            raise NotFiniteError(error.what, error.rows, "validation") from None
-        found = self.task.evaluate(outputs, self.targets)
-        return found.metrics, self.task.loss(outputs, self.targets)
+        """The task's metrics and loss, in float32; NotFiniteError with rows of `pixels`."""
+        self.last = forward_rows(model, self.pixels, self.rows, normalize, device=device)
+        found = self.task.evaluate(self.last, self.targets)
+        return found.metrics, self.task.loss(self.last, self.targets)
 
 
 class Trainer:
@@ -308,4 +310,6 @@ def train(
             seconds=time.perf_counter() - start,
         )
         trainer.finish_epoch(row)
+        if not trainer.stale:
+            validation.known[trainer.best] = validation.last
         checkpoint(trainer)

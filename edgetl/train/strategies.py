@@ -54,18 +54,13 @@ class Context(NamedTuple):
     progress: bool
     timings: dict[str, float]
     warnings: list[str]
+    validation: Validation  # the photos that choose
 
     def warn(self, texts: list[str]) -> None:
         """Say findings once, and keep them for the run's record."""
         self.warnings.extend(texts)
         for text in texts:
             log.warning(text)
-
-    def validation(self) -> Validation:
-        """The photos that choose."""
-        rows = self.dataset.rows("validation")
-        pixels = np.ascontiguousarray(self.dataset.pixels[rows])
-        return Validation(pixels, self.dataset.targets(rows), self.dataset.task)
 
     def bar(self, title: str, total: int) -> contextlib.AbstractContextManager[Advance]:
         """A progress bar, if progress is shown."""
@@ -102,8 +97,9 @@ def fit_probe_stage(context: Context, model: Network) -> tuple[Network, Stage, E
     with torch.no_grad():
         probed.head.weight.copy_(torch.from_numpy(head.weight))
         probed.head.bias.copy_(torch.from_numpy(head.bias))
-    validation = context.validation()
+    validation = context.validation
     metrics, loss = validation.score(probed, context.normalize, context.config.device)
+    validation.known[probed] = validation.last
     seconds = time.perf_counter() - clock
     context.timings["probe"] = seconds
     rows = context.dataset.rows("train")
@@ -129,12 +125,12 @@ def fit_probe_stage(context: Context, model: Network) -> tuple[Network, Stage, E
 
 def check_mirroring(context: Context, probed: Network) -> None:
     """Warn where mirroring, which fine-tuning does, would make one class of another."""
-    device, validation = context.config.device, context.validation()
+    device, validation = context.config.device, context.validation
     task, truth = validation.task, validation.task.named(validation.targets)
     if not truth or not context.twin.augments:
         return
     dtype = torch.bfloat16 if bf16_pays(device) else torch.float32
-    rows = np.arange(len(truth), dtype=np.int64)
+    rows = validation.rows
     plain, mirrored = (
         task.answers(
             forward_rows(probed, images, rows, context.normalize, device=device, dtype=dtype),
@@ -256,7 +252,7 @@ def fit_network(
         runs.write_history(context.home, state.history)
         state.save(checkpoint)
 
-    train(trainer, batches, context.validation(), checkpoint=save, bar=context.bar)
+    train(trainer, batches, context.validation, checkpoint=save, bar=context.bar)
     seconds = time.perf_counter() - clock
     context.timings[stage] = seconds
     best = max(
@@ -289,6 +285,8 @@ def training_pixels(context: Context, rows: Any) -> Pixels:
     spec = context.spec.enlarged() if context.twin.augments else context.spec
     paths = [context.dataset.root / context.dataset.photos[i].path for i in rows]
     cache = open_cache(context.home / runs.CACHE / runs.CROPS, len(rows), spec.shape)
+    if spec == context.spec:  # decoded already
+        return np.take(context.dataset.pixels, rows, axis=0, out=cache, mode="clip")
     with (
         context.bar("caching photos", len(rows)) as advance,
         ThreadPoolExecutor(available_cores()) as pool,

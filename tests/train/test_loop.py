@@ -16,7 +16,7 @@ from edgetl.runs.record import EpochRow
 from edgetl.spec import Normalize
 from edgetl.tasks.classification import Classification
 from edgetl.train.augment import Batches
-from edgetl.train.infer import NotFiniteError
+from edgetl.train.infer import NotFiniteError, forward_rows
 from edgetl.train.loop import Hyperparameters, Trainer, Validation, parameter_groups, train
 from tests.helpers import build_classifier, twin
 
@@ -64,7 +64,9 @@ def setup(
     return (
         trainer,
         batches,
-        Validation(pixels[:6, :32, :32], truth[:6], Classification(labels=("a", "b", "c"))),
+        Validation(
+            pixels[:, :32, :32], np.arange(6), truth[:6], Classification(labels=("a", "b", "c"))
+        ),
     )
 
 
@@ -269,10 +271,21 @@ def test_a_gradient_of_nan_stops_as_well() -> None:
     assert torch.equal(trainer.model.head.weight, before)
 
 
-def test_validation_photos_are_told_as_such() -> None:
+def test_validation_photos_are_told_by_their_rows() -> None:
     trainer, _, validation = setup()
     with torch.no_grad():
         trainer.average.head.bias[0] = float("inf")
     with pytest.raises(NotFiniteError, match="output is NaN or infinity for 6 photos") as got:
         validation.score(trainer.average, Normalize(), "cpu")
-    assert got.value.split == "validation"
+    assert got.value.split is None
+    assert got.value.rows.tolist() == validation.rows.tolist()
+
+
+def test_what_may_ship_is_scored_once(single: None) -> None:
+    """The outputs of the best average are kept, whole, for the run's last scores."""
+    trainer, batches, validation = setup()
+    run(trainer, batches, validation)
+    again = forward_rows(
+        trainer.best, validation.pixels, validation.rows, Normalize(), device="cpu"
+    )
+    np.testing.assert_array_equal(validation.known[trainer.best]["logits"], again["logits"])

@@ -18,6 +18,7 @@ class ValidationSet(NamedTuple):
     images: Pixels
     targets: Any | None  # of the task; None where nothing is known
     split: str  # "validation"; UNLABELLED without targets
+    reference: Outputs | None = None  # of the images, where it is known already
 
 
 class Source(Protocol):

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import logging
+import math
+import shutil
+import tempfile
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from edgetl.data.duplicates import join, same_pairs
 from edgetl.data.found import Found, by_kind, data_folder, photo_lines, skipped_line
-from edgetl.data.ingest import look_all
+from edgetl.data.ingest import look_all, open_cache
 from edgetl.data.scan import scan
 from edgetl.data.split import seeded_split
 from edgetl.data.walk import walk
 from edgetl.errors import DataError
 from edgetl.files import sha256_bytes
 from edgetl.inputs.base import Geometry, Input, Pixels, Read
-from edgetl.machine import available_cores
-from edgetl.runs.samples import by_share, read_photo
+from edgetl.runs.samples import by_share, read_all, read_photo
 from edgetl.spec import Photo, Split
 
 log = logging.getLogger("edgetl")
@@ -28,6 +27,7 @@ log = logging.getLogger("edgetl")
 Use = Literal["calibration", "held-out", "validation"]
 
 FEWEST = 8
+SHARE = 4  # decoded photos take at most a quarter of what is free in the temporary folder
 MOST_VALIDATION = 5000  # 750 MB at 224 pixels; accuracy is then known to half a point
 
 # Shares of photos that come without validation, in the order in which small classes fill them.
@@ -55,6 +55,7 @@ class Folder:
         """Raises DataError for photos that cannot be used, or folders that are not in `labels`."""
         self.root, self.spec, self.seed = data_folder(root), spec, seed
         self.warnings: list[str] = []
+        self._known: dict[str, Read] = {}  # what was decoded, by hash
         found, self.classes = self._found(labels)
         self._check_classes(labels)
         found, hashes = self._readable(found)
@@ -76,11 +77,7 @@ class Folder:
 
     def read(self, photos: list[Photo]) -> tuple[Pixels, list[Geometry]]:
         """Decode photos to uint8 `(N, H, W, 3)`; DataError when a file has changed."""
-        with ThreadPoolExecutor(available_cores()) as pool:
-            found = list(pool.map(self._read, photos))
-        rows = [one.pixels for one in found]
-        whole = np.stack(rows) if rows else np.zeros((0, *self.spec.shape), np.uint8)
-        return whole, [one.geometry for one in found]
+        return read_all(self._read, photos, self.spec)
 
     @property
     def sha256(self) -> str:
@@ -127,12 +124,19 @@ class Folder:
         """What can be decoded, with hashes; the rest is named in a warning."""
         kept, hashes, bad = [], [], []
         paths = [self.root / item.path for item in found]
+        with tempfile.TemporaryDirectory(prefix="edgetl-photos-") as home:  # mapped, it lives on
+            room = shutil.disk_usage(home).free // SHARE // math.prod(self.spec.shape)
+            cache = open_cache(Path(home, "pixels"), min(len(found), room), self.spec.shape)
         for item, seen in zip(found, look_all(paths, self.spec), strict=True):
-            if seen.error:
+            if seen.pixels is None or seen.geometry is None:
                 bad.append(f"{item.path} ({seen.error})")
-            else:
-                kept.append(item)
-                hashes.append(seen.sha256)
+                continue
+            kept.append(item)
+            hashes.append(seen.sha256)
+            if seen.sha256 not in self._known and len(self._known) < room:
+                row = cache[len(self._known)]
+                row[:] = seen.pixels
+                self._known[seen.sha256] = Read(row, seen.geometry, seen.bits, seen.stored)
         named = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
         if len(bad) > len(found) / 2:
             raise DataError(
@@ -204,6 +208,8 @@ class Folder:
             self._photos["validation"] = judges[:MOST_VALIDATION]
 
     def _read(self, photo: Photo) -> Read:
+        if photo.sha256 in self._known:
+            return self._known[photo.sha256]
         path = self.root / photo.path
         changed = DataError(f"{path} changed during the export.", fix="export again.")
         return read_photo(path, photo, self.spec, changed)

@@ -90,8 +90,9 @@ class OnnxSource:
             self._validation = ValidationSet(images, None, UNLABELLED)
             if self.labelled:
                 truth = self.task.targets(photos, geometries)
-                self._validation = ValidationSet(images, truth, "validation")
-                self._doubt(self.task.evaluate(self.reference(images), truth), photos)
+                known = self.reference(images)
+                self._validation = ValidationSet(images, truth, "validation", known)
+                self._doubt(self.task.evaluate(known, truth), photos)
         return self._validation
 
     def calibration(self, count: int) -> tuple[Pixels, Calibration]:

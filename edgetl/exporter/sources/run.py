@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 import edgetl
 from edgetl.bundle.manifest import Calibration, Provenance
@@ -33,6 +34,7 @@ class RunSource:
         ranked = self.photos.ranked("train")
         out = min(HELD_OUT, max(1, len(ranked) // 4))
         self._kept, self._out = ranked[:-out] or ranked, ranked[-out:]
+        self._read = self.photos.read([])[0]  # the first of `_kept`
 
     def validation(self) -> ValidationSet:
         chosen = self.photos.of("validation")
@@ -41,7 +43,10 @@ class RunSource:
 
     def calibration(self, count: int) -> tuple[Pixels, Calibration]:
         chosen = self._kept[:count]
-        return self.photos.read(chosen)[0], Calibration(n=len(chosen), sha256=fingerprint(chosen))
+        if more := chosen[len(self._read) :]:
+            self._read = np.concatenate([self._read, self.photos.read(more)[0]])
+        record = Calibration(n=len(chosen), sha256=fingerprint(chosen))
+        return self._read[: len(chosen)], record
 
     def held_out(self, count: int) -> Pixels:
         return self.photos.read(self._out[:count])[0]

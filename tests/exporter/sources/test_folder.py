@@ -233,8 +233,19 @@ def test_judges_are_limited(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert photos.warnings == ["9 of 36 photos judge, by class share."]
 
 
-def test_a_photo_that_changes_meanwhile(loose: Path) -> None:
-    """What was hashed is what calibrates."""
+def test_photos_are_decoded_once(loose: Path) -> None:
+    """What was hashed is what calibrates, whatever becomes of the files."""
+    photos = Folder(loose, SPEC)
+    chosen = photos.of("validation")
+    wanted = [pixels(loose / photo.path, SPEC) for photo in chosen]
+    for photo in chosen:
+        (loose / photo.path).unlink()
+    np.testing.assert_array_equal(photos.read(chosen)[0], wanted)
+
+
+def test_a_photo_that_changes_meanwhile(loose: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk has no room for decoded photos, they are read again, and hashed again."""
+    monkeypatch.setattr(folder, "SHARE", 2**60)
     photos = Folder(loose, SPEC)
     chosen = photos.of("validation")[:2]
     shutil.copy(loose / chosen[1].path, loose / chosen[0].path)
