@@ -31,7 +31,7 @@ from edgetl.tasks.classification import Classification
 from edgetl.train.augment import Batches
 from edgetl.train.dataset import Dataset, load_dataset
 from edgetl.train.loop import Hyperparameters, Trainer
-from edgetl.train.strategies import Context, settings_for, training_pixels
+from edgetl.train.strategies import Context, held_out, settings_for, training_pixels
 from edgetl.train.tasks.base import twin_of
 from edgetl.train.weights import load_weights
 
@@ -111,7 +111,8 @@ def main() -> None:
             data=str(given.data), backbone="mobilenet_v2", weights=str(given.weights),
             strategy="finetune", epochs=None, size=224, fit="crop", flip=True, seed=0, device="cpu",
         )  # fmt: skip
-        context = Context(home, config, spec, dataset, twin, Normalize(), False, {}, [])
+        held = held_out(dataset)
+        context = Context(home, config, spec, dataset, twin, Normalize(), False, {}, [], held)
         shipped = settings_for("finetune", config, spec.size, len(dataset.rows("train")))
         full = msgspec.structs.replace(shipped, train_size=(224, 224), freeze=0.0)
         loops = {

@@ -61,7 +61,9 @@ class OnnxOptions(Options, frozen=True, kw_only=True):
     ] = None
     mean: Annotated[
         Colours | None,
-        Option("Mean that an ONNX file's input was normalised by.", metavar="R,G,B", parse=colours),
+        Option(
+            "Mean of each colour that its input was normalised by.", metavar="R,G,B", parse=colours
+        ),
     ] = None
     std: Annotated[
         Colours | None, Option("Its standard deviation.", metavar="R,G,B", parse=colours)

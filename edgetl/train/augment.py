@@ -73,9 +73,11 @@ class Batches:
         if self.flip and rng.random() < 0.5:
             pixels = np.ascontiguousarray(pixels[:, ::-1])
         if self.erase and rng.random() < ERASE_CHANCE:
-            side = max(1, round(min(self.size) * math.sqrt(rng.uniform(0.02, 0.2))))
-            most = self.size[1] - side + 1, self.size[0] - side + 1
-            top, left = rng.integers(0, most)
+            short = min(self.size)
+            side = max(1, round(short * math.sqrt(rng.uniform(0.02, 0.2))))
+            # drawn as if the photo were square, then spread along its longer side
+            top, left = rng.integers(0, short - side + 1, 2)
+            top, left = top * self.size[1] // short, left * self.size[0] // short
             pixels[top : top + side, left : left + side] = rng.integers(0, 256, 3)
         return pixels
 

@@ -32,7 +32,6 @@ from edgetl.train import guidance
 from edgetl.train.backbones import BackboneInfo, Network, find_backbone
 from edgetl.train.dataset import load_dataset
 from edgetl.train.infer import forward_rows, keep_to_cores
-from edgetl.train.loop import Validation
 from edgetl.train.mistakes import worst_mistakes
 from edgetl.train.options import resolve
 from edgetl.train.strategies import (
@@ -40,6 +39,7 @@ from edgetl.train.strategies import (
     check_mirroring,
     fit_network,
     fit_probe_stage,
+    held_out,
     named_photos,
 )
 from edgetl.train.tasks.base import twin_of
@@ -85,8 +85,7 @@ def _train(
     progress: bool,
 ) -> RunRecord:
     keep_to_cores()
-    timings: dict[str, float] = {}
-    kind = TASKS.find(config.task)
+    timings, kind = dict[str, float](), TASKS.find(config.task)
     spec = kind.reads(config.size, config.fit, config.depth)
     clock = time.perf_counter()
     bar = partial(progress_bar, show=progress)
@@ -101,10 +100,8 @@ def _train(
         bar=bar,
     )
     timings["photos"] = time.perf_counter() - clock
-    for text in dataset.summary.warnings:
-        log.warning(text)
-    for skipped in dataset.summary.skipped_files:
-        log.warning("%s", skipped_line(skipped))
+    for text in (*dataset.summary.warnings, *map(skipped_line, dataset.summary.skipped_files)):
+        log.warning("%s", text)
     twin = twin_of(dataset.task)
     model = twin.network(config.backbone, seed=config.seed)
     origin = load_weights(model, config.backbone, config.weights)
@@ -129,10 +126,9 @@ def _train(
         record = msgspec.structs.replace(record, created_utc=before.created_utc)
     runs.write_run(home, record)  # first: it is what makes the folder a run
     write_bytes(home / runs.PHOTOS, photo_lines(dataset.photos))
-    rows = dataset.rows("validation")
-    chooses = Validation(dataset.pixels, rows, dataset.targets(rows), dataset.task)
+    held = held_out(dataset)
     context = Context(
-        home, config, spec, dataset, twin, info.normalize, progress, timings, [], chooses
+        home, config, spec, dataset, twin, info.normalize, progress, timings, [], held
     )
     paths = [dataset.root / dataset.photos[i].path for i in dataset.rows("train")]
     context.warn(guidance.framing(paths, getattr(spec, "fit", "pad")))

@@ -67,6 +67,12 @@ class Context(NamedTuple):
         return progress_bar(title, total, show=self.progress)
 
 
+def held_out(dataset: Dataset) -> Validation:
+    """The photos that choose."""
+    rows = dataset.rows("validation")
+    return Validation(dataset.pixels, rows, dataset.targets(rows), dataset.task)
+
+
 @contextlib.contextmanager
 def named_photos(context: Context) -> Iterator[None]:
     """Tell whoever trains which photos gave NaN or infinity, and what is kept of the run."""

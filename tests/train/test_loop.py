@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 
 from edgetl.runs.record import EpochRow
 from edgetl.spec import Normalize
+from edgetl.tasks.base import Outputs
 from edgetl.tasks.classification import Classification
 from edgetl.train.augment import Batches
 from edgetl.train.infer import NotFiniteError, forward_rows
@@ -65,7 +66,10 @@ def setup(
         trainer,
         batches,
         Validation(
-            pixels[:, :32, :32], np.arange(6), truth[:6], Classification(labels=("a", "b", "c"))
+            pixels[:, :32, :32],
+            np.arange(photos)[:6],
+            truth[:6],
+            Classification(labels=("a", "b", "c")),
         ),
     )
 
@@ -198,6 +202,9 @@ def test_it_stops_when_nothing_gets_better_and_keeps_the_best(single: None) -> N
     seen: list[dict[str, torch.Tensor]] = []
 
     class Scripted:
+        last: ClassVar[Outputs] = {}
+        known: ClassVar[dict[torch.nn.Module, Outputs]] = {}
+
         def score(self, model: torch.nn.Module, *_: Any) -> tuple[dict[str, float], float]:
             seen.append({k: v.clone() for k, v in model.state_dict().items()})
             accuracy, loss = next(scores)

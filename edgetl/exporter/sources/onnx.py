@@ -60,7 +60,10 @@ class OnnxSource:
         progress(f"reading {path.name}")
         layout = options.layout or "auto"
         given = read_given(path, size=options.size, layout=layout, output=options.output)
-        self.normalize = self._normalization(given, options)
+        self.normalize = by_colour = self._normalization(given, options)
+        if options.order == "bgr":  # the file's first channel is blue
+            by_colour = Normalize(mean=by_colour.mean[::-1], std=by_colour.std[::-1])
+        self._by_channel = by_colour
         self.input: Input = ImageInput(
             height=given.height,
             width=given.width,
@@ -78,7 +81,7 @@ class OnnxSource:
         self.labelled = bool(self.folder.classes) and set(self.folder.classes) <= set(names)
         progress(f"rewriting {given.name} and comparing it with the given file")
         photos, _ = self.folder.read(self.folder.of("calibration")[:_COMPARED])
-        imported = import_onnx(given, normalize=self.normalize, images=photos)
+        imported = import_onnx(given, normalize=self._by_channel, images=photos)
         self.given, self.notes, self._canonical = given, imported.notes, imported.canonical
         self._network = GivenNetwork(given)
         self._validation: ValidationSet | None = None
@@ -104,7 +107,7 @@ class OnnxSource:
 
     def reference(self, images: Pixels) -> Outputs:
         """Logits float32 of the given file itself; an end Softmax is left out."""
-        return {self.task.outputs()[0].name: self._network.logits(images, self.normalize)}
+        return {self.task.outputs()[0].name: self._network.logits(images, self._by_channel)}
 
     def canonical(self) -> bytes:
         return self._canonical

@@ -306,6 +306,19 @@ def test_doubts_labels_in_the_wrong_order(make: Make, caplog: pytest.LogCaptureF
     assert "Check --mean, --std, --range, --order and the order of the labels." in caplog.text
 
 
+def test_mean_and_deviation_are_by_colour_in_any_order(make: Make) -> None:
+    changes = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 1.0, 2.0)}
+    source = make(model(order="rgb"), order="bgr", **changes)
+    assert source.normalize == Normalize(**changes)
+    image = np.full((1, SIZE, SIZE, 3), (30, 60, 90), np.uint8)  # blue, green, red
+    expected = (np.array([30, 60, 90]) / 255 - [0.3, 0.2, 0.1]) / [2.0, 1.0, 0.5]
+    for logits in (
+        source.reference(image)["logits"],
+        run(source.canonical(), {"images": image}),
+    ):
+        np.testing.assert_allclose(logits[0], expected, atol=1e-5)
+
+
 def test_a_network_that_reads_blue_first(make: Make) -> None:
     """Both agree with the given file on what they feed it; photos tell which of them is right."""
     shares = []
