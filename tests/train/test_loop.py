@@ -65,7 +65,10 @@ def setup(
         trainer,
         batches,
         Validation(
-            pixels[:, :32, :32], np.arange(6), truth[:6], Classification(labels=("a", "b", "c"))
+            pixels[:, :32, :32],
+            np.arange(min(6, photos)),
+            truth[:6],
+            Classification(labels=("a", "b", "c")),
         ),
     )
 
