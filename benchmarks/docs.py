@@ -314,6 +314,25 @@ def multilabel() -> str:
     return table(header, body) + machine_line(rows)
 
 
+def work_once() -> str:
+    """Counts of scans, decodes and forward passes, and memory, before and after."""
+    rows = read_rows("work_once")
+    if not rows:
+        return "Not measured yet.\n"
+    body = []
+    for row in rows:
+        counts = row["counts"]
+        views = [f"{v['decodes'] / v['photos']:.2f} (≤ {v['most']})" for v in row["views"].values()]
+        passes = [counts.get(kind, 0) for kind in ("trained", "scored", "engine_runs")]
+        numbers = [f"{n:,}" for n in (counts.get("scans", 0), *passes, row["peak_rss_mib"])]
+        body.append([row["verb"], row["version"], numbers[0], " · ".join(views), *numbers[1:]])
+    header = [
+        *("verb", "version", "scans", "decodes a photo that is read, by view (most)"),
+        *("photos trained", "photos scored by PyTorch", "engine runs", "peak RSS, MiB"),
+    ]
+    return f"{rows[0]['photos']:,} photos.\n\n" + table(header, body) + machine_line(rows)
+
+
 def points() -> str:
     """The plug-in's entry points."""
     text = (PLUGIN / "pyproject.toml").read_text("utf-8")
@@ -359,6 +378,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "training-step": step,
     "end-to-end": end_to_end,
     "multilabel": multilabel,
+    "work-once": work_once,
     "plugin-points": points,
     "plugin-code": code,
     **bundle_docs.GENERATED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -80,18 +80,13 @@ def time_taken(path: Path) -> str:
     return next((text for text in texts if text.strip("0: \0")), "")
 
 
-def look_all(
-    paths: list[Path], spec: Input, *, progress: Callable[[int], None] | None = None
-) -> Iterator[Look]:
+def look_all(paths: list[Path], spec: Input) -> Iterator[Look]:
     """Read files in order, on all cores; at most a few hundred decoded photos wait in memory."""
     workers = available_cores()
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="edgetl-read") as pool:
         for start in range(0, len(paths), 256):
             block = paths[start : start + 256]
-            for seen in pool.map(lambda path: look(path, spec), block):
-                if progress:
-                    progress(1)
-                yield seen
+            yield from pool.map(lambda path: look(path, spec), block)
 
 
 def open_cache(path: Path, count: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from edgetl.data.formats.folders import by_folders
 from edgetl.data.formats.table import by_table
 from edgetl.data.found import SEPARATOR, Found, Scan, by_kind
 from edgetl.data.names import shown, twins
-from edgetl.data.walk import walk
+from edgetl.data.walk import Walk, walk
 from edgetl.files import user_path
 from edgetl.spec import Split
 
@@ -23,14 +23,16 @@ def scan(
     known: tuple[str, ...] = (),
     ignore: Path | None = None,
     column: str = "label",
+    seen: Walk | None = None,
 ) -> Scan:
     """Find every photo under `root`, by path; class and split come from folders or from the CSV.
 
     `only` is the split that is wanted alone if it is there, `known` are the classes if they are
-    known, `ignore` is a folder to pass over, `column` is that of the classes in the CSV. Raises
-    DataError for what is missing or may mean two things.
+    known, `ignore` is a folder to pass over, `column` is that of the classes in the CSV, `seen`
+    what is under `root` if that is known. Raises DataError for what is missing or may mean two
+    things.
     """
-    seen = walk(root, ignore)
+    seen = seen or walk(root, ignore)
     if labels_csv:
         photos, warnings = by_table(root, user_path(labels_csv), seen, column)
         warnings += _twins(photos, known, several=column == "labels")

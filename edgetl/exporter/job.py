@@ -52,8 +52,7 @@ class ExportJob:
         progress("reading validation photos")
         self.validation = source.validation()
         progress(f"running the reference on {len(self.validation.images)} photos")
-        known = self.validation.reference
-        self.reference = known or source.reference(self.validation.images)
+        self.reference = self.validation.reference or source.reference(self.validation.images)
         self.golden = golden_inputs(source.reference, source.input.shape)
         progress("writing the network as ONNX")
         self.context = BuildContext(source, source.canonical())

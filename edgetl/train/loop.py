@@ -27,8 +27,6 @@ from edgetl.train.infer import NotFiniteError, bf16_pays, forward_rows
 from edgetl.train.state_dicts import read_safetensors
 from edgetl.train.tasks.base import TrainTask
 
-Rows = npt.NDArray[np.int64]
-
 
 class Hyperparameters(Strict, frozen=True, kw_only=True):
     """How to train; the rates are AdamW's, at the top of the backbone and at the head."""
@@ -53,7 +51,7 @@ class Hyperparameters(Strict, frozen=True, kw_only=True):
 class Validation:
     """Held-out samples that choose the checkpoint."""
 
-    def __init__(self, pixels: Pixels, rows: Rows, targets: Any, task: Task):
+    def __init__(self, pixels: Pixels, rows: npt.NDArray[np.int64], targets: Any, task: Task):
         """`rows` are those of `pixels (N, H, W, 3)` that are held out."""
         self.pixels, self.rows, self.targets, self.task = pixels, rows, targets, task
         self.last: Outputs = {}  # that were scored

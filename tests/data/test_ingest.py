@@ -68,12 +68,10 @@ def test_what_is_wrong_with_a_file_is_said_without_raising(
 def test_files_come_back_in_order(shapes: Path) -> None:
     paths = sorted(shapes.rglob("*.png")) * 8  # more than one block
     paths.insert(300, shapes / "missing.png")
-    ticks: list[int] = []
-    found = [seen.sha256 for seen in look_all(paths, SPEC, progress=ticks.append)]
+    found = [seen.sha256 for seen in look_all(paths, SPEC)]
     assert found[300] == ""
     del found[300], paths[300]
     assert found == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    assert sum(ticks) == len(paths) + 1
 
 
 def test_the_signature_is_brightness_and_colour() -> None:

@@ -91,7 +91,7 @@ class Folder:
         """Photos and class folders; without folders, all photos of the folder itself."""
         seen = walk(self.root)
         if seen.folders:
-            scanned = scan(self.root, need_train=False, known=labels)
+            scanned = scan(self.root, need_train=False, known=labels, seen=seen)
             self.warnings += scanned.warnings
             self.warnings += map(skipped_line, scanned.skipped)
             return list(scanned.photos), tuple(sorted({item.label for item in scanned.photos}))
