@@ -85,6 +85,10 @@ def verb(run: Callable[..., None]) -> Callable[..., None]:
             report(error)
         except OSError as error:
             report(storage_error(error), error)
+            try:
+                sys.stdout.flush()
+            except OSError:  # Python would try it again at its end, and fail by another code
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1)
 
     typed = []

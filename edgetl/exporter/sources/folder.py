@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import shutil
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from edgetl.data.duplicates import join, same_pairs
 from edgetl.data.found import Found, by_kind, data_folder, photo_lines, skipped_line
@@ -16,8 +18,8 @@ from edgetl.data.ingest import look_all, open_cache
 from edgetl.data.scan import scan
 from edgetl.data.split import seeded_split
 from edgetl.data.walk import walk
-from edgetl.errors import DataError
-from edgetl.files import sha256_bytes
+from edgetl.errors import DataError, StorageError
+from edgetl.files import scratch_folder, sha256_bytes
 from edgetl.inputs.base import Geometry, Input, Pixels, Read
 from edgetl.runs.samples import by_share, read_all, read_photo
 from edgetl.spec import Photo, Split
@@ -120,20 +122,26 @@ class Folder:
                 fix="name class folders as the labels are, or give a folder of loose photos.",
             )
 
+    def _room(self, count: int) -> Pixels:
+        """Room on disk for decoded photos `(N, H, W, 3)`; the others are decoded when wanted."""
+        with contextlib.suppress(StorageError), scratch_folder() as home:  # mapped, it lives on
+            room = shutil.disk_usage(home).free // SHARE // math.prod(self.spec.shape)
+            if room:
+                return open_cache(home / "pixels", min(count, room), self.spec.shape)
+        return np.zeros((0, *self.spec.shape), np.uint8)
+
     def _readable(self, found: list[Found]) -> tuple[list[Found], list[str]]:
         """What can be decoded, with hashes; the rest is named in a warning."""
         kept, hashes, bad = [], [], []
         paths = [self.root / item.path for item in found]
-        with tempfile.TemporaryDirectory(prefix="edgetl-photos-") as home:  # mapped, it lives on
-            room = shutil.disk_usage(home).free // SHARE // math.prod(self.spec.shape)
-            cache = open_cache(Path(home, "pixels"), min(len(found), room), self.spec.shape)
+        cache = self._room(len(found))
         for item, seen in zip(found, look_all(paths, self.spec), strict=True):
             if seen.pixels is None or seen.geometry is None:
                 bad.append(f"{item.path} ({seen.error})")
                 continue
             kept.append(item)
             hashes.append(seen.sha256)
-            if seen.sha256 not in self._known and len(self._known) < room:
+            if seen.sha256 not in self._known and len(self._known) < len(cache):
                 row = cache[len(self._known)]
                 row[:] = seen.pixels
                 self._known[seen.sha256] = Read(row, seen.geometry, seen.bits, seen.stored)
