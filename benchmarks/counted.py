@@ -120,6 +120,7 @@ def main() -> None:
         runpy.run_module("edgetl", run_name="__main__")
     except SystemExit as error:
         code = error.code
+    counts = dict(COUNTS)  # what follows lists the folder again
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     photos = {hashlib.sha256(p.read_bytes()).digest() for p in Path(data).rglob("*.jpg")}
     views = {}
@@ -128,7 +129,7 @@ def main() -> None:
         views[name] = {"photos": len(times), "decodes": sum(times), "most": max(times, default=0)}
     found = {
         "package": edgetl.__file__,
-        "counts": COUNTS,
+        "counts": counts,
         "views": views,
         "peak_rss_mib": round(peak),
     }
