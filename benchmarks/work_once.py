@@ -57,16 +57,8 @@ def commands(home: Path) -> dict[str, list[str]]:
     tuned = ("--search", "never", "--qat", "never", "--max-drop", "0.5")
     return {
         "finetune": [
-            *(
-                "finetune",
-                data,
-                "--out",
-                run,
-                "--backbone",
-                "shufflenet_v2_x0_5",
-                "--weights",
-                "none",
-            ),
+            *("finetune", data, "--out", run),
+            *("--backbone", "shufflenet_v2_x0_5", "--weights", "none"),
             *("--strategy", "scratch", "--epochs", "1", "--size", str(SIZE)),
         ],
         "export": ["export", run, "--out", bundle, "--target", "cpu", *tuned],
