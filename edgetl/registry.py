@@ -18,13 +18,18 @@ class Registry(Generic[T]):
     """Things by name; each is imported when it is asked for, and not before.
 
     Entry points are looked for only when a name is not edgetl's own, as reading the metadata of all
-    packages takes long. A plug-in that cannot be imported, or whose name is taken, is logged once
-    and left out.
+    packages takes long. A plug-in that cannot be imported, that lacks something, or whose name is
+    taken, is logged once and left out.
     """
 
-    def __init__(self, kind: str, group: str, own: dict[str, str]) -> None:
-        """`own` maps names to "module" or "module:attribute"; `kind` is what errors call one."""
+    def __init__(self, kind: str, group: str, own: dict[str, str], like: type) -> None:
+        """`own` maps names to "module" or "module:attribute"; `kind` is what errors call one.
+
+        `like` is the class or protocol whose public names a plug-in's thing must have.
+        """
         self.kind, self.group, self.own = kind, group, own
+        names = dict.fromkeys((*vars(like), *like.__annotations__))
+        self.needs = [name for name in names if not name.startswith("_")]
         self._found: dict[str, T] = {}
         self._points: dict[str, importlib.metadata.EntryPoint] | None = None
 
@@ -36,7 +41,7 @@ class Registry(Generic[T]):
             self._found[name] = cast(T, getattr(made, attribute) if attribute else made)
         elif name not in self._found and (point := self._plugins().get(name)):
             try:
-                self._found[name] = point.load()
+                self._found[name] = self._whole(point.load(), name)
             except Exception as error:  # whatever a stranger's module raises
                 del self._plugins()[name]
                 self._leave_out(point, error)
@@ -65,6 +70,16 @@ class Registry(Generic[T]):
                 else:
                     self._points[point.name] = point
         return self._points
+
+    def _whole(self, made: T, name: str) -> T:
+        """What a plug-in gave; TypeError where it lacks something that edgetl will ask it for."""
+        if lacking := [need for need in self.needs if not hasattr(made, need)]:
+            raise TypeError(f"it has no {', '.join(lacking)}")
+        config = getattr(made, "__struct_config__", None)  # what is stored is found by its tag
+        called = config.tag if config else getattr(made, "name", name)
+        if called != name:
+            raise TypeError(f"it calls itself {called!r}")
+        return made
 
     def _leave_out(self, point: importlib.metadata.EntryPoint, why: object) -> None:
         home = point.dist.name if point.dist else point.value

@@ -15,6 +15,7 @@ import pytest
 
 import edgetl
 from edgetl.bundle import open_bundle
+from edgetl.engines.base import Engine
 from edgetl.errors import EdgetlError, EngineMissingError, UnknownNameError, UsageError
 from edgetl.registry import Registry
 from edgetl.runtime.build import builds
@@ -261,7 +262,7 @@ def registry(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[Any]:
     monkeypatch.syspath_prepend(str(plugins))
     monkeypatch.delitem(sys.modules, "echo_engine", raising=False)
     own = {"onnxruntime": "edgetl.engines.onnxruntime", "split": "edgetl.data.split:split_groups"}
-    return Registry("engine", "edgetl.engines", own)
+    return Registry("engine", "edgetl.engines", own, Engine)
 
 
 def test_a_registry_imports_what_is_asked_for(registry: Registry[Any]) -> None:
@@ -291,6 +292,33 @@ def test_a_failing_plugin_is_said_once(
     assert caplog.text.count("'onnxruntime' of edgetl-thief is left out") == 1
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (("builder = None", ""), "it has no builder"),
+        (("def version", "def edition"), "it has no version"),
+        (('"echo"', '"ecko"'), "it calls itself 'ecko'"),
+    ],
+)
+def test_a_plugin_that_lacks_something_is_left_out(
+    *,
+    changed: tuple[str, str],
+    said: str,
+    registry: Registry[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    points = "[edgetl.engines]\nhalf = half_engine\n"
+    text = ENGINE.replace('"echo"', '"half"') if "it has" in said else ENGINE
+    install(tmp_path / "half", "edgetl-half", points, half_engine=text.replace(*changed))
+    monkeypatch.syspath_prepend(str(tmp_path / "half"))
+    monkeypatch.delitem(sys.modules, "half_engine", raising=False)
+    with pytest.raises(EdgetlError, match="Unknown engine 'half'"):
+        registry.find("half")
+    assert f"engine 'half' of edgetl-half is left out: {said}" in caplog.text
+
+
 def test_of_two_plugins_of_one_name_one_is_left_out(
     registry: Registry[Any],
     plugins: Path,
@@ -298,7 +326,7 @@ def test_of_two_plugins_of_one_name_one_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    install(tmp_path / "more", "edgetl-other", "[edgetl.engines]\necho = json\n")
+    install(tmp_path / "more", "edgetl-other", "[edgetl.engines]\necho = echo_engine\n")
     monkeypatch.syspath_prepend(str(tmp_path / "more"))
     assert registry.find("echo")
     assert caplog.text.count("'echo' of edgetl-") == 1

@@ -40,6 +40,7 @@ ENGINES: Registry[Engine] = Registry(
         "openvino": "edgetl.engines.openvino",
         "tensorrt": "edgetl.engines.tensorrt",
     },
+    Engine,
 )
 
 

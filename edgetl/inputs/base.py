@@ -74,5 +74,5 @@ class Input:
 
 
 INPUTS: Registry[type[Input]] = Registry(
-    "input", "edgetl.inputs", {"image": "edgetl.inputs.image:ImageInput"}
+    "input", "edgetl.inputs", {"image": "edgetl.inputs.image:ImageInput"}, Input
 )

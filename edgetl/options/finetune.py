@@ -40,7 +40,7 @@ class FinetuneOptions(Options, frozen=True, kw_only=True):
     device: Annotated[TorchDevice, Option("torch's device.")] = "auto"
     labels: Annotated[
         str | None,
-        Option("CSV: path, label and, if you like, split and group.", metavar="<path>"),
+        Option("CSV: path, label or labels and, if you like, split and group.", metavar="<path>"),
     ] = None
     depth: Annotated[
         int,

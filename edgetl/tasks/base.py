@@ -232,6 +232,7 @@ TASKS: Registry[type[Task]] = Registry(
         "classification": "edgetl.tasks.classification:Classification",
         "multilabel": "edgetl.tasks.multilabel:MultiLabel",
     },
+    Task,
 )
 
 

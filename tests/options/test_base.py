@@ -240,7 +240,7 @@ def test_a_file_holds_any_options(tmp_path_factory: pytest.TempPathFactory, valu
 
 # --- names that plug-ins add ------------------------------------------------------------------
 
-BREADS: Registry[object] = Registry("bread", "tests.breads", {"spelt": "json"})
+BREADS: Registry[object] = Registry("bread", "tests.breads", {"spelt": "json"}, object)
 
 
 class ShopOptions(Options, frozen=True, kw_only=True):

@@ -103,6 +103,7 @@ BACKENDS: Registry[Backend] = Registry(
         "openvino": "edgetl.exporter.backends.openvino:backend",
         "tensorrt": "edgetl.exporter.backends.tensorrt:backend",
     },
+    Backend,
 )
 
 

@@ -61,6 +61,7 @@ TRAIN_TASKS: Registry[type[TrainTask]] = Registry(
         "classification": "edgetl.train.tasks.classification:TrainClassification",
         "multilabel": "edgetl.train.tasks.multilabel:TrainMultiLabel",
     },
+    TrainTask,
 )
 
 
