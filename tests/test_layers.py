@@ -18,7 +18,6 @@ FLOORS = (
     {"machine", "telemetry", "progress"},
     {"engines"},
     {"recipes"},
-    {"devices"},
     {"metrics"},
     {"inputs"},
     {"data"},

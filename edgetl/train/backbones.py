@@ -10,7 +10,8 @@ import torch
 import torchvision
 from torch import nn
 
-from edgetl.errors import UnknownNameError, WeightsError
+from edgetl.errors import WeightsError
+from edgetl.registry import look_up
 from edgetl.spec import Normalize, Record
 
 MAX_PARAMETERS = 12_000_000
@@ -64,10 +65,7 @@ def _normalize(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> No
 
 def find_backbone(name: str) -> BackboneInfo:
     """Look a backbone up; UnknownNameError suggests the nearest names."""
-    known = all_backbones()
-    if name not in known:
-        raise UnknownNameError("backbone", name, known, listing="edgetl backbones")
-    return known[name]
+    return look_up(name, all_backbones(), "backbone", listing="edgetl backbones")
 
 
 class Network(nn.Module):

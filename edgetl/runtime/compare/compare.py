@@ -15,9 +15,10 @@ from edgetl.bundle import Bundle, open_bundle
 from edgetl.bundle.manifest import Candidate
 from edgetl.data.walk import images_in
 from edgetl.engines import Outputs, Session, find_engine
-from edgetl.errors import DataError, EngineError, ImageError, UnknownNameError, UsageError, shell
+from edgetl.errors import DataError, EngineError, ImageError, UsageError
 from edgetl.inputs.base import Geometry, Input, Read
 from edgetl.options import CompareOptions, takes
+from edgetl.runtime.choose import listed
 from edgetl.runtime.compare.comparison import Answers, Comparison, Scores, Side, Unread
 from edgetl.runtime.session import open_session
 from edgetl.runtime.trust import best_candidate
@@ -165,16 +166,13 @@ def _chosen(
 
 
 def _named(bundle: Bundle, name: str) -> Candidate:
-    known = {c.name: c for c in bundle.manifest.candidates}
-    if name not in known:
-        listing = shell("edgetl", "inspect", bundle.path)
-        raise UnknownNameError("candidate", name, known, listing=listing)
-    if known[name].rejected is not None:
+    found = listed(bundle, name)
+    if found.rejected is not None:
         raise EngineError(
-            f"{bundle.path} does not hold {name}, which was refused: {known[name].rejected}.",
+            f"{bundle.path} does not hold {name}, which was refused: {found.rejected}.",
             fix="name another candidate, or export with other limits.",
         )
-    return known[name]
+    return found
 
 
 def _open(
