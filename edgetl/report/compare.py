@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from datetime import datetime, timezone
 from pathlib import Path, PurePath
@@ -15,7 +13,7 @@ from PIL import Image
 from edgetl.errors import ImageError
 from edgetl.files import write_bytes
 from edgetl.inputs.base import Input, Pixels
-from edgetl.report import text
+from edgetl.report import text, thumbnail
 from edgetl.runtime.compare.comparison import ComparedImage, Comparison, Pair
 
 HERE = Path(__file__).parent
@@ -109,10 +107,7 @@ def _thumbnail(image: ComparedImage, spec: Input) -> str:
         seen = Image.fromarray(_rgb(image.image, spec))
     except ImageError:
         return ""
-    seen.thumbnail((THUMBNAIL, THUMBNAIL))
-    stream = io.BytesIO()
-    seen.save(stream, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return text.data_uri(thumbnail(seen, THUMBNAIL))
 
 
 def _rgb(path: str, spec: Input) -> Pixels:

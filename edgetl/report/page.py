@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def render(record: RunRecord, history: list[EpochRow], mistakes: list[Mistake]) 
         ranked=any(c.average_precision is not None for c in evaluation.per_class)
         if evaluation
         else False,
-        mistakes=[(mistake, _data_uri(mistake.jpeg)) for mistake in worst],
+        mistakes=[(mistake, text.data_uri(mistake.jpeg)) for mistake in worst],
         mistakes_split=mistakes[0].split if len({m.split for m in mistakes}) == 1 else "",
         no_mistakes=_no_mistakes(evaluation, split),
         counts=_counts(record),
@@ -169,10 +168,6 @@ def _classes(evaluation: Evaluation | None) -> list[tuple[ClassScore, str]]:
 
 def _lowest(score: ClassScore, lowest: float | None) -> str:
     return "lowest F1" if score.n and score.f1 == lowest else ""
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" if jpeg else ""
 
 
 def _no_mistakes(evaluation: Evaluation | None, split: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from pathlib import PurePath
 from typing import Any
@@ -114,6 +115,11 @@ def _comparison(record: RunRecord, probe: Stage, tuned: Stage) -> str:
     if strategy == "probe" or gain >= 0:
         text += " What ships is never worse than the probe on validation."
     return text
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG as the page holds it; "" for none."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" if jpeg else ""
 
 
 def interval(accuracy: float, n: int) -> tuple[float, float]:

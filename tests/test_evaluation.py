@@ -13,8 +13,8 @@ import pytest
 
 import edgetl
 from edgetl.errors import BundleError, DataError, EngineError, UsageError
+from edgetl.evaluation import evaluate_samples
 from edgetl.inputs.image import pixels, sized
-from edgetl.runtime.scoring import evaluate_samples
 from edgetl.spec import SkippedFile
 from edgetl.tasks.classification import Classification
 
