@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgetl.bundle import Bundle
-from edgetl.bundle.manifest import Candidate
+from edgetl.bundle import Bundle, Candidate
 from edgetl.engines import Missing, check_settings, find_engine, missing
 from edgetl.errors import EngineError, EngineMissingError, shell
 from edgetl.machine import this_machine

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 import edgetl
-from edgetl.bundle.manifest import Candidate
+from edgetl.bundle import Candidate
 from edgetl.engines import find_engine
 from edgetl.errors import EngineMissingError, StorageError, UnknownNameError
 from edgetl.files import CACHE, cache_folder, write_json

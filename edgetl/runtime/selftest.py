@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgetl.bundle import Bundle
-from edgetl.bundle.manifest import Candidate
+from edgetl.bundle import Bundle, Candidate
 from edgetl.engines import Outputs, Session
 from edgetl.errors import BundleError, EdgetlError
 from edgetl.runtime.choose import shipped, unfit

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
-from edgetl.bundle import Bundle
-from edgetl.bundle.manifest import Candidate
+from edgetl.bundle import Bundle, Candidate
 from edgetl.errors import EngineError, EngineMissingError
 from edgetl.machine import available_memory_mib
 from edgetl.runtime.bench.process import Limits, Worker

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple, TypeAlias, Union
 
 import numpy as np
 
-from edgetl.bundle import Bundle, open_bundle
-from edgetl.bundle.manifest import Candidate
+from edgetl.bundle import Bundle, Candidate, open_bundle
 from edgetl.data.walk import images_in
 from edgetl.engines import Outputs, Session, find_engine
 from edgetl.errors import DataError, EngineError, ImageError, UsageError
