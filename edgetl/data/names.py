@@ -101,8 +101,8 @@ def is_utf8(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def shown(names: Iterable[str], most: int = 5) -> str:
+def shown(names: Iterable[str], most: int = 5, between: str = ", ", last: str = " and ") -> str:
     """Names for a message, at most `most` of them, and how many more there are."""
     listed = list(names)
     left = len(listed) - most
-    return ", ".join(listed[:most]) + (f" and {left} more" if left > 0 else "")
+    return between.join(listed[:most]) + (f"{last}{left} more" if left > 0 else "")

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 import torchvision
 
+from edgetl.data.names import shown
 from edgetl.errors import WeightsError
 from edgetl.files import sha256_file, user_path, write_bytes
 from edgetl.spec import WeightsOrigin
@@ -89,9 +90,8 @@ def assign(model: Network, tensors: Tensors, *, source: str) -> list[str]:
         if key not in head and (key in wanted or not AUXILIARY.match(key))
     }
     if problems := _misfits(given, wanted):
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise WeightsError(
-            f"Weights {source} do not fit the backbone: {'; '.join(problems[:6])}{more}.",
+            f"Weights {source} do not fit the backbone: {shown(problems, 6, '; ', '; and ')}.",
             fix="give the weights of this very backbone, or name their backbone by --backbone.",
         )
     _refuse_not_finite(given, source)
@@ -121,11 +121,10 @@ def _refuse_not_finite(given: Tensors, source: str) -> None:
         if value.is_floating_point() and (count := int((~value.float().isfinite()).sum()))
     }
     if bad:
-        named = ", ".join(f"{key} ({count} of its values)" for key, count in list(bad.items())[:5])
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        named = shown(f"{key} ({count} of its values)" for key, count in bad.items())
         raise WeightsError(
             f"Weights {source} hold NaN or infinity in {len(bad)} of {len(given)} tensors: "
-            f"{named}{more}.",
+            f"{named}.",
             fix="take a checkpoint from before their training diverged, or the float32 original of "
             "half-precision weights.",
         )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, Union
 import numpy as np
 
 from edgetl.bundle import Bundle, Candidate, open_bundle
+from edgetl.data.names import shown
 from edgetl.data.walk import images_in
 from edgetl.engines import Outputs, Session, find_engine
 from edgetl.errors import DataError, EngineError, ImageError, UsageError
@@ -133,15 +134,11 @@ def _check_tasks(bundles: list[Bundle]) -> None:
         if sorted(ours) == sorted(theirs):
             continue
         sides = ((bundles[0], set(ours) - set(theirs)), (bundle, set(theirs) - set(ours)))
-        only = [f"only {b.path} has {_some(sorted(names))}" for b, names in sides if names]
+        only = [f"only {b.path} has {shown(sorted(names), 8)}" for b, names in sides if names]
         raise DataError(
             f"The bundles have different classes: {'; '.join(only) or 'one names a class twice'}.",
             fix="compare bundles that were trained on the same classes.",
         )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _chosen(
