@@ -6,8 +6,6 @@ import os
 from datetime import datetime, timezone
 from pathlib import Path, PurePath
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
 from edgetl.errors import ImageError
@@ -16,7 +14,6 @@ from edgetl.inputs.base import Input, Pixels
 from edgetl.report import text, thumbnail
 from edgetl.runtime.compare.comparison import ComparedImage, Comparison, Pair
 
-HERE = Path(__file__).parent
 THUMBNAIL = 224
 
 
@@ -30,21 +27,14 @@ def write_comparison(path: Path, found: Comparison) -> None:
 
 def render(found: Comparison) -> str:
     """The page as HTML text; every text of users is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=lambda value: text.NONE if value is None else text.percent(value, ".2f"),
-        number=lambda value: text.NONE if value is None else f"{value:.4f}",
-        count=text.count,
-    )
     specs = list(dict.fromkeys(side.preprocess for side in found.sides))
-    return environment.get_template("compare.html").render(
-        css=Markup((HERE / "report.css").read_text("utf-8")),
+    return text.filled(
+        "compare.html",
+        {
+            "percent": lambda value: text.NONE if value is None else text.percent(value, ".2f"),
+            "number": lambda value: text.NONE if value is None else f"{value:.4f}",
+            "count": text.count,
+        },
         found=found,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         bundles=list(dict.fromkeys(PurePath(side.bundle).name for side in found.sides)),
