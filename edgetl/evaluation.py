@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from edgetl.errors import UsageError, missing_extra
+from edgetl.data.checks import check_bad
+from edgetl.data.found import Found, Scan, data_folder
+from edgetl.data.ingest import look_all
+from edgetl.data.names import nfc
+from edgetl.errors import DataError, UsageError, missing_extra
 from edgetl.files import read_jsonl, user_path
-from edgetl.inputs.base import Pixels
+from edgetl.inputs.base import Geometry, Input, Pixels
 from edgetl.options import EvaluateOptions, LoadOptions, fields, takes
 from edgetl.runtime.model import load
-from edgetl.runtime.scoring import evaluate_samples
 from edgetl.spec import Photo, SkippedFile
-from edgetl.tasks.base import Evaluation, Outputs, join
+from edgetl.tasks.base import Evaluation, Outputs, Task, join
+
+log = logging.getLogger("edgetl")
+
+BLOCK = 64
 
 
 @takes(EvaluateOptions)
@@ -69,7 +78,7 @@ def _evaluate_run(
 ) -> tuple[Evaluation, list[SkippedFile]]:
     try:
         from edgetl.runs.folder import PHOTOS, finished_run
-        from edgetl.train.restore import load_network, reference_outputs
+        from edgetl.train.infer import load_network, reference_outputs
     except ModuleNotFoundError as error:
         raise missing_extra("train", "Evaluating a run") from error
     record = finished_run(run)
@@ -86,3 +95,72 @@ def _evaluate_run(
         advance=advance,
         trained_on={p.sha256 for p in photos if p.split != "test"},
     )
+
+
+def labelled_samples(data: str | os.PathLike[str], task: Task, table: str) -> tuple[Path, Scan]:
+    """The test split of a data folder if it has one, else everything; warnings are logged."""
+    root = data_folder(data)
+    known = tuple(nfc(label) for label in task.labels)
+    found = task.scan(root, table, need_train=False, only="test", known=known)
+    for text in found.warnings:
+        log.warning("%s", text)
+    tested = tuple(item for item in found.photos if item.split == "test")
+    if tested:
+        found = msgspec.structs.replace(found, photos=tested)
+    unknown = sorted({name for item in found.photos for name in task.classes_of(item)} - set(known))
+    if unknown:
+        raise DataError(
+            f"The model does not know class {', '.join(unknown)} of {root}.",
+            fix=f"its classes are {', '.join(task.labels)}; rename or remove the folders.",
+        )
+    return root, found
+
+
+def evaluate_samples(
+    data: str | os.PathLike[str],
+    task: Task,
+    spec: Input,
+    run: Callable[[Pixels], Outputs],
+    *,
+    settings: Any = None,
+    table: str = "",
+    advance: Callable[[int], None] = lambda _: None,
+    trained_on: Collection[str] = (),
+) -> tuple[Evaluation, list[SkippedFile]]:
+    """Score `run`, which gives the task's outputs of images `(N, H, W, 3)`.
+
+    `settings` are the candidate's, `table` is a CSV of what is true. `trained_on` are the SHA-256
+    of samples that training or its choices saw; how many of them are scored is logged.
+    """
+    root, scanned = labelled_samples(data, task, table)
+    found = scanned.photos
+    outputs: list[Outputs] = []
+    read: list[Found] = []
+    geometries: list[Geometry] = []
+    skipped: list[SkippedFile] = []
+    known = 0
+    waiting: list[Pixels] = []
+    for item, seen in zip(found, look_all([root / f.path for f in found], spec), strict=True):
+        advance(1)
+        if seen.pixels is None or seen.geometry is None:
+            skipped.append(SkippedFile(path=item.path, reason=seen.error))
+            continue
+        known += seen.sha256 in trained_on
+        read.append(item)
+        geometries.append(seen.geometry)
+        waiting.append(seen.pixels)
+        if len(waiting) == BLOCK:
+            outputs.append(run(np.stack(waiting)))
+            waiting.clear()
+    if waiting:
+        outputs.append(run(np.stack(waiting)))
+    check_bad(skipped, len(found), root)
+    if known:
+        log.warning(
+            "%d of the %d photos are among those that the model was trained and chosen on: these "
+            "scores say little about new photos",
+            known,
+            len(read),
+        )
+    scores = task.evaluate(join(outputs), task.targets(read, geometries), settings)
+    return scores, [*skipped, *scanned.skipped]

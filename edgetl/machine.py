@@ -69,19 +69,19 @@ class Machine(Record, frozen=True, kw_only=True):
 def this_machine() -> Machine:
     """Describe this machine; the fingerprint changes with processor, features or core count."""
     arch = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
-    info = _cpuinfo()
+    info = _facts("/proc/cpuinfo")
     flags = set(info.get("flags", info.get("Features", "")).split())
     cpu = info.get("model name") or info.get("Model") or platform.processor() or arch
     features = tuple(name for name in FEATURES if name in flags)
     cores = available_cores()
-    board = _board()
+    board = _read("/proc/device-tree/model").strip("\0 \n")
     text = "|".join([arch, cpu, ",".join(features), str(cores), board])
     return Machine(
         arch=arch,
         cpu=cpu,
         cores=cores,
         features=features,
-        memory_gib=round(_memory_gib(), 1),
+        memory_gib=round((_mib("/proc/meminfo", "MemTotal") or 0.0) / 2**10, 1),
         system=f"{platform.system()} {platform.release()}",
         board=board,
         fingerprint=f"{cpu}, {cores} cores #{hashlib.sha256(text.encode()).hexdigest()[:12]}",
@@ -168,31 +168,27 @@ def _read(path: str | Path) -> str:
         return ""
 
 
-def _cpuinfo() -> dict[str, str]:
-    info: dict[str, str] = {}
-    for line in _read("/proc/cpuinfo").splitlines():
+def _facts(path: str | Path) -> dict[str, str]:
+    """A file of lines as `key: value`; of a key that is there twice, the first."""
+    facts: dict[str, str] = {}
+    for line in _read(path).splitlines():
         key, _, value = line.partition(":")
-        info.setdefault(key.strip(), value.strip())
-    return info
+        facts.setdefault(key.strip(), value.strip())
+    return facts
 
 
-def _board() -> str:
-    return _read("/proc/device-tree/model").strip("\0 \n")
-
-
-def _memory_gib() -> float:
-    for line in _read("/proc/meminfo").splitlines():
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) / 2**20
-    return 0.0
+def _mib(path: str | Path, key: str) -> float | None:
+    """A size that such a file states, as `16 kB`; None where it does not."""
+    stated = _facts(path).get(key)
+    return None if stated is None else int(stated.split()[0]) / 2**10
 
 
 def peak_rss_mib() -> float:
     """Highest resident memory of this process so far, in MiB."""
     # Linux's ru_maxrss survives exec: a process started by a large one would report that one's.
-    for line in _read("/proc/self/status").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 2**10
+    own = _mib("/proc/self/status", "VmHWM")
+    if own is not None:
+        return own
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -204,10 +200,8 @@ def available_memory_mib(root: Path = Path("/")) -> float:
 
     Infinite where nothing says.
     """
-    free = [math.inf]
-    for line in _read(root / "proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            free.append(int(line.split()[1]) / 2**10)
+    whole = _mib(root / "proc/meminfo", "MemAvailable")
+    free = [math.inf if whole is None else whole]
     for group in _control_groups(root, "memory"):
         for limit, usage, cache in MEMORY_FILES:
             most, used = _read(group / limit).strip(), _read(group / usage).strip()

@@ -1,4 +1,4 @@
-"""Export recipes: export/NAME.toml, and how the packaged TOML folders are found and read."""
+"""Export recipes, export/NAME.toml, and device profiles, devices/NAME.toml."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import msgspec
 
-from edgetl.errors import UnknownNameError, UsageError
-from edgetl.spec import Recipe
+from edgetl.errors import UsageError
+from edgetl.registry import look_up
+from edgetl.spec import Device, Recipe
 
 T = TypeVar("T")
 
@@ -28,8 +29,8 @@ def parse_toml(data: bytes, kind: type[T], *, where: str) -> T:
         raise UsageError(f"{where}: {error}", fix="correct that line of the file.") from error
 
 
-def packaged(folder: str) -> list[tuple[str, bytes]]:
-    """(stem, bytes) of every TOML in the package's `export` or `devices` folder, sorted.
+def packaged(folder: str, kind: type[T]) -> dict[str, T]:
+    """Every TOML in the package's `export` or `devices` folder by its stem, sorted.
 
     An installed package has them as `edgetl._recipes` and `edgetl._devices`; a source tree beside
     the code.
@@ -41,21 +42,26 @@ def packaged(folder: str) -> list[tuple[str, bytes]]:
     else:
         home = Path(str(importlib.import_module(package).__file__)).parent
     paths = sorted(home.glob("*.toml"), key=lambda path: path.stem)
-    return [(path.stem, path.read_bytes()) for path in paths]
+    return {p.stem: parse_toml(p.read_bytes(), kind, where=f"{folder}/{p.name}") for p in paths}
 
 
 @functools.lru_cache(maxsize=1)
 def all_recipes() -> dict[str, Recipe]:
     """Every packaged recipe by name."""
-    return {
-        stem: parse_toml(data, Recipe, where=f"export/{stem}.toml")
-        for stem, data in packaged("export")
-    }
+    return packaged("export", Recipe)
 
 
 def find_recipe(name: str) -> Recipe:
     """Look a recipe up; UnknownNameError suggests the nearest names."""
-    recipes = all_recipes()
-    if name not in recipes:
-        raise UnknownNameError("recipe", name, recipes, listing="edgetl devices TARGET")
-    return recipes[name]
+    return look_up(name, all_recipes(), "recipe", listing="edgetl devices TARGET")
+
+
+@functools.lru_cache(maxsize=1)
+def all_devices() -> dict[str, Device]:
+    """Every device profile by name."""
+    return packaged("devices", Device)
+
+
+def find_device(name: str) -> Device:
+    """Look a target up; UnknownNameError suggests the nearest names."""
+    return look_up(name, all_devices(), "target", listing="edgetl devices")

@@ -6,12 +6,20 @@ import contextlib
 import importlib
 import importlib.metadata
 import logging
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar, cast
 
 from edgetl.errors import UnknownNameError
 
 T = TypeVar("T")
 log = logging.getLogger("edgetl")
+
+
+def look_up(name: str, known: Mapping[str, T], kind: str, *, listing: str) -> T:
+    """What is known by that name; UnknownNameError, which names `listing`, where nothing is."""
+    if name not in known:
+        raise UnknownNameError(kind, name, known, listing=listing)
+    return known[name]
 
 
 class Registry(Generic[T]):

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgetl.devices import all_devices, find_device
 from edgetl.errors import UnknownNameError, UsageError
-from edgetl.recipes import all_recipes, parse_toml
+from edgetl.recipes import all_devices, all_recipes, find_device, parse_toml
 from edgetl.spec import Device
 
 ROOT = Path(__file__).resolve().parent.parent

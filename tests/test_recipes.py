@@ -12,7 +12,7 @@ import pytest
 from edgetl.errors import UnknownNameError, UsageError
 from edgetl.exporter.backends import check_recipe
 from edgetl.recipes import all_recipes, find_recipe, packaged, parse_toml
-from edgetl.spec import Recipe
+from edgetl.spec import Device, Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINES = {
@@ -141,8 +141,10 @@ def test_an_unknown_recipe_gets_the_nearest_names() -> None:
 
 
 def test_packaged_files_are_sorted_and_whole() -> None:
-    for folder in ("export", "devices"):
-        found = packaged(folder)
-        assert [name for name, _ in found] == sorted(name for name, _ in found)
-        for name, data in found:
-            assert (ROOT / folder / f"{name}.toml").read_bytes() == data
+    kinds: dict[str, type[Any]] = {"export": Recipe, "devices": Device}
+    for folder, kind in kinds.items():
+        found = packaged(folder, kind)
+        assert list(found) == sorted(path.stem for path in (ROOT / folder).glob("*.toml"))
+        for name, read in found.items():
+            data = (ROOT / folder / f"{name}.toml").read_bytes()
+            assert parse_toml(data, kind, where="") == read

@@ -1,4 +1,4 @@
-"""The command line: one file a verb, each parses, calls and prints."""
+"""The command line: each verb parses, calls and prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgetl bench`."""
+"""`edgetl bench` and `edgetl build`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ from typing import Annotated
 import typer
 
 import edgetl
-from edgetl.cli.common import (
-    Debug,
-    Json,
-    emit,
-    message,
-    number,
-    show,
-    table,
-    verb,
-)
-from edgetl.options import BenchOptions
+from edgetl.cli.common import Debug, Json, emit, message, number, show, table, verb
+from edgetl.options import BenchOptions, BuildOptions
 from edgetl.progress import status_line
 
 
@@ -56,10 +47,10 @@ def bench(
         ]
         for row in done.rows
     ]
-    show(table(f"on {done.rows[0].machine}", COLUMNS, rows))
+    show(table(f"on {done.rows[0].machine}", MEASURED, rows))
 
 
-COLUMNS = [
+MEASURED = [
     "recipe",
     "engine",
     "precision",
@@ -73,3 +64,38 @@ COLUMNS = [
     "samples#",
     "",
 ]
+
+
+@verb
+def build(
+    bundle: Annotated[Path, typer.Argument(help="A bundle that `edgetl export` wrote.")],
+    options: BuildOptions,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Build a bundle's engines for this machine now, instead of at the first bench or predict."""
+    with status_line(show=not json) as progress:
+        done = edgetl.build(bundle, options=options, progress=progress)
+    for item in done.skipped:
+        message(f"not built: {item.candidate}: {item.reason} Fix: {item.fix}")
+    if json:
+        emit(done)
+        return
+    if done.ready:
+        message(f"needs no build: {', '.join(done.ready)}")
+    rows = [
+        [
+            row.candidate,
+            f"{row.engine} {row.engine_version}",
+            row.precision,
+            str(row.batch),
+            row.placement or "GPU",
+            "was there" if row.cached else number(row.build_s, 1),
+            number(row.size_mib, 1),
+        ]
+        for row in done.engines
+    ]
+    show(table("", BUILT, rows))
+
+
+BUILT = ["recipe", "engine", "precision", "batch#", "runs on", "built in s#", "MiB#"]

@@ -34,25 +34,20 @@ class State:
     debug = False
 
 
-def _set_json(value: bool) -> bool:
-    State.json = value
-    return value
-
-
-def _set_debug(value: bool) -> bool:
-    State.debug = value
+def _noted(parameter: typer.CallbackParam, value: bool) -> bool:
+    setattr(State, str(parameter.name), value)
     return value
 
 
 Json = Annotated[
     bool,
     typer.Option(
-        "--json", help="Print one JSON document on stdout.", callback=_set_json, is_eager=True
+        "--json", help="Print one JSON document on stdout.", callback=_noted, is_eager=True
     ),
 ]
 Debug = Annotated[
     bool,
-    typer.Option("--debug", help="Show tracebacks of errors.", callback=_set_debug, is_eager=True),
+    typer.Option("--debug", help="Show tracebacks of errors.", callback=_noted, is_eager=True),
 ]
 
 

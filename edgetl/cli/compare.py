@@ -90,14 +90,21 @@ def _print(found: Comparison) -> None:
 
 
 SIDES = ["", "candidate", "engine", "on", "precision#", "accuracy#"]
-PAIRS = ["", "agreement#", "|Δlogit| max#", "mean#", "|Δp| max#", "mean#", "KL max#", "mean#"]
-PAIRS += ["accuracy drop#"]
+PAIRS = [
+    "", "agreement#", "|Δlogit| max#", "mean#", "|Δp| max#", "mean#", "KL max#", "mean#",
+    "accuracy drop#",
+]  # fmt: skip
 
 
 def _side(index: int, side: Side) -> list[str]:
-    engine = f"{side.engine} {side.engine_version}"
-    accuracy = number(side.accuracy)
-    return [str(index), side.name, engine, side.provider, side.precision, accuracy]
+    return [
+        str(index),
+        side.name,
+        f"{side.engine} {side.engine_version}",
+        side.provider,
+        side.precision,
+        number(side.accuracy),
+    ]
 
 
 def _pair(index: int, pair: Pair) -> list[str]:

@@ -8,9 +8,9 @@ import msgspec
 import typer
 
 from edgetl.cli.common import Debug, Json, emit, show, table, verb
-from edgetl.devices import all_devices, find_device
 from edgetl.errors import missing_extra
 from edgetl.machine import this_machine
+from edgetl.recipes import all_devices, find_device
 from edgetl.runtime.doctor import examine
 
 

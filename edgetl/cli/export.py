@@ -21,8 +21,8 @@ from edgetl.cli.common import (
     verb,
 )
 from edgetl.cli.rows import candidate_row
-from edgetl.devices import find_device
 from edgetl.options import ExportOptions
+from edgetl.recipes import find_device
 
 if TYPE_CHECKING:
     from edgetl.exporter.export import Export

@@ -1,4 +1,4 @@
-"""`edgetl predict`."""
+"""`edgetl predict` and `edgetl evaluate`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 import edgetl
-from edgetl.cli.common import Debug, Json, emit, message, show, verb
+from edgetl.cli.common import Debug, Json, emit, message, number, show, table, verb
+from edgetl.cli.rows import evaluation_row
+from edgetl.data.found import skipped_line
 from edgetl.data.walk import images_in
 from edgetl.files import atomic_file, check_room
-from edgetl.options import PredictOptions
-from edgetl.tasks.base import Result, Task
+from edgetl.options import EvaluateOptions, PredictOptions
+from edgetl.spec import SkippedFile
+from edgetl.tasks.base import TASKS, Result, Task
 
 
 @verb
@@ -76,3 +79,44 @@ def _print(result: Result, task: Task) -> None:
         return
     shown = "  ".join(task.text(p) for p in result.predictions)
     show(f"{result.image}  {shown}")
+
+
+@verb
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A run folder or a bundle.")],
+    data: Annotated[
+        Path,
+        typer.Argument(help="Photos as finetune takes them; their test split if they have one."),
+    ],
+    options: EvaluateOptions,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score a run or a bundle on labelled photos: accuracy, macro-F1, per class, confusion."""
+    skipped: list[SkippedFile] = []
+    scores = edgetl.evaluate(model, data, options=options, skipped=skipped)
+    for item in skipped:
+        message(skipped_line(item))
+    if json:
+        emit({**(evaluation_row(scores) or {}), "skipped_files": skipped})
+        return
+    titles = {"precision": "precision#", "recall": "recall#", "f1": "F1#"}
+    if any(c.average_precision is not None for c in scores.per_class):
+        titles["average_precision"] = "AP#"
+    rows = [
+        [c.label, *(number(getattr(c, name)) for name in titles), str(c.n)]
+        for c in scores.per_class
+        if c.n
+    ]
+    show(table("", ["class", *titles.values(), "photos#"], rows))
+    cells = [
+        [label, *(str(v) for v in row)]
+        for label, row in zip(scores.labels, scores.confusion, strict=False)
+        if sum(row)
+    ]
+    if scores.confusion and len(scores.labels) <= 20:
+        show(table("truth \\ predicted", ["", *(f"{name}#" for name in scores.labels)], cells))
+    known = (metric for name in TASKS.own for metric in TASKS.find(name).metrics)
+    words = {metric.name: metric.title for metric in known}
+    shown = ", ".join(f"{words.get(k, k)} {v:.4f}" for k, v in scores.metrics.items())
+    show(f"{shown}, {scores.n} photos")

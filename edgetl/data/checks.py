@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgetl.data.found import Found
 from edgetl.data.ingest import Look
-from edgetl.data.names import twins
+from edgetl.data.names import shown, twins
 from edgetl.errors import DataError
 from edgetl.inputs.base import Input
 from edgetl.inputs.decode import FULL_DEPTH, MAX_PIXELS
@@ -133,8 +133,7 @@ def _others(missing: list[str]) -> str:
     """A sentence on further classes that are missing."""
     if len(missing) == 1:
         return ""
-    more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
-    return f" Missing as well: {', '.join(missing[1:6])}{more}."
+    return f" Missing as well: {shown(missing[1:])}."
 
 
 def _places(items: list[Found]) -> str:
@@ -181,8 +180,7 @@ def huge_warning(photos: list[Found], looks: list[Look]) -> list[str]:
     ]
     if not huge:
         return []
-    more = f"; and {len(huge) - 5} more" if len(huge) > 5 else ""
     return [
         f"{len(huge)} of {len(photos)} photos have more than {MAX_PIXELS / 1e6:.0f} million pixels "
-        f"and were decoded at a smaller scale: {'; '.join(huge[:5])}{more}."
+        f"and were decoded at a smaller scale: {shown(huge, 5, '; ', '; and ')}."
     ]

@@ -13,12 +13,12 @@ import numpy as np
 from edgetl.data.duplicates import Groups, join, near_groups, same_pairs
 from edgetl.data.found import Found
 from edgetl.data.ingest import Look, time_taken
+from edgetl.data.names import shown
 
 # Look-alikes are no group but a crowd where they are more than FEW photos and LARGE_SHARE of their
 # class, or more than TINY and half of it, or all of it.
 FEW, LARGE_SHARE, TINY = 8, 0.2, 3
 BLOCKS = 20
-SHOWN = 5
 
 
 class Together(NamedTuple):
@@ -148,5 +148,5 @@ def crowd_warning(together: Together, totals: Counter[str], *, split_made: bool)
 
 
 def _named(found: list[Found], pairs: list[tuple[int, int]]) -> str:
-    shown = "; ".join(f"{found[i].path} = {found[j].path}" for i, j in pairs[:SHOWN])
-    return shown + (f"; and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else "")
+    alike = (f"{found[i].path} = {found[j].path}" for i, j in pairs)
+    return shown(alike, 5, "; ", "; and ")

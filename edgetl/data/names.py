@@ -38,8 +38,7 @@ _MARKS = frozenset(
 
 def split_of(name: str) -> Split | None:
     """The split that a folder's name, or a cell of a table, means; None for any other name."""
-    words = [word for word in re.split(r"[\W_]+", name.casefold()) if word]
-    words = [part for word in words for part in _unglued(word)]
+    words = [part for w in re.findall(r"[^\W_]+", name.casefold()) for part in _unglued(w)]
     telling = [word for word in words if not _FILLERS.fullmatch(word)]
     return _MEANT.get(telling[0]) if len(telling) == 1 else None
 
@@ -101,8 +100,8 @@ def is_utf8(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def shown(names: Iterable[str], most: int = 5) -> str:
+def shown(names: Iterable[str], most: int = 5, between: str = ", ", last: str = " and ") -> str:
     """Names for a message, at most `most` of them, and how many more there are."""
     listed = list(names)
     left = len(listed) - most
-    return ", ".join(listed[:most]) + (f" and {left} more" if left > 0 else "")
+    return between.join(listed[:most]) + (f"{last}{left} more" if left > 0 else "")

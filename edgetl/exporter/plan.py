@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edgetl.devices import find_device
 from edgetl.engines import check_settings, missing
 from edgetl.errors import EngineError, UsageError
 from edgetl.exporter.backends import backend_of, check_recipe
 from edgetl.machine import this_machine
-from edgetl.recipes import all_recipes, find_recipe, parse_toml
+from edgetl.recipes import all_recipes, find_device, find_recipe, parse_toml
 from edgetl.runtime.choose import AUTO
 from edgetl.spec import Device, Recipe
 

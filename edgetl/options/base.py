@@ -16,6 +16,7 @@ import functools
 import inspect
 import math
 import os
+import re
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
@@ -23,8 +24,9 @@ import msgspec
 
 from edgetl.errors import UsageError
 from edgetl.registry import Registry
-from edgetl.spec import Strict
+from edgetl.spec import Size, Strict
 
+Colours = tuple[float, float, float]
 Self = TypeVar("Self", bound="Options")
 Run = TypeVar("Run", bound=Callable[..., Any])
 
@@ -169,3 +171,36 @@ def takes(kind: type[Options]) -> Callable[[Run], Run]:
 
 def _text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+# --- text forms: what stands on a command line, and what it means --------------------------------
+
+
+def seconds(flag: str, text: str) -> float:
+    """Seconds of a time such as 90s, 10m or 1h."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if not found:
+        raise UsageError(f"{flag} {text} is not a time.", fix="give one such as 90s, 10m or 1h.")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def colours(flag: str, text: str) -> Colours:
+    """Three numbers, or one for all three."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) == 1:
+        values *= 3
+    if len(values) != 3:
+        raise UsageError(f"{flag} {text} is not one number or three.", fix="give R,G,B.")
+    return values[0], values[1], values[2]
+
+
+def sides(flag: str, text: str) -> Size:
+    """Pixels a side, or height and width."""
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip())
+    if not found:
+        raise UsageError(f"{flag} {text} is not a size.", fix="give 224, or 192x320: height first.")
+    height, width = int(found[1]), int(found[2] or found[1])
+    return height if height == width else (height, width)

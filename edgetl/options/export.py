@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from edgetl.errors import UsageError
-from edgetl.options.base import Option, Options
-from edgetl.options.forms import Colours, colours, seconds, sides
+from edgetl.options.base import Colours, Option, Options, colours, seconds, sides
 from edgetl.options.runtime import Engine, Precision
 from edgetl.spec import LARGEST_SIDE, Fit, Interpolation, Order, Size
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from edgetl.errors import UsageError
-from edgetl.options.base import Option, Options
-from edgetl.options.forms import sides
+from edgetl.options.base import Option, Options, sides
 from edgetl.spec import Fit, Size, Strategy, TorchDevice
 from edgetl.tasks.base import DEFAULT_TASK, TASKS
 

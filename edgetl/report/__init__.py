@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+
+from PIL import Image
 
 from edgetl.files import write_bytes
 from edgetl.runs.record import EpochRow, RunRecord
@@ -18,6 +21,14 @@ class Mistake(Record, frozen=True, kw_only=True):
     probability: float
     split: str
     jpeg: bytes
+
+
+def thumbnail(image: Image.Image, side: int) -> bytes:
+    """A small JPEG of an image, which itself is made small."""
+    image.thumbnail((side, side))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=80)
+    return stream.getvalue()
 
 
 def write_run_report(

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from datetime import datetime, timezone
 from pathlib import Path, PurePath
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
 from edgetl.errors import ImageError
 from edgetl.files import write_bytes
 from edgetl.inputs.base import Input, Pixels
-from edgetl.report import text
+from edgetl.report import text, thumbnail
 from edgetl.runtime.compare.comparison import ComparedImage, Comparison, Pair
 
-HERE = Path(__file__).parent
 THUMBNAIL = 224
 
 
@@ -32,21 +27,14 @@ def write_comparison(path: Path, found: Comparison) -> None:
 
 def render(found: Comparison) -> str:
     """The page as HTML text; every text of users is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=lambda value: text.NONE if value is None else text.percent(value, ".2f"),
-        number=lambda value: text.NONE if value is None else f"{value:.4f}",
-        count=text.count,
-    )
     specs = list(dict.fromkeys(side.preprocess for side in found.sides))
-    return environment.get_template("compare.html").render(
-        css=Markup((HERE / "report.css").read_text("utf-8")),
+    return text.filled(
+        "compare.html",
+        {
+            "percent": lambda value: text.NONE if value is None else text.percent(value, ".2f"),
+            "number": lambda value: text.NONE if value is None else f"{value:.4f}",
+            "count": text.count,
+        },
         found=found,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         bundles=list(dict.fromkeys(PurePath(side.bundle).name for side in found.sides)),
@@ -109,10 +97,7 @@ def _thumbnail(image: ComparedImage, spec: Input) -> str:
         seen = Image.fromarray(_rgb(image.image, spec))
     except ImageError:
         return ""
-    seen.thumbnail((THUMBNAIL, THUMBNAIL))
-    stream = io.BytesIO()
-    seen.save(stream, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return text.data_uri(thumbnail(seen, THUMBNAIL))
 
 
 def _rgb(path: str, spec: Input) -> Pixels:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-from pathlib import Path
 from typing import Any
 
 import msgspec
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from edgetl.report import Mistake, curves, text
 from edgetl.report.matrix import matrix
 from edgetl.runs.record import EpochRow, RunRecord
 from edgetl.tasks.base import ClassScore, Evaluation
 
-HERE = Path(__file__).parent
 SKIPPED_SHOWN = 50
 UNEVEN = 3  # times as many photos, from which on a class's rarity is remarked
 SPLITS = ("train", "validation", "test")
@@ -23,31 +18,28 @@ SPLITS = ("train", "validation", "test")
 
 def render(record: RunRecord, history: list[EpochRow], mistakes: list[Mistake]) -> str:
     """The whole report as HTML text; every text of users is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=text.percent,
-        number=text.number,
-        count=text.count,
-        duration=text.duration,
-        share=lambda value: f"{value:.1%}",
-    )
-    evaluation, split = _evaluation(record)
+    tested = record.test is not None
+    evaluation, split = (record.test, "test") if tested else (record.validation, "validation")
     worst = sorted(mistakes, key=lambda mistake: -mistake.probability)
-    return environment.get_template("run.html").render(
-        css=Markup((HERE / "report.css").read_text("utf-8")),
+    return text.filled(
+        "run.html",
+        {
+            "percent": text.percent,
+            "number": text.number,
+            "count": text.count,
+            "duration": text.duration,
+            "share": lambda value: f"{value:.1%}",
+        },
         record=record,
         name=text.folder_name(record),
         shipped=text.shipped_name(record),
         metrics=record.task.metrics,
         stage_names=text.STAGES,
         verdict=text.verdict(record),
-        stages=[(stage, _details(stage.details)) for stage in record.stages],
+        stages=[
+            (stage, [(key.replace("_", " "), text.detail(v)) for key, v in stage.details.items()])
+            for stage in record.stages
+        ],
         evaluation=evaluation,
         split=split,
         figures=_figures(record, evaluation, split),
@@ -57,23 +49,13 @@ def render(record: RunRecord, history: list[EpochRow], mistakes: list[Mistake]) 
         ranked=any(c.average_precision is not None for c in evaluation.per_class)
         if evaluation
         else False,
-        mistakes=[(mistake, _data_uri(mistake.jpeg)) for mistake in worst],
+        mistakes=[(mistake, text.data_uri(mistake.jpeg)) for mistake in worst],
         mistakes_split=mistakes[0].split if len({m.split for m in mistakes}) == 1 else "",
         no_mistakes=_no_mistakes(evaluation, split),
         counts=_counts(record),
         skipped_shown=SKIPPED_SHOWN,
         configuration=_configuration(record),
     )
-
-
-def _evaluation(record: RunRecord) -> tuple[Evaluation | None, str]:
-    if record.test is not None:
-        return record.test, "test"
-    return record.validation, "validation"
-
-
-def _details(details: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(key.replace("_", " "), text.detail(value)) for key, value in details.items()]
 
 
 def _figures(
@@ -169,10 +151,6 @@ def _classes(evaluation: Evaluation | None) -> list[tuple[ClassScore, str]]:
 
 def _lowest(score: ClassScore, lowest: float | None) -> str:
     return "lowest F1" if score.n and score.f1 == lowest else ""
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" if jpeg else ""
 
 
 def _no_mistakes(evaluation: Evaluation | None, split: str) -> str:

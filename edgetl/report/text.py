@@ -1,17 +1,37 @@
-"""Numbers and names as the report prints them."""
+"""Numbers and names as the reports print them, and templates filled with them."""
 
 from __future__ import annotations
 
+import base64
 import math
-from pathlib import PurePath
+from collections.abc import Callable
+from pathlib import Path, PurePath
 from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from edgetl.files import encode_json
 from edgetl.runs.record import RunRecord, Stage
 
+HERE = Path(__file__).parent
 SPACE = "\N{NO-BREAK SPACE}"
 NONE = "–"
 STAGES = {"probe": "Probe", "finetune": "Fine-tuning", "scratch": "From scratch"}
+
+
+def filled(template: str, filters: dict[str, Callable[..., str]], **values: Any) -> str:
+    """A template of this folder as HTML text; every text of users is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(filters)
+    css = Markup((HERE / "report.css").read_text("utf-8"))
+    return environment.get_template(template).render(css=css, **values)
 
 
 def percent(value: float, style: str = ".1f") -> str:
@@ -114,6 +134,11 @@ def _comparison(record: RunRecord, probe: Stage, tuned: Stage) -> str:
     if strategy == "probe" or gain >= 0:
         text += " What ships is never worse than the probe on validation."
     return text
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG as the page holds it; "" for none."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" if jpeg else ""
 
 
 def interval(accuracy: float, n: int) -> tuple[float, float]:

@@ -14,8 +14,7 @@ from typing import Any
 
 import msgspec
 
-from edgetl.bundle import Bundle, open_bundle
-from edgetl.bundle.manifest import Candidate
+from edgetl.bundle import Bundle, Candidate, open_bundle
 from edgetl.engines import ENGINES, Builder, Options, find_engine, ready_engine
 from edgetl.errors import EngineError, EngineMissingError, StorageError, shell
 from edgetl.options import BuildOptions, takes

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from edgetl.bundle import Bundle
-from edgetl.bundle.manifest import Candidate
+from edgetl.bundle import Bundle, Candidate
 from edgetl.engines import Missing, check_settings, find_engine, missing
-from edgetl.errors import EngineError, EngineMissingError, UnknownNameError, shell
+from edgetl.errors import EngineError, EngineMissingError, shell
 from edgetl.machine import this_machine
+from edgetl.registry import look_up
 from edgetl.runtime.local import local_timings
 
 AUTO = "auto"
@@ -28,17 +28,19 @@ def shipped(bundle: Bundle) -> list[Candidate]:
 
 def named(bundle: Bundle, name: str) -> Candidate:
     """A shipped candidate by its name; UnknownNameError, or EngineError when it was refused."""
-    known = {c.name: c for c in bundle.manifest.candidates}
-    if name not in known:
-        raise UnknownNameError(
-            "candidate", name, known, listing=shell("edgetl", "inspect", bundle.path)
-        )
-    if known[name].rejected is not None:
+    rejected = listed(bundle, name).rejected
+    if rejected is not None:
         raise EngineError(
-            f"Candidate {name} of {bundle.path} was refused: {known[name].rejected}.",
+            f"Candidate {name} of {bundle.path} was refused: {rejected}.",
             fix=f"choose another one: `{shell('edgetl', 'inspect', bundle.path)}` lists them.",
         )
     return next(c for c in shipped(bundle) if c.name == name)
+
+
+def listed(bundle: Bundle, name: str) -> Candidate:
+    """A candidate by its name, shipped or refused; UnknownNameError where there is none."""
+    known = {c.name: c for c in bundle.manifest.candidates}
+    return look_up(name, known, "candidate", listing=shell("edgetl", "inspect", bundle.path))
 
 
 def unfit(candidate: Candidate) -> Missing | None:

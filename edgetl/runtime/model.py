@@ -9,8 +9,7 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 
-from edgetl.bundle import Bundle, open_bundle
-from edgetl.bundle.manifest import Candidate
+from edgetl.bundle import Bundle, Candidate, open_bundle
 from edgetl.engines import Description, Images, Outputs, Session
 from edgetl.errors import EdgetlError, EngineError, ImageError, UsageError, shell
 from edgetl.inputs.source import ImageSource, is_source

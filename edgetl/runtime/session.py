@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from edgetl.bundle import Bundle
-from edgetl.bundle.manifest import Candidate
-from edgetl.engines import Options, Session, ready_engine
-from edgetl.engines.base import Images, Outputs
+from edgetl.bundle import Bundle, Candidate
+from edgetl.engines import Images, Options, Outputs, Session, ready_engine
 from edgetl.errors import EngineError, UsageError
 from edgetl.machine import available_cores
 from edgetl.tasks.base import join

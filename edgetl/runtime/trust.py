@@ -11,8 +11,7 @@ import contextlib
 import logging
 
 import edgetl
-from edgetl.bundle import Bundle
-from edgetl.bundle.manifest import Candidate
+from edgetl.bundle import Bundle, Candidate
 from edgetl.engines import Session
 from edgetl.errors import EngineError, StorageError, shell
 from edgetl.machine import this_machine

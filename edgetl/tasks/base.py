@@ -35,11 +35,13 @@ from edgetl.tasks.scores import (
 
 __all__ = [
     "DEFAULT_TASK",
+    "LOGITS",
     "TASKS",
     "ClassDrop",
     "ClassScore",
     "Evaluation",
     "Flags",
+    "LogitTask",
     "Metric",
     "Mistake",
     "Output",
@@ -60,6 +62,7 @@ Outputs = Mapping[str, npt.NDArray[np.float32]]  # arrays (N, …) by output
 Values = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 RESAMPLES = 200
+LOGITS = "logits"
 
 
 class Unit(Record, frozen=True, kw_only=True):
@@ -223,6 +226,24 @@ class Task:
     def mistakes(self, outputs: Outputs, targets: Any) -> list[Mistake]:
         """Samples with wrong answers, the surest first."""
         return []
+
+
+class LogitTask(Task):
+    """Base of tasks whose one output is a logit of each class."""
+
+    __slots__ = ()
+
+    def outputs(self) -> tuple[Output, ...]:
+        """One: logits."""
+        return (Output(name=LOGITS, shape=(len(self.labels),)),)
+
+    def calibrated(self, outputs: Outputs, settings: Any) -> Outputs:
+        """Logits divided by the temperature."""
+        return {LOGITS: outputs[LOGITS] / np.float32(settings.temperature)}
+
+    def aligned(self, outputs: Outputs, theirs: Task) -> Outputs:
+        """Columns by label."""
+        return {LOGITS: outputs[LOGITS][:, [theirs.labels.index(label) for label in self.labels]]}
 
 
 TASKS: Registry[type[Task]] = Registry(

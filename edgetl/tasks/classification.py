@@ -24,21 +24,20 @@ from edgetl.metrics import (
 )
 from edgetl.spec import Photo, Record
 from edgetl.tasks.base import (
+    LOGITS,
     ClassDrop,
     ClassScore,
     Evaluation,
     Flags,
+    LogitTask,
     Metric,
     Mistake,
-    Output,
     Outputs,
     Prediction,
     Score,
-    Task,
     Values,
 )
 
-LOGITS = "logits"
 Truth = npt.NDArray[np.int64]
 
 
@@ -49,7 +48,7 @@ class ClassificationSettings(Record, frozen=True, kw_only=True):
     calibrated: bool = False  # whether labels fitted the temperature; else probabilities are raw
 
 
-class Classification(Record, Task, frozen=True, kw_only=True, tag="classification"):
+class Classification(Record, LogitTask, frozen=True, kw_only=True, tag="classification"):
     """Logits `(N, classes)`; softmax; judged by accuracy, macro-F1 and log-loss."""
 
     labels: tuple[str, ...]  # classes, in the order of the logits
@@ -87,10 +86,6 @@ class Classification(Record, Task, frozen=True, kw_only=True, tag="classificatio
         return np.array([column[nfc(sample.label)] for sample in samples], np.int64)
 
     # --- outputs ------------------------------------------------------------------------------
-
-    def outputs(self) -> tuple[Output, ...]:
-        """One: logits."""
-        return (Output(name=LOGITS, shape=(len(self.labels),)),)
 
     def evaluate(self, outputs: Outputs, targets: Truth, settings: Any = None) -> Evaluation:
         """Accuracy, macro-F1 (over the classes present in `targets`), per class, confusion."""
@@ -176,10 +171,6 @@ class Classification(Record, Task, frozen=True, kw_only=True, tag="classificatio
         best = np.argsort(-chance, kind="stable")[:top]
         return tuple(Prediction(label=self.labels[i], probability=float(chance[i])) for i in best)
 
-    def calibrated(self, outputs: Outputs, settings: ClassificationSettings) -> Outputs:
-        """Logits divided by the temperature."""
-        return {LOGITS: outputs[LOGITS] / np.float32(settings.temperature)}
-
     def answers(self, outputs: Outputs, settings: ClassificationSettings) -> list[str]:
         """The likeliest class."""
         return [self.labels[i] for i in outputs[LOGITS].argmax(axis=1)]
@@ -187,10 +178,6 @@ class Classification(Record, Task, frozen=True, kw_only=True, tag="classificatio
     def named(self, targets: Truth) -> list[str]:
         """Its class."""
         return [self.labels[i] for i in targets]
-
-    def aligned(self, outputs: Outputs, theirs: Task) -> Outputs:
-        """Columns by label."""
-        return {LOGITS: outputs[LOGITS][:, [theirs.labels.index(label) for label in self.labels]]}
 
     def truth_by_folders(self, folders: Sequence[str]) -> str | None:
         """The first folder that is called as a class is."""

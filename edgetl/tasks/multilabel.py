@@ -17,19 +17,18 @@ from edgetl.inputs.base import Geometry
 from edgetl.metrics import average_precision, lowest, sigmoid
 from edgetl.spec import Photo, Record
 from edgetl.tasks.base import (
+    LOGITS,
     ClassDrop,
     ClassScore,
     Evaluation,
     Flags,
+    LogitTask,
     Metric,
     Mistake,
-    Output,
     Outputs,
-    Task,
     Values,
 )
 
-LOGITS = "logits"
 EVEN = 0.5  # threshold of a class of which nothing is known
 Truth = npt.NDArray[np.bool_]
 
@@ -50,7 +49,7 @@ class LabelPrediction(Record, frozen=True, kw_only=True):
     present: bool  # whether the probability reaches the threshold
 
 
-class MultiLabel(Record, Task, frozen=True, kw_only=True, tag="multilabel"):
+class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel"):
     """Logits `(N, classes)`; a sigmoid each; judged by mAP, macro-F1 and log-loss."""
 
     labels: tuple[str, ...]  # classes, in the order of the logits
@@ -104,10 +103,6 @@ class MultiLabel(Record, Task, frozen=True, kw_only=True, tag="multilabel"):
         return np.array(rows, bool).reshape(len(samples), len(self.labels))
 
     # --- outputs ------------------------------------------------------------------------------
-
-    def outputs(self) -> tuple[Output, ...]:
-        """One: logits."""
-        return (Output(name=LOGITS, shape=(len(self.labels),)),)
 
     def evaluate(
         self, outputs: Outputs, targets: Truth, settings: MultiLabelSettings | None = None
@@ -210,10 +205,6 @@ class MultiLabel(Record, Task, frozen=True, kw_only=True, tag="multilabel"):
             for i in best
         )
 
-    def calibrated(self, outputs: Outputs, settings: MultiLabelSettings) -> Outputs:
-        """Logits divided by the temperature."""
-        return {LOGITS: outputs[LOGITS] / np.float32(settings.temperature)}
-
     def answers(self, outputs: Outputs, settings: MultiLabelSettings) -> list[str]:
         """The classes that are present."""
         called = self.confidences(outputs, settings) >= self._thresholds(settings)
@@ -222,10 +213,6 @@ class MultiLabel(Record, Task, frozen=True, kw_only=True, tag="multilabel"):
     def named(self, targets: Truth) -> list[str]:
         """Its classes."""
         return [self._named(row) for row in targets]
-
-    def aligned(self, outputs: Outputs, theirs: Task) -> Outputs:
-        """Columns by label."""
-        return {LOGITS: outputs[LOGITS][:, [theirs.labels.index(label) for label in self.labels]]}
 
     def confidences(self, outputs: Outputs, settings: MultiLabelSettings) -> Values:
         """Probabilities `(N, classes)`."""

@@ -10,7 +10,8 @@ import torch
 import torchvision
 from torch import nn
 
-from edgetl.errors import UnknownNameError, WeightsError
+from edgetl.errors import WeightsError
+from edgetl.registry import look_up
 from edgetl.spec import Normalize, Record
 
 MAX_PARAMETERS = 12_000_000
@@ -51,8 +52,7 @@ def all_backbones() -> dict[str, BackboneInfo]:
 
 
 def _builder_says(name: str, word: str) -> bool:
-    builder = torchvision.models.get_model_builder(name)
-    return word in inspect.getsource(inspect.unwrap(builder))
+    return word in inspect.getsource(inspect.unwrap(torchvision.models.get_model_builder(name)))
 
 
 def _normalize(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalize:
@@ -64,10 +64,7 @@ def _normalize(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> No
 
 def find_backbone(name: str) -> BackboneInfo:
     """Look a backbone up; UnknownNameError suggests the nearest names."""
-    known = all_backbones()
-    if name not in known:
-        raise UnknownNameError("backbone", name, known, listing="edgetl backbones")
-    return known[name]
+    return look_up(name, all_backbones(), "backbone", listing="edgetl backbones")
 
 
 class Network(nn.Module):
@@ -103,7 +100,7 @@ def build_network(name: str, width: int, output: str, *, seed: int) -> Network:
         torch.manual_seed(seed)
         # Auxiliary heads only helped the original training, and make its output no plain tensor.
         plain = {"aux_logits": False, "init_weights": False}
-        options: dict[str, Any] = plain if _builder_says(name, "aux_logits") else {}
+        options = plain if _builder_says(name, "aux_logits") else {}
         body = torchvision.models.get_model(name, weights=None, **options)
         head_name, features = _cut_head(body, info.name)
         model = Network(body, nn.Linear(features, width), (output,), head_name)
@@ -122,9 +119,7 @@ def _cut_head(body: nn.Module, name: str) -> tuple[str, int]:
         raise WeightsError(
             f"Backbone {name} has no head that edgetl recognises.", fix="use another."
         )
-    parent_path, _, leaf = head_name.rpartition(".")
-    parent: Any = body.get_submodule(parent_path)
-    setattr(parent, leaf, nn.Identity())
+    body.set_submodule(head_name, nn.Identity())
     return head_name, width
 
 

@@ -16,24 +16,23 @@ import numpy as np
 import PIL
 import torch
 import torchvision
+from PIL import Image
 
 import edgetl
 from edgetl.data.found import photo_lines, skipped_line
 from edgetl.errors import DataError, UsageError, WeightsError
-from edgetl.files import user_path, write_bytes
+from edgetl.files import user_path, write_bytes, write_jsonl
 from edgetl.options import FinetuneConfig, FinetuneOptions, takes
 from edgetl.progress import progress_bar
-from edgetl.report import write_run_report
+from edgetl.report import Mistake, thumbnail, write_run_report
 from edgetl.runs import folder as runs
 from edgetl.runs.record import RUN_VERSION, EpochRow, RunRecord, Stage
-from edgetl.spec import Split, Strategy
+from edgetl.spec import Split
 from edgetl.tasks.base import TASKS, Evaluation, Outputs
 from edgetl.train import guidance
 from edgetl.train.backbones import BackboneInfo, Network, find_backbone
-from edgetl.train.dataset import load_dataset
+from edgetl.train.dataset import Dataset, load_dataset
 from edgetl.train.infer import forward_rows, keep_to_cores
-from edgetl.train.mistakes import worst_mistakes
-from edgetl.train.options import resolve
 from edgetl.train.strategies import (
     Context,
     check_mirroring,
@@ -46,6 +45,7 @@ from edgetl.train.tasks.base import twin_of
 from edgetl.train.weights import load_weights, save_network
 
 log = logging.getLogger("edgetl")
+MISTAKES, THUMBNAIL = 24, 160  # shown in the report, and their longest side in pixels
 
 
 @takes(FinetuneOptions)
@@ -73,6 +73,26 @@ def finetune(
     with runs.locked(home):
         going_on = runs.claim(home, config, resume=resume, overwrite=overwrite)
         return _train(home, config, info, going_on=going_on, start=start, progress=progress)
+
+
+def resolve(data: str, options: FinetuneOptions) -> FinetuneConfig:
+    """What a run on the photos in `data` is to be; UsageError where torch sees no such device."""
+    weights = options.weights or ("none" if options.strategy == "scratch" else "imagenet")
+    cuda = torch.cuda.is_available()
+    if options.device == "cuda" and not cuda:
+        raise UsageError("--device cuda: torch sees no CUDA device here.", fix="use --device cpu.")
+    chosen: dict[str, Any] = {
+        "data": _absolute(data),
+        "weights": weights if weights in ("imagenet", "none") else _absolute(weights),
+        "strategy": "scratch" if weights == "none" else options.strategy,
+        "device": "cuda" if options.device != "cpu" and cuda else "cpu",
+        "labels": _absolute(options.labels) if options.labels else None,
+    }
+    return FinetuneConfig(**msgspec.structs.asdict(options) | chosen)
+
+
+def _absolute(path: str) -> str:
+    return str(user_path(path).resolve())
 
 
 def _train(
@@ -159,16 +179,15 @@ def _check_same(now: RunRecord, before: RunRecord) -> None:
 def _stages(context: Context, model: Network) -> tuple[Network, list[Stage], list[EpochRow]]:
     """Train as the strategy says; the network that is best on validation is returned."""
     strategy = context.config.strategy
-    if strategy == "scratch":
-        network, stage, history = fit_network(context, model, "scratch")
-        return network, [stage], history
-    found = fit_probe_stage(context, model)
+    found = None if strategy == "scratch" else fit_probe_stage(context, model)
     if found is None:
         if strategy == "probe":
             raise UsageError(
                 f"--task {context.config.task} has no probe.", fix="give --strategy finetune."
             )
-        network, stage, history = fit_network(context, model, "finetune")
+        network, stage, history = fit_network(
+            context, model, "scratch" if strategy == "scratch" else "finetune"
+        )
         return network, [stage], history
     probed, probe_stage, row = found
     if strategy == "probe":
@@ -213,22 +232,23 @@ def _finish(
     context.timings["evaluation"] = time.perf_counter() - clock
     scores = {split: evaluation for split, (evaluation, _) in results.items()}
     context.warn(guidance.never_right(scores, dataset.summary.counts["train"]))
+    best = max(reversed(stages), key=lambda stage: stage.score)  # the later of equal ones
+    shipped = best if context.config.strategy == "auto" else stages[-1]
     shown: Split = "test" if "test" in results else "validation"
-    record = msgspec.structs.replace(
-        record,
-        strategy=_shipped(stages, context.config.strategy),
-        stages=tuple(stages),
-        warnings=tuple(context.warnings),
-        validation=results["validation"][0],
-        test=results["test"][0] if "test" in results else None,
-        timings_s={k: round(v, 3) for k, v in context.timings.items()},
-    )
     metadata = {"format": "pt", "edgetl": edgetl.__version__, "backbone": context.config.backbone}
     save_network(model, home / runs.MODEL, metadata)
-    runs.write_history(home, history)
+    write_jsonl(home / runs.METRICS, history)
     mistakes = worst_mistakes(dataset, shown, results[shown][1])
     record = msgspec.structs.replace(
-        record, status="finished", seconds=round(time.perf_counter() - start, 3)
+        record,
+        status="finished",
+        strategy=shipped.name,
+        stages=tuple(stages),
+        warnings=tuple(context.warnings),
+        validation=scores["validation"],
+        test=scores.get("test"),
+        seconds=round(time.perf_counter() - start, 3),
+        timings_s={k: round(v, 3) for k, v in context.timings.items()},
     )
     write_run_report(home / runs.REPORT, record, history, mistakes)
     runs.write_run(home, record)
@@ -236,10 +256,23 @@ def _finish(
     return record
 
 
-def _shipped(stages: list[Stage], strategy: Strategy) -> str:
-    if strategy == "auto":
-        return max(reversed(stages), key=lambda stage: stage.score).name
-    return stages[-1].name
+def worst_mistakes(dataset: Dataset, split: Split, outputs: Outputs) -> list[Mistake]:
+    """Wrong answers on a split, the surest first, with JPEG thumbnails of what was seen."""
+    rows = dataset.rows(split)
+    found = []
+    for wrong in dataset.task.mistakes(outputs, dataset.targets(rows))[:MISTAKES]:
+        image = Image.fromarray(np.asarray(dataset.pixels[rows[wrong.row]]))
+        found.append(
+            Mistake(
+                path=dataset.photos[rows[wrong.row]].path,
+                truth=wrong.truth,
+                predicted=wrong.predicted,
+                probability=wrong.confidence,
+                split=split,
+                jpeg=thumbnail(image, THUMBNAIL),
+            )
+        )
+    return found
 
 
 def versions() -> dict[str, str]:

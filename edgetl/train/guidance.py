@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from edgetl.data.names import shown
 from edgetl.inputs.image import CROP
 from edgetl.options import FinetuneConfig
 from edgetl.runs.record import Stage
@@ -25,7 +26,6 @@ from edgetl.tasks.base import Evaluation
 LOOKED_AT = 1000  # photos whose shape is read
 LEAST_SEEN = 0.40  # of a photo's area; a video frame of 16:9 shows 0.43
 LONG_SHARE = 0.1  # of the photos, from which on it is said
-NAMED = 5
 FEW = 3  # photos that must agree before a class is said to change when it is mirrored
 
 
@@ -77,7 +77,7 @@ def mirroring(plain: list[str], mirrored: list[str], truth: list[str]) -> list[s
     if not found:
         return []
     return [
-        f"Mirroring changes the class of validation photos ({_listed(found, '; ')}), and training "
+        f"Mirroring changes the class of validation photos ({shown(found, 5, '; ')}), and training "
         "mirrors photos: give --no-flip."
     ]
 
@@ -110,7 +110,7 @@ def never_right(evaluations: Mapping[Split, Evaluation], trained: dict[str, int]
             by_text.setdefault(found, []).append(f"{split} ({evaluation.n} photos)")
     return [
         f"On {' and '.join(splits)}, {_classes(len(found))} never recognised: "
-        f"{_listed(found, '; ')}. Accuracy hides this: look at macro-F1 and the confusion matrix, "
+        f"{shown(found, 5, '; ')}. Accuracy hides this: look at macro-F1 and the confusion matrix, "
         "and add photos of what is rare."
         for found, splits in by_text.items()
     ]
@@ -132,8 +132,3 @@ def _mistaken(evaluation: Evaluation, trained: dict[str, int]) -> list[str]:
 
 def _classes(count: int) -> str:
     return "1 class is" if count == 1 else f"{count} classes are"
-
-
-def _listed(names: Sequence[str], between: str) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return between.join(names[:NAMED]) + more

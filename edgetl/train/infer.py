@@ -1,4 +1,7 @@
-"""Forward passes over cached pixels: fast frozen features, and FP32 reference logits."""
+"""Forward passes over cached pixels: fast frozen features, and FP32 reference outputs of a run.
+
+What a run's network answers here is what every candidate is compared with.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,8 +20,13 @@ from torch import nn
 from edgetl.errors import TrainingError
 from edgetl.inputs.base import Pixels
 from edgetl.machine import available_cores, this_machine
+from edgetl.runs.folder import MODEL
+from edgetl.runs.record import RunRecord
 from edgetl.spec import Normalize, Split
 from edgetl.tasks.base import Outputs, finite, join
+from edgetl.train.backbones import Network
+from edgetl.train.tasks.base import twin_of
+from edgetl.train.weights import restore_network
 
 BATCH = 32
 FEATURES = "features"
@@ -99,3 +108,17 @@ def forward_rows(
     if not good.all():
         raise NotFiniteError("The network's output", rows[~good])
     return outputs
+
+
+def load_network(run: Path, record: RunRecord) -> Network:
+    """The run's network in evaluation mode."""
+    keep_to_cores()
+    model = twin_of(record.task).network(record.config.backbone, seed=0)
+    restore_network(model, run / MODEL)
+    return model.eval()
+
+
+def reference_outputs(model: Network, record: RunRecord, images: Pixels) -> Outputs:
+    """FP32 eager outputs `(N, …)`; nothing folded, nothing cast."""
+    rows = np.arange(len(images), dtype=np.int64)
+    return forward_rows(model, images, rows, record.normalize, device="cpu", fold=False)

@@ -12,13 +12,14 @@ import shlex
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 
+from edgetl.data.names import shown
 from edgetl.errors import WeightsError
 
 Tensors = dict[str, torch.Tensor]
@@ -31,7 +32,6 @@ WRAPPED_IN = (
 WRAPPERS = re.compile(
     r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-SHOWN = 5
 TRUST = "if you trust where it comes from (this runs what is pickled in it), convert it once: "
 SAVE = (
     "s.save_file({k: torch.as_tensor(v).detach().clone().contiguous() "
@@ -144,7 +144,7 @@ def _unwrapped(loaded: Any, path: Path) -> tuple[Tensors, list[str]]:
             holders = [key for key, value in loaded.items() if _holds_tensors(value)]
             if len(holders) > 1:
                 raise WeightsError(
-                    f"{path} holds several state dicts: {_listed(map(str, holders))}.",
+                    f"{path} holds several state dicts: {shown(map(str, holders))}.",
                     fix="save the one of the network, best as safetensors.",
                 )
         if not holders:
@@ -156,14 +156,14 @@ def _unwrapped(loaded: Any, path: Path) -> tuple[Tensors, list[str]]:
             )
         loaded = loaded[holders[0]]
     if not _holds_tensors(loaded):
-        keys = f"; its keys are {_listed(map(repr, loaded))}" if isinstance(loaded, dict) else ""
+        keys = f"; its keys are {shown(map(repr, loaded))}" if isinstance(loaded, dict) else ""
         raise WeightsError(
             f"{path} holds no state dict of tensors{keys}.",
             fix="save model.state_dict(), best as safetensors.",
         )
     tensors = {key: value for key, value in loaded.items() if torch.is_tensor(value)}
     if left := [str(key) for key in loaded if key not in tensors]:
-        notes.append(f"{path.name}: not used, as they are no tensors: {_listed(left)}")
+        notes.append(f"{path.name}: not used, as they are no tensors: {shown(left)}")
     return tensors, notes
 
 
@@ -193,20 +193,13 @@ def without_prefix(
     most = max(votes.values(), default=0)
     if 2 * most < len(wanted):
         return tensors, []
-    ranked = sorted(
+    prefix = min(
         (prefix for prefix in votes if votes[prefix] == most),
         key=lambda prefix: (prefix != "", "ema" not in prefix, len(prefix), prefix),
     )
-    prefix = ranked[0]
     if not prefix:
         return tensors, []
     kept = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
     left = [key for key in tensors if not key.startswith(prefix)]
-    rest = f"; not used: {_listed(left)}" if left else ""
+    rest = f"; not used: {shown(left)}" if left else ""
     return kept, [f"{name}: the prefix '{prefix}' was taken off {len(kept)} names{rest}"]
-
-
-def _listed(names: Iterable[str]) -> str:
-    named = list(names)
-    more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-    return ", ".join(named[:SHOWN]) + more

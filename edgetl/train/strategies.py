@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from edgetl.data.ingest import open_cache
+from edgetl.data.names import shown
 from edgetl.errors import TrainingError
-from edgetl.files import read_jsonl, write_bytes
+from edgetl.files import read_jsonl, write_bytes, write_jsonl
 from edgetl.inputs.base import Input, Pixels
 from edgetl.machine import available_cores
 from edgetl.options import FinetuneConfig
@@ -81,12 +82,11 @@ def named_photos(context: Context) -> Iterator[None]:
     except NotFiniteError as error:
         dataset = context.dataset
         rows = dataset.rows(error.split)[error.rows] if error.split else error.rows
-        names = [dataset.photos[i].path for i in rows[:NAMED]]
-        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        names = shown((dataset.photos[i].path for i in rows), NAMED)
         kept = (context.home / runs.CHECKPOINT).is_file()
         raise TrainingError(
             f"{error.what} is NaN or infinity for {len(rows)} photo{'s' * (len(rows) != 1)}: "
-            f"{', '.join(names)}{more}.",
+            f"{names}.",
             fix="look at these photos; where they are sound, the network diverges: train from "
             "other --weights or with --strategy probe, by --overwrite or into another --out"
             + (f" ({context.home} keeps the last whole epoch)." if kept else "."),
@@ -255,7 +255,7 @@ def fit_network(
 
     def save(state: Trainer) -> None:
         # The rows first: a checkpoint without its rows could not be resumed, the reverse can.
-        runs.write_history(context.home, state.history)
+        write_jsonl(context.home / runs.METRICS, state.history)
         state.save(checkpoint)
 
     train(trainer, batches, context.validation, checkpoint=save, bar=context.bar)

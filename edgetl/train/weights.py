@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 import torchvision
 
+from edgetl.data.names import shown
 from edgetl.errors import WeightsError
 from edgetl.files import sha256_file, user_path, write_bytes
 from edgetl.spec import WeightsOrigin
@@ -65,12 +66,9 @@ def load_weights(model: Network, backbone: str, weights: str) -> WeightsOrigin:
 
 def file_licence(path: Path) -> str:
     """What the file itself says of its licence."""
-    if is_safetensors(path):
-        _, metadata = read_safetensors(path)
-        stated = metadata.get("license") or metadata.get("licence")
-        if stated:
-            return str(stated)
-    return "not stated in the file; ask whoever made it"
+    metadata = read_safetensors(path)[1] if is_safetensors(path) else {}
+    stated = metadata.get("license") or metadata.get("licence")
+    return str(stated or "not stated in the file; ask whoever made it")
 
 
 def assign(model: Network, tensors: Tensors, *, source: str) -> list[str]:
@@ -89,9 +87,8 @@ def assign(model: Network, tensors: Tensors, *, source: str) -> list[str]:
         if key not in head and (key in wanted or not AUXILIARY.match(key))
     }
     if problems := _misfits(given, wanted):
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise WeightsError(
-            f"Weights {source} do not fit the backbone: {'; '.join(problems[:6])}{more}.",
+            f"Weights {source} do not fit the backbone: {shown(problems, 6, '; ', '; and ')}.",
             fix="give the weights of this very backbone, or name their backbone by --backbone.",
         )
     _refuse_not_finite(given, source)
@@ -121,11 +118,10 @@ def _refuse_not_finite(given: Tensors, source: str) -> None:
         if value.is_floating_point() and (count := int((~value.float().isfinite()).sum()))
     }
     if bad:
-        named = ", ".join(f"{key} ({count} of its values)" for key, count in list(bad.items())[:5])
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        named = shown(f"{key} ({count} of its values)" for key, count in bad.items())
         raise WeightsError(
             f"Weights {source} hold NaN or infinity in {len(bad)} of {len(given)} tensors: "
-            f"{named}{more}.",
+            f"{named}.",
             fix="take a checkpoint from before their training diverged, or the float32 original of "
             "half-precision weights.",
         )
@@ -158,14 +154,15 @@ def _local_copy(info: BackboneInfo) -> Path | None:
             f"EDGETL_WEIGHTS names {home}, which is no folder.", fix="correct or unset it."
         )
     exact = home / Path(info.url).name
-    if exact.is_file():
-        check_name_hash(exact)
-        return exact
-    named = sorted(
-        path
-        for path in home.iterdir()
-        if path.suffix in (".safetensors", ".pth")
-        and path.name.startswith((f"{info.name}.", f"{info.name}-"))
+    starts = (f"{info.name}.", f"{info.name}-")
+    named = (
+        [exact]
+        if exact.is_file()
+        else sorted(
+            path
+            for path in home.iterdir()
+            if path.suffix in (".safetensors", ".pth") and path.name.startswith(starts)
+        )
     )
     if len(named) > 1:
         raise WeightsError(

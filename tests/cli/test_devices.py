@@ -6,7 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 
-from edgetl.devices import all_devices
+from edgetl.recipes import all_devices
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -9,13 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgetl.devices import all_devices
 from edgetl.engines import Missing, openvino, tensorrt
 from edgetl.errors import UnknownNameError, UsageError
 from edgetl.exporter import plan as planning
 from edgetl.exporter.plan import BASELINE, plan
 from edgetl.machine import this_machine
-from edgetl.recipes import all_recipes, find_recipe
+from edgetl.recipes import all_devices, all_recipes, find_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 OTHER = {"x86_64": "aarch64", "aarch64": "x86_64"}

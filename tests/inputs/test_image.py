@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw, ImageOps
 
 from edgetl.errors import ImageError
 from edgetl.inputs.formats import SUFFIXES
-from edgetl.inputs.image import PADDING, ImageInput, pixels, sized
+from edgetl.inputs.image import PADDING, ImageInput, sized
 from edgetl.spec import Fit
-from tests.helpers import batch
+from tests.helpers import batch, pixels
 
 SPEC = sized(64)
 FITS: tuple[Fit, ...] = ("crop", "pad", "squash")

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 import edgetl
 from edgetl import options
+from edgetl.cli.app import Verbs
 from edgetl.cli.common import emit, verb
 from edgetl.cli.options import from_file
-from edgetl.cli.parser import Verbs
 from edgetl.errors import UsageError
 from edgetl.inputs.decode import DEPTHS
 from edgetl.options import Option, Options, fields, takes

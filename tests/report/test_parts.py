@@ -6,7 +6,6 @@ import pytest
 
 from edgetl.report import text
 from edgetl.report.matrix import DARK, matrix
-from edgetl.report.page import HERE
 from edgetl.tasks.base import Evaluation
 
 NBSP = "\N{NO-BREAK SPACE}"
@@ -36,7 +35,7 @@ def test_matrix(classes: int, numbers: bool, size: str) -> None:
     found = matrix(evaluation(classes), ())
     assert found is not None
     assert (found.numbers, found.size) == (numbers, size)
-    assert f".matrix.{size} " in (HERE / "report.css").read_text() or size == "few"
+    assert f".matrix.{size} " in (text.HERE / "report.css").read_text() or size == "few"
     right, wrong = found.rows[0].cells[:2]
     assert (right.n, right.style, right.opacity) == (8, "d x", "0.83")
     assert (wrong.n, wrong.style, wrong.opacity) == (2, "m", "0.31")
@@ -54,7 +53,7 @@ def test_matrix_that_was_not_kept() -> None:
 @pytest.mark.parametrize("page", ["light", "dark"])
 @pytest.mark.parametrize("kind", ["right", "wrong"])
 def test_numbers_in_cells_are_readable(page: str, kind: str) -> None:
-    css = (HERE / "report.css").read_text().split("@media screen", 1)[page == "dark"]
+    css = (text.HERE / "report.css").read_text().split("@media screen", 1)[page == "dark"]
     full = [int(part) for part in css.split(f"--{kind}: ")[1].split(";")[0].split()]
     surface = bytes.fromhex(css.split("--surface: #")[1][:6])
     for step in range(14, 101):

@@ -10,7 +10,7 @@ import torch
 
 from edgetl.errors import UsageError
 from edgetl.options import FinetuneConfig, FinetuneOptions
-from edgetl.train.options import resolve
+from edgetl.train.finetune import resolve
 
 
 def resolved(**changes: Any) -> FinetuneConfig:

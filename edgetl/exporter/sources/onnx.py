@@ -23,7 +23,7 @@ from edgetl.files import user_path
 from edgetl.inputs.base import Input, Pixels
 from edgetl.inputs.image import CROP, ImageInput
 from edgetl.options import OnnxOptions
-from edgetl.options.forms import Colours
+from edgetl.options.base import Colours
 from edgetl.runs.samples import fingerprint
 from edgetl.spec import Normalize, Photo, WeightsOrigin
 from edgetl.tasks.base import DEFAULT_TASK, TASKS, Evaluation, Outputs

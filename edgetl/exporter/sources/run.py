@@ -16,7 +16,7 @@ from edgetl.inputs.base import Pixels
 from edgetl.runs.folder import finished_run
 from edgetl.runs.samples import RunPhotos, fingerprint
 from edgetl.tasks.base import Outputs
-from edgetl.train.restore import load_network, reference_outputs
+from edgetl.train.infer import load_network, reference_outputs
 
 HELD_OUT = 64  # at most a quarter of the training photos, but at least one
 

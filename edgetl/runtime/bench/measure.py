@@ -11,8 +11,7 @@ import msgspec
 import numpy as np
 
 import edgetl
-from edgetl.bundle import MEASUREMENTS, Bundle, open_bundle
-from edgetl.bundle.manifest import Candidate
+from edgetl.bundle import MEASUREMENTS, Bundle, Candidate, open_bundle
 from edgetl.errors import EngineError, EngineMissingError, StorageError
 from edgetl.machine import available_cores, power_mode, this_machine
 from edgetl.options import BenchOptions, takes

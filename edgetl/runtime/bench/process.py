@@ -15,7 +15,7 @@ from typing import IO, TypeVar
 
 import msgspec
 
-from edgetl.bundle.manifest import Candidate
+from edgetl.bundle import Candidate
 from edgetl.errors import EngineError
 from edgetl.files import decode_json, encode_json
 from edgetl.runtime.bench.worker import MeasureRequest, Ready, Slice

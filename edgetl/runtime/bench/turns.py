@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
-from edgetl.bundle import Bundle
-from edgetl.bundle.manifest import Candidate
+from edgetl.bundle import Bundle, Candidate
 from edgetl.errors import EngineError, EngineMissingError
 from edgetl.machine import available_memory_mib
 from edgetl.runtime.bench.process import Limits, Worker
@@ -97,7 +96,9 @@ class Turns:
     def _start(self, run: Run) -> Worker:
         candidate = run.candidate
         self._say(f"loading {candidate.name}")
-        insist(candidate)
+        reason = unfit(candidate)
+        if reason is not None:
+            raise EngineMissingError(reason.message, fix=reason.fix)
         builds = announce(self._bundle, candidate, self._batch)
         job = MeasureRequest(
             bundle=str(self._bundle.path),
@@ -125,10 +126,3 @@ class Turns:
                         continue
                     run.samples_ns += found.samples_ns
                     run.peak_rss_mib = max(run.peak_rss_mib, found.peak_rss_mib)
-
-
-def insist(candidate: Candidate) -> None:
-    """EngineMissingError when the candidate cannot run on this machine."""
-    reason = unfit(candidate)
-    if reason is not None:
-        raise EngineMissingError(reason.message, fix=reason.fix)

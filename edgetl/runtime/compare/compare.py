@@ -11,13 +11,14 @@ from typing import Any, NamedTuple, TypeAlias, Union
 
 import numpy as np
 
-from edgetl.bundle import Bundle, open_bundle
-from edgetl.bundle.manifest import Candidate
+from edgetl.bundle import Bundle, Candidate, open_bundle
+from edgetl.data.names import shown
 from edgetl.data.walk import images_in
 from edgetl.engines import Outputs, Session, find_engine
-from edgetl.errors import DataError, EngineError, ImageError, UnknownNameError, UsageError, shell
+from edgetl.errors import DataError, EngineError, ImageError, UsageError
 from edgetl.inputs.base import Geometry, Input, Read
 from edgetl.options import CompareOptions, takes
+from edgetl.runtime.choose import listed
 from edgetl.runtime.compare.comparison import Answers, Comparison, Scores, Side, Unread
 from edgetl.runtime.session import open_session
 from edgetl.runtime.trust import best_candidate
@@ -70,7 +71,8 @@ def compare(
     Raises UsageError, DataError, UnknownNameError, BundleError, EngineError.
     """
     asked = CompareOptions.of(options, changes)
-    _check_engines(asked.engines)
+    for engine in asked.engines:
+        find_engine(engine)  # an unknown one is an error
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(open_bundle(path)) for path in _listed(bundles)]
         _check_tasks(opened)
@@ -114,11 +116,6 @@ def find_images(
 # --- who is compared ----------------------------------------------------------------------------
 
 
-def _check_engines(engines: Sequence[str]) -> None:
-    for engine in engines:
-        find_engine(engine)
-
-
 def _check_tasks(bundles: list[Bundle]) -> None:
     """DataError unless all bundles have one task and know the same classes."""
     first = bundles[0].manifest.task
@@ -133,15 +130,11 @@ def _check_tasks(bundles: list[Bundle]) -> None:
         if sorted(ours) == sorted(theirs):
             continue
         sides = ((bundles[0], set(ours) - set(theirs)), (bundle, set(theirs) - set(ours)))
-        only = [f"only {b.path} has {_some(sorted(names))}" for b, names in sides if names]
+        only = [f"only {b.path} has {shown(sorted(names), 8)}" for b, names in sides if names]
         raise DataError(
             f"The bundles have different classes: {'; '.join(only) or 'one names a class twice'}.",
             fix="compare bundles that were trained on the same classes.",
         )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _chosen(
@@ -165,16 +158,13 @@ def _chosen(
 
 
 def _named(bundle: Bundle, name: str) -> Candidate:
-    known = {c.name: c for c in bundle.manifest.candidates}
-    if name not in known:
-        listing = shell("edgetl", "inspect", bundle.path)
-        raise UnknownNameError("candidate", name, known, listing=listing)
-    if known[name].rejected is not None:
+    found = listed(bundle, name)
+    if found.rejected is not None:
         raise EngineError(
-            f"{bundle.path} does not hold {name}, which was refused: {known[name].rejected}.",
+            f"{bundle.path} does not hold {name}, which was refused: {found.rejected}.",
             fix="name another candidate, or export with other limits.",
         )
-    return known[name]
+    return found
 
 
 def _open(

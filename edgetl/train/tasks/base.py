@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from edgetl.registry import Registry
-from edgetl.tasks.base import Task
-from edgetl.train.backbones import Network
+from edgetl.tasks.base import LOGITS, Task
+from edgetl.train.backbones import Network, build_network
 from edgetl.train.probe import Head
 
 Tensors = Mapping[str, torch.Tensor]  # outputs (N, …) by name
@@ -52,6 +52,14 @@ class TrainTask:
     ) -> Head | None:
         """A linear head on frozen features `(N, D)`; None where the task has no such thing."""
         return None
+
+
+class TrainLogits(TrainTask):
+    """Base of twins whose logits come from pooled features by one linear layer."""
+
+    def network(self, backbone: str, *, seed: int) -> Network:
+        """As many outputs as classes."""
+        return build_network(backbone, len(self.task.labels), LOGITS, seed=seed)
 
 
 TRAIN_TASKS: Registry[type[TrainTask]] = Registry(

@@ -9,18 +9,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from edgetl.tasks.classification import LOGITS
-from edgetl.train.backbones import Network, build_network
+from edgetl.tasks.base import LOGITS
 from edgetl.train.probe import Head, fit_probe
-from edgetl.train.tasks.base import Tensors, TrainTask
+from edgetl.train.tasks.base import Tensors, TrainLogits
 
 
-class TrainClassification(TrainTask):
-    """Logits from pooled features by one linear layer."""
-
-    def network(self, backbone: str, *, seed: int) -> Network:
-        """As many outputs as classes."""
-        return build_network(backbone, len(self.task.labels), LOGITS, seed=seed)
+class TrainClassification(TrainLogits):
+    """One class of several."""
 
     def loss(self, outputs: Tensors, targets: torch.Tensor, *, smoothing: float) -> torch.Tensor:
         """Cross-entropy with smoothed labels."""

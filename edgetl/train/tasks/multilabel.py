@@ -9,25 +9,19 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from edgetl.tasks.base import Task
-from edgetl.tasks.multilabel import LOGITS
-from edgetl.train.backbones import Network, build_network
+from edgetl.tasks.base import LOGITS, Task
 from edgetl.train.probe import Head, fit_binary_probe
-from edgetl.train.tasks.base import Tensors, TrainTask
+from edgetl.train.tasks.base import Tensors, TrainLogits
 
 HEAVIEST = 10.0  # times that a rare class's positives count at most
 
 
-class TrainMultiLabel(TrainTask):
-    """Logits from pooled features by one linear layer."""
+class TrainMultiLabel(TrainLogits):
+    """Each class by itself."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         self._weights = torch.ones(len(task.labels))
-
-    def network(self, backbone: str, *, seed: int) -> Network:
-        """As many outputs as classes."""
-        return build_network(backbone, len(self.task.labels), LOGITS, seed=seed)
 
     def study(self, targets: npt.NDArray[np.bool_]) -> None:
         """Positives of a class weigh by the root of how many negatives there are for each.
