@@ -75,19 +75,15 @@ class Session(Protocol):
 
     def run(self, images: Images) -> Outputs:
         """Every output, float32 `(N, …)`, of images uint8 `(N, H, W, 3)`; the caller's own."""
-        ...
 
     def outputs(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what `run` returns for one image, without N."""
-        ...
 
     def describe(self) -> Description:
         """Engine, version, provider and precision in use, as the engine itself reports them."""
-        ...
 
     def close(self) -> None:
         """Free the model, after runs that have begun; further runs raise EngineError."""
-        ...
 
 
 class Engine(Protocol):
@@ -99,15 +95,12 @@ class Engine(Protocol):
 
     def missing(self, session: dict[str, str] | None = None) -> Missing | None:
         """Why the engine, or a candidate with these session options, cannot run here, or None."""
-        ...
 
     def version(self) -> str:
         """The engine's version."""
-        ...
 
     def open(self, files: tuple[bytes, ...], options: Options) -> Session:
         """Load a model from its artifacts; EngineError when a request cannot be honoured."""
-        ...
 
 
 def check_settings(engine: str, settable: dict[str, Setting], session: dict[str, str]) -> None:
