@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgetl.errors import TraceError, UsageError
+from edgetl.errors import TraceError, UsageError, missing_extra
+from edgetl.machine import available_cores
 
 FLOAT, FLOAT16, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.UINT8
 INPUT = "images"
@@ -151,6 +154,24 @@ def parse_onnx(model: bytes) -> onnx.ModelProto:
         return onnx.load_model_from_string(model)
     except Exception as error:  # protobuf's DecodeError has no stable home
         raise TraceError(f"These bytes are not an ONNX model: {error}", fix=_AGAIN) from error
+
+
+def host_runtime(what: str, *, severity: int = 4) -> Callable[[bytes], Any]:
+    """What opens the bytes of an ONNX file in ONNX Runtime, on this processor.
+
+    Of its own messages it prints those of `severity` and above; 4 is the gravest. Raises
+    EngineMissingError, for `what` needs it, where it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing_extra("export", what) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = available_cores()
+    options.log_severity_level = severity
+    return partial(
+        onnxruntime.InferenceSession, sess_options=options, providers=["CPUExecutionProvider"]
+    )
 
 
 def _check_versions(proto: onnx.ModelProto, *, max_opset: int, max_ir: int) -> None:

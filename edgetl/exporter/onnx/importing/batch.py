@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from edgetl.exporter.onnx.checks import host_runtime
 from edgetl.exporter.onnx.importing.fixed import Fixed, reshape
 from edgetl.exporter.onnx.importing.passes import fold_constants
 from edgetl.exporter.onnx.passes import Array, set_nodes
-from edgetl.machine import available_cores
 
 
 def free_batch(model: onnx.ModelProto, shape: list[int], batch: int) -> None:
@@ -37,8 +37,6 @@ def free_batch(model: onnx.ModelProto, shape: list[int], batch: int) -> None:
 
 def _probe(model: onnx.ModelProto, shape: list[int]) -> dict[str, Array]:
     """Values of computed shapes and of what Reshapes read and write, for one input of noise."""
-    import onnxruntime
-
     wanted = dict.fromkeys(_computed(model.graph))
     for node in model.graph.node:
         if node.op_type == "Reshape":
@@ -51,12 +49,7 @@ def _probe(model: onnx.ModelProto, shape: list[int]) -> dict[str, Array]:
     watched.CopyFrom(model)
     del watched.graph.output[:]
     watched.graph.output.extend(onnx.ValueInfoProto(name=key) for key in wanted)
-    config = onnxruntime.SessionOptions()
-    config.intra_op_num_threads = available_cores()
-    config.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        watched.SerializeToString(), config, providers=["CPUExecutionProvider"]
-    )
+    session = host_runtime("A given ONNX model")(watched.SerializeToString())
     noise = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     return {name: noise} | dict(zip(wanted, session.run(None, {name: noise}), strict=True))
 

@@ -13,7 +13,7 @@ from onnx import helper, inliner, version_converter
 from edgetl.engines.base import first_line
 from edgetl.errors import TraceError, UsageError
 from edgetl.exporter.golden import drawing
-from edgetl.exporter.onnx.checks import FLOAT, FLOAT16, INPUT, NORMALIZED, UINT8
+from edgetl.exporter.onnx.checks import FLOAT, FLOAT16, INPUT, NORMALIZED, UINT8, host_runtime
 from edgetl.exporter.onnx.importing.batch import free_batch
 from edgetl.exporter.onnx.importing.passes import (
     drop_idle,
@@ -35,7 +35,6 @@ from edgetl.exporter.onnx.passes import (
     set_nodes,
 )
 from edgetl.inputs.base import Pixels
-from edgetl.machine import available_cores
 from edgetl.metrics import Logits
 from edgetl.spec import Normalize
 
@@ -281,15 +280,8 @@ def _compare(
 
 def _logits(canonical: bytes, images: Pixels, name: str, *, single: bool) -> Logits:
     """The canonical ONNX's logits, of one image and then of all others at once, or one by one."""
-    import onnxruntime
-
-    config = onnxruntime.SessionOptions()
-    config.intra_op_num_threads = available_cores()
-    config.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(
-            canonical, config, providers=["CPUExecutionProvider"]
-        )
+        session = host_runtime("A given ONNX model")(canonical)
         blocks = np.split(images, np.arange(1, len(images) if single else 2))
         parts = [session.run([OUTPUT], {INPUT: block})[0] for block in blocks]
     except Exception as error:

@@ -9,11 +9,10 @@ import numpy as np
 import onnx
 
 from edgetl.engines.base import first_line
-from edgetl.errors import TraceError, missing_extra
-from edgetl.exporter.onnx.checks import FLOAT, FLOAT16, UINT8
+from edgetl.errors import TraceError
+from edgetl.exporter.onnx.checks import FLOAT, FLOAT16, UINT8, host_runtime
 from edgetl.exporter.onnx.importing.file import called
 from edgetl.inputs.base import Pixels
-from edgetl.machine import available_cores
 from edgetl.metrics import Logits
 from edgetl.spec import Normalize
 
@@ -45,18 +44,10 @@ class GivenNetwork:
 
     def __init__(self, given: Given) -> None:
         """Raises TraceError when ONNX Runtime cannot load the file."""
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise missing_extra("export", "A given ONNX model") from error
+        opened = host_runtime("A given ONNX model")
         self.given = given
-        config = onnxruntime.SessionOptions()
-        config.intra_op_num_threads = available_cores()
-        config.log_severity_level = 4
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                given.model.SerializeToString(), config, providers=["CPUExecutionProvider"]
-            )
+            self._session = opened(given.model.SerializeToString())
         except Exception as error:  # its exceptions share no public base class
             raise TraceError(
                 f"ONNX Runtime cannot load {given.name}: {first_line(error)}",
