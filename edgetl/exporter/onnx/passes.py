@@ -85,7 +85,7 @@ def lower(proto: onnx.ModelProto, check: Callable[[onnx.NodeProto], None]) -> No
         else:
             check(node)
             nodes.append(node)
-    set_nodes(proto.graph, nodes)
+    refill(proto.graph.node, nodes)
 
 
 def _lower_reduce(
@@ -174,7 +174,7 @@ def prepend(graph: onnx.GraphProto, normalize: Normalize) -> None:
         helper.make_node(kind, inputs, [output], name=PREPROCESS + name, **attributes)
         for (kind, name, inputs, attributes), output in zip(steps, outputs, strict=True)
     ]
-    set_nodes(graph, [*head, *graph.node])
+    refill(graph.node, [*head, *graph.node])
 
 
 def reads(node: onnx.NodeProto) -> set[str]:
@@ -195,10 +195,8 @@ def drop_unused(graph: onnx.GraphProto) -> None:
         if needed & set(node.output):
             needed |= reads(node)
             kept.append(node)
-    set_nodes(graph, kept[::-1])
-    stored = [copy.deepcopy(i) for i in graph.initializer if i.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(stored)
+    refill(graph.node, kept[::-1])
+    refill(graph.initializer, [i for i in graph.initializer if i.name in needed])
 
 
 def rename(graph: onnx.GraphProto) -> None:
@@ -221,8 +219,7 @@ def rename(graph: onnx.GraphProto) -> None:
         node.input[:] = [names[n] for n in node.input]
         node.output[:] = [names[n] for n in node.output]
     fresh = [numpy_helper.from_array(numpy_helper.to_array(i), names[i.name]) for i in ordered]
-    del graph.initializer[:]
-    graph.initializer.extend(fresh)
+    refill(graph.initializer, fresh)
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -248,8 +245,8 @@ def attribute(node: onnx.NodeProto, name: str, default: float) -> float:
     return default
 
 
-def set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    """Make `nodes`, which may be the graph's own, all the nodes of the graph."""
-    fresh = [copy.deepcopy(n) for n in nodes]
-    del graph.node[:]
-    graph.node.extend(fresh)
+def refill(field: Any, items: Iterable[Any]) -> None:
+    """Let a repeated field, such as the nodes of a graph, hold `items`, which may be its own."""
+    fresh = [copy.deepcopy(item) for item in items]
+    del field[:]
+    field.extend(fresh)

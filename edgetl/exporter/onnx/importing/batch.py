@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from edgetl.exporter.onnx.checks import host_runtime
 from edgetl.exporter.onnx.importing.fixed import Fixed, reshape
 from edgetl.exporter.onnx.importing.passes import fold_constants
-from edgetl.exporter.onnx.passes import Array, set_nodes
+from edgetl.exporter.onnx.passes import Array, refill
 
 
 def free_batch(model: onnx.ModelProto, shape: list[int], batch: int) -> None:
@@ -47,8 +47,7 @@ def _probe(model: onnx.ModelProto, shape: list[int]) -> dict[str, Array]:
         return {}
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=key) for key in wanted)
+    refill(watched.graph.output, [onnx.ValueInfoProto(name=key) for key in wanted])
     session = host_runtime("A given ONNX model")(watched.SerializeToString())
     noise = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     return {name: noise} | dict(zip(wanted, session.run(None, {name: noise}), strict=True))
@@ -74,7 +73,7 @@ def _keep_shapes(model: onnx.ModelProto, seen: list[dict[str, Array]]) -> None:
             continue
         for name, (value, *_) in zip(node.output, values, strict=True):
             model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-    set_nodes(model.graph, nodes)
+    refill(model.graph.node, nodes)
 
 
 def _same(values: list[Array | None]) -> bool:
@@ -88,7 +87,7 @@ def _free_reshapes(model: onnx.ModelProto, seen: list[dict[str, Array]]) -> None
     for node in model.graph.node:
         target = _target(node, seen) if node.op_type == "Reshape" else None
         nodes.append(node if target is None else reshape(model, node, target))
-    set_nodes(model.graph, nodes)
+    refill(model.graph.node, nodes)
 
 
 def _target(node: onnx.NodeProto, seen: list[dict[str, Array]]) -> list[int] | None:

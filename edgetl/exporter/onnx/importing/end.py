@@ -14,6 +14,7 @@ from edgetl.exporter.onnx.checks import FLOAT
 from edgetl.exporter.onnx.importing.file import called
 from edgetl.exporter.onnx.importing.passes import tensor_types
 from edgetl.exporter.onnx.importing.run import Given, GivenNetwork
+from edgetl.exporter.onnx.passes import refill
 from edgetl.inputs.base import Pixels
 from edgetl.spec import Normalize
 
@@ -128,8 +129,7 @@ def _cut(given: Given) -> Given:
         )
     kind = tensor_types(given.model).get(node.input[0], FLOAT)
     model = copy.deepcopy(given.model)
-    del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info(node.input[0], kind, None))
+    refill(model.graph.output, [helper.make_tensor_value_info(node.input[0], kind, None)])
     cut = given._replace(model=model)
     shape = _answer(cut).shape
     found = _classes_axis(cut, shape, node.input[0])
@@ -179,8 +179,7 @@ def _flatten(graph: onnx.GraphProto) -> None:
     flat = f"{old.name}/flat"
     graph.node.append(helper.make_node("Flatten", [old.name], [flat], axis=1))
     kind = old.type.tensor_type.elem_type
-    del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(flat, kind, None))
+    refill(graph.output, [helper.make_tensor_value_info(flat, kind, None)])
 
 
 def _extract(given: Given, tensor: str) -> str:

@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgetl.exporter.onnx.checks import FLOAT
-from edgetl.exporter.onnx.passes import Array, attribute, set_nodes
+from edgetl.exporter.onnx.passes import Array, attribute, refill
 
 
 class Fixed:
@@ -49,7 +49,7 @@ class Fixed:
             for item in fresh:
                 self.twice = self._inferred(item, self.twice) | self.twice
             nodes += fresh
-        set_nodes(graph, nodes)
+        refill(graph.node, nodes)
 
     def _reshaped(self, node: onnx.NodeProto) -> onnx.NodeProto:
         """The Reshape for any number of images, or as it is where that is not known.

@@ -15,7 +15,7 @@ from edgetl.exporter.onnx.importing.end import find_logits
 from edgetl.exporter.onnx.importing.file import all_nodes, called, read_file
 from edgetl.exporter.onnx.importing.passes import simplify
 from edgetl.exporter.onnx.importing.run import TYPES, Given
-from edgetl.exporter.onnx.passes import drop_unused, stored_constants
+from edgetl.exporter.onnx.passes import drop_unused, refill, stored_constants
 
 Layout = Literal["auto", "nchw", "nhwc"]
 
@@ -118,10 +118,7 @@ def _choose_output(graph: onnx.GraphProto, name: str, asked: str | None) -> None
             fix="name that of the logits by --output NAME.",
         )
     if len(names) > 1:
-        kept = next(output for output in graph.output if output.name == asked)
-        only = copy.deepcopy(kept)
-        del graph.output[:]
-        graph.output.append(only)
+        refill(graph.output, [output for output in graph.output if output.name == asked])
         drop_unused(graph)
 
 

@@ -31,8 +31,8 @@ from edgetl.exporter.onnx.passes import (
     finish,
     lower,
     prepend,
+    refill,
     rename,
-    set_nodes,
 )
 from edgetl.inputs.base import Pixels
 from edgetl.metrics import Logits
@@ -215,9 +215,7 @@ def _accept(node: onnx.NodeProto) -> None:
                 f"{name} has the attribute {item.name}, which came after opset {OPSET}.", fix=_FIX
             )
     if len(node.attribute) > len(kept):
-        kept = [copy.deepcopy(item) for item in kept]
-        del node.attribute[:]
-        node.attribute.extend(kept)
+        refill(node.attribute, kept)
     if len(node.input) > ours.max_input:
         raise TraceError(
             f"{name} has {len(node.input)} inputs; at opset {OPSET} it has {ours.max_input}.",
@@ -233,7 +231,7 @@ def _join(graph: onnx.GraphProto, given: Given, normalize: Normalize) -> None:
     renumber(graph, {given.input: "given", graph.output[0].name: OUTPUT})
     if given.layout == "nhwc":
         back = helper.make_node("Transpose", [NORMALIZED], ["given"], perm=[0, 2, 3, 1])
-        set_nodes(graph, [back, *graph.node])
+        refill(graph.node, [back, *graph.node])
         drop_transposes(graph)
         drop_unused(graph)
     else:

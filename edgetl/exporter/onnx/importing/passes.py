@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgetl.exporter.onnx.checks import FLOAT, FLOAT16
-from edgetl.exporter.onnx.passes import Array, attribute, set_nodes, stored_constants
+from edgetl.exporter.onnx.passes import Array, attribute, refill, stored_constants
 
 _DRAWN = ("Random", "Bernoulli", "Multinomial", "Dropout")  # another value each time
 _LARGE = 2**20  # elements; folding must not make a file much larger
@@ -66,7 +66,7 @@ def _take_branches(graph: onnx.GraphProto) -> bool:
         for inner, outer in zip(branch.output, node.output, strict=True):
             nodes.append(helper.make_node("Identity", [inner.name], [outer]))
     if found:
-        set_nodes(graph, nodes)
+        refill(graph.node, nodes)
     return found
 
 
@@ -100,7 +100,7 @@ def fold_constants(model: onnx.ModelProto) -> None:
         for name, value in zip(node.output, values, strict=False):
             constants[name] = value
             graph.initializer.append(numpy_helper.from_array(np.array(value, order="C"), name))
-    set_nodes(graph, nodes)
+    refill(graph.node, nodes)
 
 
 def _value(
@@ -143,7 +143,7 @@ def drop_idle(model: onnx.ModelProto) -> None:
             nodes.append(node)
     for value in graph.output:
         value.name = same.get(value.name, value.name)
-    set_nodes(graph, nodes)
+    refill(graph.node, nodes)
 
 
 def drop_transposes(graph: onnx.GraphProto) -> None:
@@ -160,7 +160,7 @@ def drop_transposes(graph: onnx.GraphProto) -> None:
             nodes.append(node)
     for value in graph.output:
         value.name = same.get(value.name, value.name)
-    set_nodes(graph, nodes)
+    refill(graph.node, nodes)
 
 
 def _order(node: onnx.NodeProto) -> list[int]:
@@ -197,7 +197,7 @@ def fold_batch_norm(graph: onnx.GraphProto) -> int:
         conv.input[:] = [conv.input[0], *names]
         conv.output[0] = node.output[0]
     count = len(graph.node) - len(nodes)
-    set_nodes(graph, nodes)
+    refill(graph.node, nodes)
     return count
 
 

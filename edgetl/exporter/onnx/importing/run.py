@@ -12,6 +12,7 @@ from edgetl.engines.base import first_line
 from edgetl.errors import TraceError
 from edgetl.exporter.onnx.checks import FLOAT, FLOAT16, UINT8, host_runtime
 from edgetl.exporter.onnx.importing.file import called
+from edgetl.exporter.onnx.passes import refill
 from edgetl.inputs.base import Pixels
 from edgetl.metrics import Logits
 from edgetl.spec import Normalize
@@ -97,8 +98,7 @@ def first_not_finite(given: Given, image: Pixels, normalize: Normalize) -> str:
     watched = copy.deepcopy(given.model)
     graph = watched.graph
     nodes = {output: node for node in graph.node for output in node.output if output}
-    del graph.output[:]
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in nodes)
+    refill(graph.output, [onnx.ValueInfoProto(name=name) for name in nodes])
     values = GivenNetwork(given._replace(model=watched)).answers(image, normalize)
     found = dict(zip(nodes, values, strict=True))
     for bad in (np.isnan, np.isinf):
