@@ -230,8 +230,12 @@ def stored_constants(graph: onnx.GraphProto) -> dict[str, Array]:
     return {i.name: numpy_helper.to_array(i) for i in graph.initializer}
 
 
-def inferred_shapes(proto: onnx.ModelProto) -> dict[str, list[int]]:
-    """Shape of every tensor of known rank; an axis that is not fixed is 0."""
+def inferred_shapes(proto: onnx.ModelProto, *, single: bool = False) -> dict[str, list[int]]:
+    """Shape of every tensor of known rank, of one image with `single`; an open axis is 0."""
+    if single:
+        proto = copy.deepcopy(proto)
+        for value in (*proto.graph.input, *proto.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = 1
     graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
     values = (*graph.input, *graph.value_info, *graph.output)
     return {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
@@ -239,10 +243,8 @@ def inferred_shapes(proto: onnx.ModelProto) -> dict[str, list[int]]:
 
 def attribute(node: onnx.NodeProto, name: str, default: float) -> float:
     """A numeric attribute of a node."""
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return float(helper.get_attribute_value(attribute))
-    return default
+    found = (helper.get_attribute_value(item) for item in node.attribute if item.name == name)
+    return float(next(found, default))
 
 
 def refill(field: Any, items: Iterable[Any]) -> None:
