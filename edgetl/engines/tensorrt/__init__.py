@@ -32,9 +32,8 @@ from edgetl.engines.base import (
 from edgetl.engines.onnx_wire import check_sealed
 from edgetl.engines.tensorrt import build as trt_build
 from edgetl.engines.tensorrt import cuda
-from edgetl.engines.tensorrt.build import STRONG_FROM, numbers, settings
+from edgetl.engines.tensorrt.build import STRONG_FROM, dla_refusal, numbers, settings
 from edgetl.engines.tensorrt.cache import Held, Parts, PlanCache, l4t_release
-from edgetl.engines.tensorrt.dla import dla_refusal
 from edgetl.engines.tensorrt.log import log_of, runtime_of
 from edgetl.engines.tensorrt.run import Loaded
 from edgetl.errors import EngineError, StorageError
