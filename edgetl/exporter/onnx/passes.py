@@ -152,9 +152,8 @@ def refuse_newer(node: onnx.NodeProto, opset: int) -> None:
     except onnx.defs.SchemaError as error:
         raise TraceError(f"{name} does not exist at opset {OPSET}.", fix=fix) from error
     theirs = onnx.defs.get_schema(node.op_type, opset)
-    if ours.since_version == theirs.since_version:
-        return
-    raise TraceError(f"{name} changed between opset {OPSET} and {opset}.", fix=fix)
+    if ours.since_version != theirs.since_version:
+        raise TraceError(f"{name} changed between opset {OPSET} and {opset}.", fix=fix)
 
 
 def prepend(graph: onnx.GraphProto, normalize: Normalize) -> None:

@@ -104,8 +104,7 @@ def _rewritten(
         free_batch(model, _sides(given), given.batch)
     lower(model, _accept)
     drop_unused(model.graph)
-    folded = fold_batch_norm(model.graph)
-    if folded:
+    if folded := fold_batch_norm(model.graph):
         notes.append(f"batch normalisations folded into their convolutions: {folded}")
     _join(model.graph, given, normalize)
     shape = (given.height, given.width, 3)
@@ -137,13 +136,11 @@ def _check_normalize(given: Given, normalize: Normalize) -> None:
 
 def _fix_interface(model: onnx.ModelProto, given: Given, count: int | str) -> None:
     """State one float input of known shape, and leave all inferred shapes to be inferred again."""
-    graph = model.graph
     kind = FLOAT16 if given.dtype == FLOAT16 else FLOAT
     images = helper.make_tensor_value_info(given.input, kind, [count, *_sides(given)])
-    output = graph.output[0]
-    del graph.input[:], graph.value_info[:]
-    graph.input.append(images)
-    output.type.tensor_type.ClearField("shape")
+    refill(model.graph.input, [images])
+    del model.graph.value_info[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
     model.ir_version = max(model.ir_version, 4)  # before 4, initializers had to be inputs
 
 
@@ -179,19 +176,11 @@ def _expand(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     for node in model.graph.node:
         schema = onnx.defs.get_schema(node.op_type, opset)
         defined = schema.has_function or schema.has_context_dependent_function
-        if defined and not _exists(node.op_type):
+        if defined and not onnx.defs.has(node.op_type, OPSET):
             newer.add(("", node.op_type))
     if not newer:
         return model
     return inliner.inline_selected_functions(model, sorted(newer), inline_schema_functions=True)
-
-
-def _exists(kind: str) -> bool:
-    try:
-        onnx.defs.get_schema(kind, OPSET)
-    except onnx.defs.SchemaError:
-        return False
-    return True
 
 
 def _accept(node: onnx.NodeProto) -> None:
@@ -200,7 +189,7 @@ def _accept(node: onnx.NodeProto) -> None:
     Most operators changed in the types that they take only; `_compare` proves the rest.
     """
     name = f"{node.op_type} '{node.name or node.output[0]}'"
-    if not _exists(node.op_type):
+    if not onnx.defs.has(node.op_type, OPSET):
         raise TraceError(f"{name} does not exist at opset {OPSET}, which targets read.", fix=_FIX)
     ours = onnx.defs.get_schema(node.op_type, OPSET)
     kept = []
