@@ -21,9 +21,9 @@ import msgspec
 import numpy as np
 
 import edgetl
-from edgetl.engines import Options, Session, ready_engine
+from edgetl.engines import Session, ready_engine
 from edgetl.errors import EngineError, StorageError, TraceError
-from edgetl.exporter.backends import backend_of
+from edgetl.exporter.backends import Proxy, backend_of
 from edgetl.exporter.candidates import Built, build, mean_distance
 from edgetl.exporter.context import BuildContext
 from edgetl.exporter.search.blocks import DEPTHWISE, GATES, REGION, blocks
@@ -66,13 +66,12 @@ class Search:
         self.hints = backend_of(recipe).hints(recipe)  # precisions of what is not quantized
         self.context, self.deadline, self.say = context, deadline, say
         self.parts = blocks(context.canonical)
-        engine = ready_engine(recipe.engine)
         key = [
             sha256_bytes(context.canonical),
             msgspec.json.encode(self.recipe).decode(),
             sha256_bytes(context.photos(PHOTOS).tobytes()),
             this_machine().fingerprint,
-            engine.version(),
+            ready_engine(recipe.engine).version(),
             edgetl.__version__,
             METHOD,
         ]
@@ -232,8 +231,8 @@ class Search:
 def open_built(built: Built, hint: str) -> Session:
     """A session on this machine; EngineError when it cannot be."""
     recipe = backend_of(built.recipe).with_hint(built.recipe, hint)
-    options = Options(precision=recipe.precision, session=recipe.session)
-    return ready_engine(recipe.engine, recipe.session).open(tuple(built.files.values()), options)
+    own = Proxy(recipe.engine, recipe.precision, recipe.session)
+    return own.open(tuple(built.files.values()))
 
 
 def time_ratio(session: Session, other: Session, image: Any, *, turns: int = TURNS) -> float:
