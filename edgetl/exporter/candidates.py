@@ -51,13 +51,12 @@ def build(recipe: Recipe, context: BuildContext, keep_float: frozenset[str] = WH
     if not made:
         raise problem or EngineError(f"Recipe '{recipe.name}' gave nothing.", fix="use another.")
     best = min(made, key=lambda method: tried.get(method, 0.0))
-    chosen = Quantization(
-        calibration=best,
-        photos=context.calibrate(recipe.calibration_images)[1],
-        divergence=tried.get(best),
-        tried=tried,
+    photos = context.calibrate(recipe.calibration_images)[1]
+    return Built(
+        recipe,
+        made[best],
+        Quantization(calibration=best, photos=photos, divergence=tried.get(best), tried=tried),
     )
-    return Built(recipe, made[best], quantization=chosen)
 
 
 def _distance(recipe: Recipe, files: Files, context: BuildContext) -> float:

@@ -99,8 +99,9 @@ class ExportJob:
             built = make()
             self.say(f"checking {name}")
             held, reference = self.context.held_out()
-            blocks = (self.validation.images, held, self.golden)
-            (outputs, apart, expected), used = candidate_outputs(built, blocks)
+            (outputs, apart, expected), used = candidate_outputs(
+                built, (self.validation.images, held, self.golden)
+            )
         except (EngineError, TraceError) as error:
             self.candidates[name] = msgspec.structs.replace(candidate, rejected=why(error))
             return
@@ -117,8 +118,9 @@ class ExportJob:
         if scored.rejected is None and backend_of(recipe).runs_fp16(recipe):
             scored = msgspec.structs.replace(scored, rejected=self._overflows(context))
         if scored.rejected is None and not finite(expected).all():
-            bad = "NaN or infinity in the outputs of the self-test's drawings"
-            scored = msgspec.structs.replace(scored, rejected=bad)
+            scored = msgspec.structs.replace(
+                scored, rejected="NaN or infinity in the outputs of the self-test's drawings"
+            )
         distance = mean_distance(task, reference, apart)
         self.candidates[name] = msgspec.structs.replace(
             scored,
@@ -214,29 +216,32 @@ class ExportJob:
         members |= extra
         members[MEASUREMENTS] = msgspec.json.Encoder().encode_lines(self.rows)
         chosen, provisional = self.choice()
-        manifest = Manifest(
-            edgetl_bundle=BUNDLE_VERSION,
-            name=path.stem,
-            task=self.source.task,
-            input=self.source.input,
-            outputs=self.source.task.outputs(),
-            normalize=self.source.normalize,
-            single_image=takes_one(parse_onnx(self.context.canonical)),
-            targets=tuple(device.name for device in self.plan.devices),
-            order=self.order(),
-            orders=self.orders(),
-            artifacts=tuple(artifacts),
-            candidates=tuple(listed),
-            chosen=chosen,
-            provisional=provisional,
-            golden=golden,
-            provenance=self.source.provenance(self._tools(), self.max_drop),
-            calibration=self.context.used,
+        return write_bundle(
+            path,
+            Manifest(
+                edgetl_bundle=BUNDLE_VERSION,
+                name=path.stem,
+                task=self.source.task,
+                input=self.source.input,
+                outputs=self.source.task.outputs(),
+                normalize=self.source.normalize,
+                single_image=takes_one(parse_onnx(self.context.canonical)),
+                targets=tuple(device.name for device in self.plan.devices),
+                order=self.order(),
+                orders=self.orders(),
+                artifacts=tuple(artifacts),
+                candidates=tuple(listed),
+                chosen=chosen,
+                provisional=provisional,
+                golden=golden,
+                provenance=self.source.provenance(self._tools(), self.max_drop),
+                calibration=self.context.used,
+            ),
+            members,
         )
-        return write_bundle(path, manifest, members)
 
     def _tools(self) -> dict[str, str]:
         """Versions of the engines that scored candidates, and the machine."""
         used = {c.checked_with for c in self.candidates.values() if c.checked_with}
-        tools = dict(text.rsplit(" ", 1) for text in sorted(used))
-        return tools | {"machine": this_machine().fingerprint}
+        versions = dict(text.rsplit(" ", 1) for text in sorted(used))
+        return versions | {"machine": this_machine().fingerprint}
