@@ -31,11 +31,11 @@ def free_batch(model: onnx.ModelProto, shape: list[int], batch: int) -> None:
     except Exception:  # ONNX Runtime's; the comparison with the given file will say what is wrong
         return
     _keep_shapes(model, seen)
-    if not batch:
+    if batch:
+        fold_constants(model)
+        Fixed(model, [batch, *shape]).free()
+    else:
         _free_reshapes(model, seen)
-        return
-    fold_constants(model)
-    Fixed(model, [batch, *shape]).free()
 
 
 def _probe(model: onnx.ModelProto, shape: list[int]) -> dict[str, Array]:
@@ -196,8 +196,7 @@ class Fixed:
         """The node with another constant as one of its inputs."""
         fresh = copy.deepcopy(node)
         fresh.input[place] = f"{node.output[0]}.input_{place}"
-        tensor = numpy_helper.from_array(values, fresh.input[place])
-        self.model.graph.initializer.append(tensor)
+        self.model.graph.initializer.append(numpy_helper.from_array(values, fresh.input[place]))
         return fresh
 
     def _place(self, shape: list[int], distance: int) -> tuple[int | None, bool]:
@@ -226,14 +225,15 @@ class Fixed:
         along = int(attribute(node, "axis", 0))
         if axis is None or self.batch != 1 or along % len(self._dims(model)) == axis:
             return [node]
-        nodes, inputs = list[onnx.NodeProto](), list[str]()
+        nodes, inputs = list[onnx.NodeProto](), list(node.input)
         for number, (name, found) in enumerate(moving):
-            inputs.append(name)
             if found is None and self._dims(name)[axis : axis + 1] == [1]:
-                inputs[-1] = f"{node.output[0]}.repeated_{number}"
-                nodes += self._repeat(name, inputs[-1], model, axis)
-        joined = helper.make_node("Concat", inputs, list(node.output), node.name, axis=along)
-        return [*nodes, joined]
+                inputs[number] = f"{node.output[0]}.repeated_{number}"
+                nodes += self._repeat(name, inputs[number], model, axis)
+        return [
+            *nodes,
+            helper.make_node("Concat", inputs, list(node.output), node.name, axis=along),
+        ]
 
     def _repeat(self, name: str, result: str, model: str, axis: int) -> list[onnx.NodeProto]:
         """`result` is `name` for as many images as `model` holds."""
@@ -244,8 +244,9 @@ class Fixed:
             f"{result}.after": shape[axis + 1 :],
         }
         for title, values in parts.items():
-            tensor = numpy_helper.from_array(np.array(values, np.int64), title)
-            self.model.graph.initializer.append(tensor)
+            self.model.graph.initializer.append(
+                numpy_helper.from_array(np.array(values, np.int64), title)
+            )
         kind = self.twice[name].tensor_type.elem_type
         self.twice[result] = _type(kind, [*shape[:axis], 2, *shape[axis + 1 :]])
         place, *rest = parts
@@ -282,12 +283,13 @@ class Fixed:
         data = {name: self.stored[name] for name in node.input if name in self.stored}
         try:
             schema = onnx.defs.get_schema(node.op_type, opset)
-            found = onnx.shape_inference.infer_node_outputs(
-                schema, node, types, data, opset_imports=list(self.model.opset_import)
+            return dict(
+                onnx.shape_inference.infer_node_outputs(
+                    schema, node, types, data, opset_imports=list(self.model.opset_import)
+                )
             )
         except Exception:  # of many types; the tensor is then not known, and left as it is
             return {}
-        return dict(found)
 
 
 def _type(kind: int, shape: Iterable[int]) -> onnx.TypeProto:

@@ -192,19 +192,14 @@ def _accept(node: onnx.NodeProto) -> None:
     if not onnx.defs.has(node.op_type, OPSET):
         raise TraceError(f"{name} does not exist at opset {OPSET}, which targets read.", fix=_FIX)
     ours = onnx.defs.get_schema(node.op_type, OPSET)
-    kept = []
-    for item in node.attribute:
-        if item.name in ours.attributes:
-            kept.append(item)
-            continue
+    for item in [item for item in node.attribute if item.name not in ours.attributes]:
         value = helper.get_attribute_value(item)
         plain = item.name == "dilations" and set(value) == {1}
         if not plain and value not in _HARMLESS.get(item.name, ()):
             raise TraceError(
                 f"{name} has the attribute {item.name}, which came after opset {OPSET}.", fix=_FIX
             )
-    if len(node.attribute) > len(kept):
-        refill(node.attribute, kept)
+        node.attribute.remove(item)
     if len(node.input) > ours.max_input:
         raise TraceError(
             f"{name} has {len(node.input)} inputs; at opset {OPSET} it has {ours.max_input}.",
@@ -240,9 +235,8 @@ def _compare(
     height, width = given.height, given.width
     noise = np.random.default_rng(_SEED).integers(0, 256, (1, height, width, 3), np.uint8)
     drawn = [drawing(seed, (width, height)) for seed in range(_DRAWINGS)]
-    tried = np.concatenate([noise, drawn])
-    if images is not None:
-        tried = np.concatenate([tried, images])
+    more = [] if images is None else [images]
+    tried = np.concatenate([noise, drawn, *more])
     wanted = GivenNetwork(given).logits(tried, normalize)
     if not np.isfinite(wanted).all():
         bad = int((~np.isfinite(wanted)).any(axis=1).argmax())

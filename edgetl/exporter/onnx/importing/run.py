@@ -72,9 +72,8 @@ class GivenNetwork:
 
     def answers(self, images: Pixels, normalize: Normalize) -> list[Any]:
         """All outputs for a few images, which a fixed batch fills up with the last one."""
-        count = len(images)
         if self.given.batch:
-            rows = np.minimum(np.arange(self.given.batch), count - 1)
+            rows = np.minimum(np.arange(self.given.batch), len(images) - 1)
             images = images[rows]
         block: Any = images
         if self.given.dtype != UINT8:
@@ -100,9 +99,8 @@ def first_not_finite(given: Given, image: Pixels, normalize: Normalize) -> str:
     nodes = {output: node for node in graph.node for output in node.output if output}
     refill(graph.output, [onnx.ValueInfoProto(name=name) for name in nodes])
     values = GivenNetwork(given._replace(model=watched)).answers(image, normalize)
-    found = dict(zip(nodes, values, strict=True))
     for bad in (np.isnan, np.isinf):
-        for name, value in found.items():
+        for node, value in zip(nodes.values(), values, strict=True):
             if getattr(value, "dtype", np.dtype(int)).kind == "f" and bad(value).any():
-                return called(nodes[name])
+                return called(node)
     return called(graph.node[-1])
