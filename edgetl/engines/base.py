@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -174,12 +175,15 @@ def closed() -> EngineError:
     return EngineError("The session is closed.", fix="load the bundle again.")
 
 
-def unloadable(title: str, package: str, error: ImportError) -> EngineMissingError:
-    """The error for an engine that is installed but cannot be imported."""
-    return EngineMissingError(
-        f"{title} is installed but cannot be imported: {first_line(error)}",
-        fix=f"reinstall the package {package}.",
-    )
+def imported(title: str, package: str) -> Any:
+    """An engine's package; EngineMissingError where it is installed but cannot be imported."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise EngineMissingError(
+            f"{title} is installed but cannot be imported: {first_line(error)}",
+            fix=f"reinstall the package {package}.",
+        ) from error
 
 
 def first_line(error: Exception) -> str:
