@@ -229,8 +229,7 @@ def dla_refusal(trt: Any, core: int) -> Missing | None:
     )
     if not hasattr(trt.DeviceType, "DLA"):
         return Missing(f"TensorRT {trt.__version__} has no DLA.", fix)
-    runtime = runtime_of(trt)
-    cores = int(runtime.num_DLA_cores)
+    cores = int(runtime_of(trt).num_DLA_cores)
     if core < cores:
         return None
     if not cores:
