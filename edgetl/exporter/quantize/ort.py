@@ -41,10 +41,9 @@ def ort_int8(
             f"Recipe '{recipe.name}' does not say how to quantize for ONNX Runtime.",
             fix='set activation = "quint8" or "qint8" in the recipe.',
         )
-    folded = None
-    if recipe.fold_normalisation and recipe.activation == "quint8":
-        folded = fold_normalisation(canonical)
-    data, centre = (canonical, None) if folded is None else folded
+    folds = recipe.fold_normalisation and recipe.activation == "quint8"
+    folded = fold_normalisation(canonical) if folds else None
+    data, centre = folded or (canonical, None)
     with quantizing(recipe, "ONNX Runtime", "ONNX Runtime") as folder:
         _quantize(parse_onnx(data), folder, ranges, recipe, keep_float=keep_float, centre=centre)
         data = _tidy(onnx.load(folder / TARGET))
