@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ENGINES = Path(__file__).resolve().parent.parent / "edgetl" / "engines" / "tensorrt"
-SOURCES = ("__init__.py", "build.py", "dla.py", "log.py", "run.py")
+SOURCES = ("__init__.py", "build.py", "log.py", "run.py")
 MODULES = {"trt", "self.trt", "self._trt", "self._maker.trt"}
 OBJECTS = {  # what stands in these files for an object of TensorRT's
     "builder": "Builder",

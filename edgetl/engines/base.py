@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -75,19 +76,15 @@ class Session(Protocol):
 
     def run(self, images: Images) -> Outputs:
         """Every output, float32 `(N, …)`, of images uint8 `(N, H, W, 3)`; the caller's own."""
-        ...
 
     def outputs(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what `run` returns for one image, without N."""
-        ...
 
     def describe(self) -> Description:
         """Engine, version, provider and precision in use, as the engine itself reports them."""
-        ...
 
     def close(self) -> None:
         """Free the model, after runs that have begun; further runs raise EngineError."""
-        ...
 
 
 class Engine(Protocol):
@@ -99,15 +96,12 @@ class Engine(Protocol):
 
     def missing(self, session: dict[str, str] | None = None) -> Missing | None:
         """Why the engine, or a candidate with these session options, cannot run here, or None."""
-        ...
 
     def version(self) -> str:
         """The engine's version."""
-        ...
 
     def open(self, files: tuple[bytes, ...], options: Options) -> Session:
         """Load a model from its artifacts; EngineError when a request cannot be honoured."""
-        ...
 
 
 def check_settings(engine: str, settable: dict[str, Setting], session: dict[str, str]) -> None:
@@ -181,12 +175,15 @@ def closed() -> EngineError:
     return EngineError("The session is closed.", fix="load the bundle again.")
 
 
-def unloadable(title: str, package: str, error: ImportError) -> EngineMissingError:
-    """The error for an engine that is installed but cannot be imported."""
-    return EngineMissingError(
-        f"{title} is installed but cannot be imported: {first_line(error)}",
-        fix=f"reinstall the package {package}.",
-    )
+def imported(title: str, package: str) -> Any:
+    """An engine's package; EngineMissingError where it is installed but cannot be imported."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise EngineMissingError(
+            f"{title} is installed but cannot be imported: {first_line(error)}",
+            fix=f"reinstall the package {package}.",
+        ) from error
 
 
 def first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from edgetl.engines.base import (
     check_settings,
     closed,
     first_line,
-    unloadable,
+    imported,
 )
 from edgetl.engines.onnx_wire import check_sealed
 from edgetl.errors import EngineError
@@ -56,11 +56,7 @@ def version() -> str:
 
 
 def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise unloadable("ONNX Runtime", name, error) from error
-    return onnxruntime
+    return imported("ONNX Runtime", name)
 
 
 def open(files: tuple[bytes, ...], options: Options) -> OrtSession:  # noqa: A001

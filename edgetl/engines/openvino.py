@@ -26,7 +26,7 @@ from edgetl.engines.base import (
     accepted,
     check_settings,
     closed,
-    unloadable,
+    imported,
 )
 from edgetl.engines.onnx_wire import check_sealed
 from edgetl.engines.ov_run import Compiled
@@ -104,11 +104,7 @@ def _openvino() -> Any:
     from edgetl.telemetry import silence
 
     silence()
-    try:
-        import openvino
-    except ImportError as error:
-        raise unloadable("OpenVINO", name, error) from error
-    return openvino
+    return imported("OpenVINO", name)
 
 
 def _core() -> Any:
@@ -235,8 +231,8 @@ class OvSession:
         """As the model compiled for one image states them."""
         if self._first is None:
             raise closed()
-        shapes = [tuple(output.shape)[1:] for output in self._first.model.outputs]
-        return dict(zip(self._first.names, shapes, strict=True))
+        both = zip(self._first.names, self._first.model.outputs, strict=True)
+        return {name: tuple(output.shape)[1:] for name, output in both}
 
     def describe(self) -> Description:
         """What the compiled model reports of itself; 1 thread where no CPU computes."""

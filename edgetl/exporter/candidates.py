@@ -37,28 +37,26 @@ def build(recipe: Recipe, context: BuildContext, keep_float: frozenset[str] = WH
     backend, methods = backend_of(recipe), context.methods(recipe)
     if recipe.form not in backend.integers:
         return Built(recipe, backend.build(recipe, context, methods[0], keep_float))
+    made: dict[Calibrator, Files] = {}
     tried: dict[str, float] = {}
-    best: tuple[float, Calibrator, Files] | None = None
     problem: EngineError | None = None
     for method in methods:
         try:
-            files = backend.build(recipe, context, method, keep_float)
-            found = 0.0 if len(methods) == 1 else _distance(recipe, files, context)
+            made[method] = backend.build(recipe, context, method, keep_float)
+            if len(methods) > 1:
+                tried[method] = _distance(recipe, made[method], context)
         except EngineError as error:  # one method may fail where another does not
+            made.pop(method, None)
             problem = error
-            continue
-        tried[method] = found
-        if best is None or found < best[0]:
-            best = found, method, files
-    if best is None:
+    if not made:
         raise problem or EngineError(f"Recipe '{recipe.name}' gave nothing.", fix="use another.")
-    chosen = Quantization(
-        calibration=best[1],
-        photos=context.calibrate(recipe.calibration_images)[1],
-        divergence=best[0] if len(methods) > 1 else None,
-        tried=tried if len(methods) > 1 else {},
+    best = min(made, key=lambda method: tried.get(method, 0.0))
+    photos = context.calibrate(recipe.calibration_images)[1]
+    return Built(
+        recipe,
+        made[best],
+        Quantization(calibration=best, photos=photos, divergence=tried.get(best), tried=tried),
     )
-    return Built(recipe, best[2], quantization=chosen)
 
 
 def _distance(recipe: Recipe, files: Files, context: BuildContext) -> float:

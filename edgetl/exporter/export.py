@@ -64,8 +64,13 @@ def export(
     asked = ExportOptions.of(options, changes)
     engine, precision = asked.engine, asked.precision
     destination, start = user_path(out), user_path(source)
-    extra = [Path(path) for path in asked.recipes]
-    planned = plan(asked.target, engine, precision, dla=asked.dla, extra=extra)
+    planned = plan(
+        asked.target,
+        engine,
+        precision,
+        dla=asked.dla,
+        extra=[Path(path) for path in asked.recipes],
+    )
     _check(destination, planned, asked)
     for recipe in planned.recipes:
         if AUTO not in (engine, precision) or engine == recipe.engine:
@@ -81,8 +86,7 @@ def export(
             progress=progress,
             bar=bar,
         )
-        trial = Path(folder) / destination.name
-        notes = _try_all(job, trial, asked, report)
+        notes = _try_all(job, Path(folder) / destination.name, asked, report)
         sha256 = job.write(destination)
     chosen, provisional = job.choice()
     return Export(
@@ -189,9 +193,11 @@ def measure_here(job: ExportJob, trial: Path) -> None:
         rows, skipped = measure(opened, wanted, threads=0, batch=1, duration=MEASURE_SECONDS)
     job.rows = [msgspec.structs.replace(row, bundle_sha256=None) for row in rows]  # of the trial
     for row in rows:
-        changes: dict[str, Any] = {"p50_ms": row.p50_ms, "p90_ms": row.p90_ms}
         job.candidates[row.candidate] = msgspec.structs.replace(
-            job.candidates[row.candidate], measured_on=row.machine, **changes
+            job.candidates[row.candidate],
+            measured_on=row.machine,
+            p50_ms=row.p50_ms,
+            p90_ms=row.p90_ms,
         )
     if unstable := [f"{row.candidate}: {row.unstable}" for row in rows if row.unstable]:
         job.say(f"unstable, as something else kept the processor busy: {', '.join(unstable)}")

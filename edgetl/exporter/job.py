@@ -99,8 +99,9 @@ class ExportJob:
             built = make()
             self.say(f"checking {name}")
             held, reference = self.context.held_out()
-            blocks = (self.validation.images, held, self.golden)
-            (outputs, apart, expected), used = candidate_outputs(built, blocks)
+            (outputs, apart, expected), used = candidate_outputs(
+                built, (self.validation.images, held, self.golden)
+            )
         except (EngineError, TraceError) as error:
             self.candidates[name] = msgspec.structs.replace(candidate, rejected=why(error))
             return
@@ -117,13 +118,15 @@ class ExportJob:
         if scored.rejected is None and backend_of(recipe).runs_fp16(recipe):
             scored = msgspec.structs.replace(scored, rejected=self._overflows(context))
         if scored.rejected is None and not finite(expected).all():
-            bad = "NaN or infinity in the outputs of the self-test's drawings"
-            scored = msgspec.structs.replace(scored, rejected=bad)
+            scored = msgspec.structs.replace(
+                scored, rejected="NaN or infinity in the outputs of the self-test's drawings"
+            )
+        distance = mean_distance(task, reference, apart)
         self.candidates[name] = msgspec.structs.replace(
             scored,
             checked_with=used,
             quantization=built.quantization,
-            divergence=or_none(mean_distance(task, reference, apart)),
+            divergence=distance if math.isfinite(distance) else None,  # as JSON can hold it
         )
 
     def _overflows(self, context: BuildContext) -> str | None:
@@ -198,51 +201,47 @@ class ExportJob:
 
     def write(self, path: Path) -> str:
         """Write the bundle with every candidate that passed; returns its hash."""
-        members: dict[str, bytes] = {}
-        artifacts: dict[str, Artifact] = {}
-        listed: list[Candidate] = []
-        for candidate in self.candidates.values():
-            if candidate.rejected is not None:
-                listed.append(candidate)
-                continue
-            files = self.built[candidate.name].files
-            for member, data in files.items():
-                members[member] = data
-                artifacts[member] = Artifact(path=member, size=len(data), sha256=sha256_bytes(data))
-            listed.append(msgspec.structs.replace(candidate, artifacts=tuple(files)))
+        files = {c.name: self.built[c.name].files for c in self.passed}
+        members = {path: data for held in files.values() for path, data in held.items()}
+        artifacts = [
+            Artifact(path=member, size=len(data), sha256=sha256_bytes(data))
+            for member, data in members.items()
+        ]
+        listed = [
+            msgspec.structs.replace(c, artifacts=tuple(files.get(c.name, ())))
+            for c in self.candidates.values()
+        ]
         expected = {c.name: self.expected[c.name] for c in self.passed}
         golden, extra = golden_members(self.golden, expected, self.source.input)
         members |= extra
-        members[MEASUREMENTS] = b"".join(msgspec.json.encode(row) + b"\n" for row in self.rows)
+        members[MEASUREMENTS] = msgspec.json.Encoder().encode_lines(self.rows)
         chosen, provisional = self.choice()
-        manifest = Manifest(
-            edgetl_bundle=BUNDLE_VERSION,
-            name=path.stem,
-            task=self.source.task,
-            input=self.source.input,
-            outputs=self.source.task.outputs(),
-            normalize=self.source.normalize,
-            single_image=takes_one(parse_onnx(self.context.canonical)),
-            targets=tuple(device.name for device in self.plan.devices),
-            order=self.order(),
-            orders=self.orders(),
-            artifacts=tuple(artifacts.values()),
-            candidates=tuple(listed),
-            chosen=chosen,
-            provisional=provisional,
-            golden=golden,
-            provenance=self.source.provenance(self._tools(), self.max_drop),
-            calibration=self.context.used,
+        return write_bundle(
+            path,
+            Manifest(
+                edgetl_bundle=BUNDLE_VERSION,
+                name=path.stem,
+                task=self.source.task,
+                input=self.source.input,
+                outputs=self.source.task.outputs(),
+                normalize=self.source.normalize,
+                single_image=takes_one(parse_onnx(self.context.canonical)),
+                targets=tuple(device.name for device in self.plan.devices),
+                order=self.order(),
+                orders=self.orders(),
+                artifacts=tuple(artifacts),
+                candidates=tuple(listed),
+                chosen=chosen,
+                provisional=provisional,
+                golden=golden,
+                provenance=self.source.provenance(self._tools(), self.max_drop),
+                calibration=self.context.used,
+            ),
+            members,
         )
-        return write_bundle(path, manifest, members)
 
     def _tools(self) -> dict[str, str]:
         """Versions of the engines that scored candidates, and the machine."""
         used = {c.checked_with for c in self.candidates.values() if c.checked_with}
-        tools = dict(text.rsplit(" ", 1) for text in sorted(used))
-        return tools | {"machine": this_machine().fingerprint}
-
-
-def or_none(value: float) -> float | None:
-    """The value, or None for what JSON cannot hold."""
-    return value if math.isfinite(value) else None
+        versions = dict(text.rsplit(" ", 1) for text in sorted(used))
+        return versions | {"machine": this_machine().fingerprint}

@@ -59,20 +59,17 @@ def plan(
         raise UsageError(f"--target {targets} names a device twice.", fix="name each one once.")
     devices = tuple(find_device(name) for name in names)
     recipes = [recipe for device in devices for recipe in _of(device)]
-    more: list[Recipe] = []
-    if dla:
-        more = [find_recipe(name) for device in devices for name in device.dla_recipes]
-        if not more:
-            raise UsageError(
-                f"No deep learning accelerator is known of {targets}.",
-                fix="leave --dla away, or choose a target with one: `edgetl devices` lists them.",
-            )
-        recipes += more
+    wanted = devices if dla else ()
+    more = [find_recipe(name) for device in wanted for name in device.dla_recipes]
+    if dla and not more:
+        raise UsageError(
+            f"No deep learning accelerator is known of {targets}.",
+            fix="leave --dla away, or choose a target with one: `edgetl devices` lists them.",
+        )
     read = [_read(path) for path in extra]
     if len({recipe.name for recipe in read}) < len(read):
         raise UsageError("Two --recipe files have one name.", fix="give each one its own.")
-    recipes += read
-    unique = {recipe.name: recipe for recipe in recipes}
+    unique = {recipe.name: recipe for recipe in (*recipes, *more, *read)}
     matching = [
         recipe
         for recipe in unique.values()
@@ -98,10 +95,8 @@ def plan(
 
 
 def _of(device: Device) -> list[Recipe]:
-    recipes = [find_recipe(name) for name in device.recipes]
-    if device.kind != "cpu":
-        return recipes
-    return [recipe for recipe in recipes if _fits(recipe)]
+    recipes = map(find_recipe, device.recipes)
+    return [recipe for recipe in recipes if device.kind != "cpu" or _fits(recipe)]
 
 
 def _fits(recipe: Recipe) -> bool:

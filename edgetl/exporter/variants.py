@@ -6,17 +6,17 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 from edgetl.bundle.manifest import Candidate, FrontPoint
 from edgetl.errors import TraceError, missing_extra
 from edgetl.exporter.backends import backend_of
-from edgetl.exporter.candidates import Built, build, renamed, why
+from edgetl.exporter.candidates import WHOLE, Built, build, renamed, why
 from edgetl.exporter.context import BuildContext
 from edgetl.exporter.gate import distance_limit
 from edgetl.exporter.job import ExportJob, Say
 from edgetl.exporter.quantize.calibration import Rounding
-from edgetl.exporter.search.search import NEVER, Search, Trial, finalists, pareto
+from edgetl.exporter.search.search import NEVER, Search, finalists, pareto
 from edgetl.progress import progress_bar
 from edgetl.runtime.choose import fastest
 from edgetl.spec import Recipe
@@ -51,7 +51,7 @@ def add_trained(job: ExportJob) -> list[str]:
         job.trained = trained
         for recipe in integers:
             name = f"{recipe.name}-{TRAINED}"
-            make = partial(_trained, recipe, name, trained)
+            make = partial(_variant, recipe, name, trained, WHOLE, trained=True)
             job.attempt(recipe, make, trained, variant=TRAINED, name=name)
     return [note]
 
@@ -79,10 +79,6 @@ def trained_context(
     if not trained.ranges:
         return None, trained.note
     return context.with_trained(trained.canonical, trained.ranges), trained.note
-
-
-def _trained(recipe: Recipe, name: str, context: BuildContext) -> Built:
-    return renamed(build(recipe, context), name, trained=True)
 
 
 def add_placements(job: ExportJob, budget_s: float) -> list[str]:
@@ -123,7 +119,15 @@ def _search(job: ExportJob, base: Candidate, deadline: float) -> tuple[str, bool
     for number, trial in enumerate(chosen, 1):
         name = f"{base.name}-mixed{number if len(chosen) > 1 else ''}"
         hinted = backend_of(recipe).with_hint(recipe, trial.hint)
-        placed = partial(_placed, hinted, name, trial, search, context)
+        placed = partial(
+            _variant,
+            hinted,
+            name,
+            context,
+            search.kept(trial.parts),
+            kept_float=trial.parts,
+            trained=bool(context.trained),
+        )
         job.attempt(hinted, placed, context, variant="mixed", name=name)
     job.front += [
         FrontPoint(
@@ -159,8 +163,12 @@ def _searched(job: ExportJob) -> list[Candidate]:
     return [*timed, *rescued.values()]
 
 
-def _placed(
-    recipe: Recipe, name: str, trial: Trial, search: Search, context: BuildContext
+def _variant(
+    recipe: Recipe,
+    name: str,
+    context: BuildContext,
+    keep_float: frozenset[str],
+    **quantization: Any,
 ) -> Built:
-    built = build(recipe, context, search.kept(trial.parts))
-    return renamed(built, name, kept_float=trial.parts, trained=bool(context.trained))
+    """A recipe's files under a name of their own, with changes of what is said of them."""
+    return renamed(build(recipe, context, keep_float), name, **quantization)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgetl.engines import ENGINES, Options, find_engine, openvino, ready_engine
-from edgetl.engines.base import unloadable
+from edgetl.engines.base import imported
 from edgetl.errors import EngineError, EngineMissingError
 from edgetl.exporter.candidates import Built
 from edgetl.machine import available_cores, this_machine
@@ -366,4 +366,13 @@ def test_an_engine_that_cannot_be_imported_says_so(
     with pytest.raises(EngineMissingError, match="cannot be imported") as error:
         find_engine(name).version()
     assert error.value.fix == f"reinstall the package {name}."
-    assert "libfoo" in unloadable("X", "x", ImportError("libfoo.so.1: not found\nmore")).message
+
+
+def test_a_library_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_x.py").write_text("raise ImportError('libfoo.so.1: not found\\nmore')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EngineMissingError) as error:
+        imported("X", "broken_x")
+    assert error.value.message.endswith("libfoo.so.1: not found")

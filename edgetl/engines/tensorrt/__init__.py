@@ -27,14 +27,13 @@ from edgetl.engines.base import (
     accepted,
     check_settings,
     closed,
-    unloadable,
+    imported,
 )
 from edgetl.engines.onnx_wire import check_sealed
 from edgetl.engines.tensorrt import build as trt_build
 from edgetl.engines.tensorrt import cuda
-from edgetl.engines.tensorrt.build import STRONG_FROM, numbers, settings
+from edgetl.engines.tensorrt.build import STRONG_FROM, dla_refusal, numbers, settings
 from edgetl.engines.tensorrt.cache import Held, Parts, PlanCache, l4t_release
-from edgetl.engines.tensorrt.dla import dla_refusal
 from edgetl.engines.tensorrt.log import log_of, runtime_of
 from edgetl.engines.tensorrt.run import Loaded
 from edgetl.errors import EngineError, StorageError
@@ -88,11 +87,7 @@ def version() -> str:
 
 @functools.lru_cache(maxsize=1)
 def _tensorrt() -> Any:
-    try:
-        import tensorrt
-    except ImportError as error:
-        raise unloadable("TensorRT's Python binding", name, error) from error
-    return tensorrt
+    return imported("TensorRT's Python binding", name)
 
 
 def open(files: tuple[bytes, ...], options: Options) -> TrtSession:  # noqa: A001
@@ -102,8 +97,7 @@ def open(files: tuple[bytes, ...], options: Options) -> TrtSession:  # noqa: A00
 
 def prepare(files: tuple[bytes, ...], options: Options, batch: int) -> Ahead:
     """Put the engine for one batch size into the cache; StorageError when it cannot be kept."""
-    maker = _Maker(files[0], options)
-    made = maker.engine(batch, must_keep=True)  # loaded as well, to see that it loads
+    made = _Maker(files[0], options).engine(batch, must_keep=True)  # loaded, to see that it loads
     held = made.held
     assert held is not None
     held.close()

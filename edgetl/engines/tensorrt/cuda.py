@@ -106,12 +106,8 @@ def silence() -> str:
 
 def compute_capability() -> str:
     """Compute capability of device 0, such as "8.7"."""
-    parts = []
-    for attribute in (MAJOR, MINOR):
-        value = ctypes.c_int(0)
-        call("cudaDeviceGetAttribute", ctypes.byref(value), attribute, 0)
-        parts.append(str(value.value))
-    return ".".join(parts)
+    parts = (_number("cudaDeviceGetAttribute", which, 0) for which in (MAJOR, MINOR))
+    return ".".join(map(str, parts))
 
 
 def device_name() -> str:
@@ -123,13 +119,14 @@ def device_name() -> str:
 
 def runtime_version() -> str:
     """Version of the CUDA runtime, such as "12.6"."""
-    value = _version()
+    value = _number("cudaRuntimeGetVersion")
     return f"{value // 1000}.{value % 1000 // 10}"
 
 
-def _version() -> int:
+def _number(function: str, *arguments: Any) -> int:
+    """The integer that a function of the CUDA runtime writes to its first argument."""
     value = ctypes.c_int(0)
-    call("cudaRuntimeGetVersion", ctypes.byref(value))
+    call(function, ctypes.byref(value), *arguments)
     return value.value
 
 
@@ -222,7 +219,7 @@ def _instantiate(launchable: ctypes.c_void_p, graph: ctypes.c_void_p) -> None:
     target = ctypes.byref(launchable)
     if hasattr(runtime(), "cudaGraphInstantiateWithFlags"):  # from 11.4 on, the same ever since
         call("cudaGraphInstantiateWithFlags", target, graph, ctypes.c_ulonglong(0))
-    elif _version() < 12000:
+    elif _number("cudaRuntimeGetVersion") < 12000:
         nothing = ctypes.c_void_p()
         call("cudaGraphInstantiate", target, graph, nothing, nothing, ctypes.c_size_t(0))
     else:

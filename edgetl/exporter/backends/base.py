@@ -31,8 +31,8 @@ class Proxy(NamedTuple):
 
     def open(self, files: tuple[bytes, ...]) -> Session:
         """EngineMissingError or EngineError when that cannot be."""
-        options = Options(precision=self.precision, session=self.session)
-        return ready_engine(self.engine, self.session).open(files, options)
+        engine = ready_engine(self.engine, self.session)
+        return engine.open(files, Options(precision=self.precision, session=self.session))
 
     @property
     def version(self) -> str:

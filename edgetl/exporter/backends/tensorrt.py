@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from onnx import helper
+
+from edgetl.errors import TraceError
 from edgetl.exporter.backends.base import CANONICAL, Backend, Files, Proxy
 from edgetl.exporter.context import BuildContext
-from edgetl.exporter.onnx.checks import check_onnx
+from edgetl.exporter.onnx.checks import check_onnx, label, parse_onnx
 from edgetl.exporter.onnx.fp16 import strong_fp16
+from edgetl.exporter.onnx.passes import inferred_shapes
 from edgetl.exporter.quantize.calibration import Rounding
-from edgetl.exporter.tensorrt.dla import dla_friendly
 from edgetl.exporter.tensorrt.qdq import trt_qdq
 from edgetl.spec import Calibrator, Recipe
 
@@ -87,6 +90,31 @@ class TensorRt(Backend):
     def runs_fp16(self, recipe: Recipe) -> bool:
         """All of it, or what is not in integers."""
         return True
+
+
+def dla_friendly(canonical: bytes) -> bytes:
+    """The canonical ONNX as NVIDIA's deep learning accelerator (DLA) takes it whole.
+
+    Each GlobalAveragePool becomes an AveragePool whose fixed kernel is the whole plane: TensorRT
+    runs AveragePool on DLA, but not GlobalAveragePool. Nothing else changes, the result is
+    numerically equal and still of any batch size. DLA pools windows of up to 8 x 8: a larger one
+    falls back to the GPU, as do Flatten, HardSwish and HardSigmoid. Raises TraceError when a
+    plane's size is not fixed.
+    """
+    proto = parse_onnx(canonical)
+    shapes = inferred_shapes(proto)
+    for node in proto.graph.node:
+        if node.op_type != "GlobalAveragePool":
+            continue
+        kernel = shapes.get(node.input[0], [])[2:]
+        if not kernel or 0 in kernel:
+            raise TraceError(
+                f"{label(node)} reads '{node.input[0]}', whose height and width are not fixed.",
+                fix="give the network one image size.",
+            )
+        node.op_type = "AveragePool"
+        node.attribute.append(helper.make_attribute("kernel_shape", kernel))
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 backend = TensorRt()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgetl.errors import TraceError, UsageError
+from edgetl.errors import TraceError, UsageError, missing_extra
+from edgetl.machine import available_cores
 
 FLOAT, FLOAT16, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.UINT8
 INPUT = "images"
@@ -153,6 +156,24 @@ def parse_onnx(model: bytes) -> onnx.ModelProto:
         raise TraceError(f"These bytes are not an ONNX model: {error}", fix=_AGAIN) from error
 
 
+def host_runtime(what: str, *, severity: int = 4) -> Callable[[bytes], Any]:
+    """What opens the bytes of an ONNX file in ONNX Runtime, on this processor.
+
+    Of its own messages it prints those of `severity` and above; 4 is the gravest. Raises
+    EngineMissingError, for `what` needs it, where it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing_extra("export", what) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = available_cores()
+    options.log_severity_level = severity
+    return partial(
+        onnxruntime.InferenceSession, sess_options=options, providers=["CPUExecutionProvider"]
+    )
+
+
 def _check_versions(proto: onnx.ModelProto, *, max_opset: int, max_ir: int) -> None:
     if proto.ir_version > max_ir:
         raise TraceError(
@@ -181,7 +202,7 @@ def _check_self_contained(proto: onnx.ModelProto) -> None:
                 f"{label(node)} is of the operator domain '{node.domain}'.",
                 fix="use only standard operators in the network.",
             )
-    for tensor in _tensors(proto.graph):
+    for tensor in attached(proto.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise TraceError(f"Tensor '{tensor.name}' lies outside the file.", fix=_AGAIN)
 
@@ -189,16 +210,15 @@ def _check_self_contained(proto: onnx.ModelProto) -> None:
 def _check_interface(proto: onnx.ModelProto) -> None:
     stored = {i.name for i in proto.graph.initializer}
     inputs = [i for i in proto.graph.input if i.name not in stored]
-    found = _describe(inputs)
-    pattern = rf"{INPUT} {UINT8} \[([A-Za-z_]\w*|1), [1-9]\d*, [1-9]\d*, 3\]"
-    if (images := re.fullmatch(pattern, found)) is None:
+    pattern = rf"{INPUT} uint8 \[([A-Za-z_]\w*|1), [1-9]\d*, [1-9]\d*, 3\]"
+    if (images := re.fullmatch(pattern, _readable(inputs))) is None:
         raise TraceError(
             f"The model's input is {_readable(inputs)}, not {INPUT} uint8 [N, height, width, 3].",
             fix=_AGAIN,
         )
     count, many = ("1", "1") if images[1] == "1" else (r"[A-Za-z_]\w*", "N")
-    pattern = rf"[A-Za-z_][\w.-]* {FLOAT} \[{count}(, [1-9]\d*)+\]"
-    bad = [o for o in proto.graph.output if not re.fullmatch(pattern, _describe([o]))]
+    pattern = rf"[A-Za-z_][\w.-]* float \[{count}(, [1-9]\d*)+\]"
+    bad = [o for o in proto.graph.output if not re.fullmatch(pattern, _readable([o]))]
     if bad or not proto.graph.output:
         raise TraceError(
             f"The model's output is {_readable(bad)}, not float32 [{many}, …] of a fixed shape.",
@@ -222,18 +242,13 @@ def _check_casts(graph: onnx.GraphProto, types: dict[str, int]) -> None:
         raise TraceError(f"The network is cast to float16 {wide} times, not once.", fix=_AGAIN)
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterable[onnx.TensorProto]:
+def attached(graph: onnx.GraphProto) -> Iterable[onnx.TensorProto]:
+    """The graph's initializers, and the tensors among the attributes of its nodes."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:
                 yield attribute.t
-
-
-def _describe(values: Iterable[onnx.ValueInfoProto]) -> str:
-    return "; ".join(
-        f"{v.name} {v.type.tensor_type.elem_type} {_dims(v)}".replace("'", "") for v in values
-    )
 
 
 def _readable(values: Iterable[onnx.ValueInfoProto]) -> str:

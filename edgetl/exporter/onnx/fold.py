@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgetl.exporter.onnx.checks import FLOAT, INPUT, NORMALIZED, PREPROCESS, parse_onnx
-from edgetl.exporter.onnx.passes import attribute, drop_unused, set_nodes, stored_constants
+from edgetl.exporter.onnx.passes import attribute, drop_unused, refill, stored_constants
 
 CENTRE = f"{PREPROCESS}centre"
 _WEIGHT, _BIAS = f"{PREPROCESS}weight", f"{PREPROCESS}bias"  # names that no network has
@@ -56,7 +56,7 @@ def fold_normalisation(canonical: bytes) -> tuple[bytes, int] | None:
         node("Sub", [turned, CENTRE], [NORMALIZED], f"{PREPROCESS}subtract"),
     ]
     rest = [n for n in graph.node if not n.name.startswith(PREPROCESS)]
-    set_nodes(graph, [*head, *rest])
+    refill(graph.node, [*head, *rest])
     drop_unused(graph)
     return bytes(model.SerializeToString(deterministic=True)), centre
 
@@ -83,6 +83,6 @@ def read_pixels_directly(quantized: bytes) -> bytes:
         "Transpose", [INPUT], [first[0].output[0]], f"{PREPROCESS}transpose", perm=[0, 3, 1, 2]
     )
     drop = {f"{PREPROCESS}cast", f"{PREPROCESS}transpose", f"{PREPROCESS}subtract", first[0].name}
-    set_nodes(graph, [transpose, *(n for n in graph.node if n.name not in drop)])
+    refill(graph.node, [transpose, *(n for n in graph.node if n.name not in drop)])
     drop_unused(graph)
     return bytes(model.SerializeToString(deterministic=True))

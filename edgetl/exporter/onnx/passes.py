@@ -85,7 +85,7 @@ def lower(proto: onnx.ModelProto, check: Callable[[onnx.NodeProto], None]) -> No
         else:
             check(node)
             nodes.append(node)
-    set_nodes(proto.graph, nodes)
+    refill(proto.graph.node, nodes)
 
 
 def _lower_reduce(
@@ -152,9 +152,8 @@ def refuse_newer(node: onnx.NodeProto, opset: int) -> None:
     except onnx.defs.SchemaError as error:
         raise TraceError(f"{name} does not exist at opset {OPSET}.", fix=fix) from error
     theirs = onnx.defs.get_schema(node.op_type, opset)
-    if ours.since_version == theirs.since_version:
-        return
-    raise TraceError(f"{name} changed between opset {OPSET} and {opset}.", fix=fix)
+    if ours.since_version != theirs.since_version:
+        raise TraceError(f"{name} changed between opset {OPSET} and {opset}.", fix=fix)
 
 
 def prepend(graph: onnx.GraphProto, normalize: Normalize) -> None:
@@ -174,7 +173,7 @@ def prepend(graph: onnx.GraphProto, normalize: Normalize) -> None:
         helper.make_node(kind, inputs, [output], name=PREPROCESS + name, **attributes)
         for (kind, name, inputs, attributes), output in zip(steps, outputs, strict=True)
     ]
-    set_nodes(graph, [*head, *graph.node])
+    refill(graph.node, [*head, *graph.node])
 
 
 def reads(node: onnx.NodeProto) -> set[str]:
@@ -195,10 +194,8 @@ def drop_unused(graph: onnx.GraphProto) -> None:
         if needed & set(node.output):
             needed |= reads(node)
             kept.append(node)
-    set_nodes(graph, kept[::-1])
-    stored = [copy.deepcopy(i) for i in graph.initializer if i.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(stored)
+    refill(graph.node, kept[::-1])
+    refill(graph.initializer, [i for i in graph.initializer if i.name in needed])
 
 
 def rename(graph: onnx.GraphProto) -> None:
@@ -221,8 +218,7 @@ def rename(graph: onnx.GraphProto) -> None:
         node.input[:] = [names[n] for n in node.input]
         node.output[:] = [names[n] for n in node.output]
     fresh = [numpy_helper.from_array(numpy_helper.to_array(i), names[i.name]) for i in ordered]
-    del graph.initializer[:]
-    graph.initializer.extend(fresh)
+    refill(graph.initializer, fresh)
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -233,8 +229,12 @@ def stored_constants(graph: onnx.GraphProto) -> dict[str, Array]:
     return {i.name: numpy_helper.to_array(i) for i in graph.initializer}
 
 
-def inferred_shapes(proto: onnx.ModelProto) -> dict[str, list[int]]:
-    """Shape of every tensor of known rank; an axis that is not fixed is 0."""
+def inferred_shapes(proto: onnx.ModelProto, *, single: bool = False) -> dict[str, list[int]]:
+    """Shape of every tensor of known rank, of one image with `single`; an open axis is 0."""
+    if single:
+        proto = copy.deepcopy(proto)
+        for value in (*proto.graph.input, *proto.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = 1
     graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
     values = (*graph.input, *graph.value_info, *graph.output)
     return {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
@@ -242,14 +242,12 @@ def inferred_shapes(proto: onnx.ModelProto) -> dict[str, list[int]]:
 
 def attribute(node: onnx.NodeProto, name: str, default: float) -> float:
     """A numeric attribute of a node."""
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return float(helper.get_attribute_value(attribute))
-    return default
+    found = (helper.get_attribute_value(item) for item in node.attribute if item.name == name)
+    return float(next(found, default))
 
 
-def set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    """Make `nodes`, which may be the graph's own, all the nodes of the graph."""
-    fresh = [copy.deepcopy(n) for n in nodes]
-    del graph.node[:]
-    graph.node.extend(fresh)
+def refill(field: Any, items: Iterable[Any]) -> None:
+    """Let a repeated field, such as the nodes of a graph, hold `items`, which may be its own."""
+    fresh = [copy.deepcopy(item) for item in items]
+    del field[:]
+    field.extend(fresh)

@@ -9,18 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgetl.errors import EngineError, TraceError, UsageError, missing_extra
+from edgetl.errors import EngineError, TraceError, UsageError
 from edgetl.exporter.onnx.checks import (
     FLOAT,
     INPUT,
     NORMALIZED,
     PREPROCESS,
     check_images,
+    host_runtime,
     parse_onnx,
     tensor_types,
 )
 from edgetl.inputs.base import Pixels
-from edgetl.machine import available_cores
 from edgetl.spec import Calibrator
 
 Range = tuple[float, float]
@@ -138,10 +138,7 @@ def _plogp(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _session(proto: onnx.ModelProto, names: tuple[str, ...]) -> Any:
     """Open a session that returns `names` besides the network's own outputs."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise missing_extra("export", "Calibration") from error
+    opened = host_runtime("Calibration", severity=3)
     stored = {o.name for o in proto.graph.output}
     made = {o for node in proto.graph.node for o in node.output}
     for name in names:
@@ -151,13 +148,8 @@ def _session(proto: onnx.ModelProto, names: tuple[str, ...]) -> Any:
             )
         if name not in stored:
             proto.graph.output.append(onnx.ValueInfoProto(name=name))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = available_cores()
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(
-            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = opened(proto.SerializeToString())
     except Exception as error:  # onnxruntime raises many unrelated types
         raise EngineError(
             f"ONNX Runtime cannot run the model for calibration: {error}",

@@ -47,8 +47,8 @@ def nncf_int8(
     """
     check_images(onnx.load_model_from_string(canonical), images)
     folded = fold_normalisation(canonical) if recipe.fold_normalisation else None
+    data, centre = folded or (canonical, None)
     silence()
-    data, centre = (canonical, None) if folded is None else folded
     with quantizing(recipe, "NNCF", "OpenVINO") as folder:
         path = folder / "int8.xml"
         path.with_name(SOURCE).write_bytes(data)
@@ -76,11 +76,13 @@ def _quantize(
     shape = [1, *images.shape[1:]]
     model.reshape({INPUT: shape})
     fusible_gates(model)
-    kinds = {n.name: n.op_type for n in onnx.load(source).graph.node}
-    excluded = keep_float | {name for name, kind in kinds.items() if kind in recipe.exclude}
+    nodes = onnx.load(source).graph.node
+    excluded = keep_float | {n.name for n in nodes if n.op_type in recipe.exclude}
+    stored = ("Parameter", "Constant")
+    names = [o.get_friendly_name() for o in model.get_ops() if o.get_type_name() not in stored]
     ignored = [
         name
-        for name in (op.get_friendly_name() for op in _operations(model))
+        for name in names
         # conversion splits a node into several, such as Conv_1 and Conv_1/WithoutBiases
         if name.startswith(PREPROCESS) or name.partition("/")[0] in excluded
     ]
@@ -128,7 +130,3 @@ def _advanced(method: Calibrator, *, trained: bool) -> Any:
         disable_bias_correction=trained,
         activations_range_estimator_params=RangeEstimatorParameters(min=end("MIN"), max=end("MAX")),
     )
-
-
-def _operations(model: Any) -> list[Any]:
-    return [o for o in model.get_ops() if o.get_type_name() not in ("Parameter", "Constant")]

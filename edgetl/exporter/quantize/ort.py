@@ -12,6 +12,7 @@ import onnx
 from edgetl.errors import UsageError
 from edgetl.exporter.onnx.checks import NORMALIZED, PREPROCESS, Wires, check_onnx, parse_onnx
 from edgetl.exporter.onnx.fold import fold_normalisation, read_pixels_directly
+from edgetl.exporter.onnx.passes import refill
 from edgetl.exporter.quantize.calibration import Range
 from edgetl.exporter.quantize.scratch import quantizing
 from edgetl.spec import Recipe
@@ -40,10 +41,9 @@ def ort_int8(
             f"Recipe '{recipe.name}' does not say how to quantize for ONNX Runtime.",
             fix='set activation = "quint8" or "qint8" in the recipe.',
         )
-    folded = None
-    if recipe.fold_normalisation and recipe.activation == "quint8":
-        folded = fold_normalisation(canonical)
-    data, centre = (canonical, None) if folded is None else folded
+    folds = recipe.fold_normalisation and recipe.activation == "quint8"
+    folded = fold_normalisation(canonical) if folds else None
+    data, centre = folded or (canonical, None)
     with quantizing(recipe, "ONNX Runtime", "ONNX Runtime") as folder:
         _quantize(parse_onnx(data), folder, ranges, recipe, keep_float=keep_float, centre=centre)
         data = _tidy(onnx.load(folder / TARGET))
@@ -140,7 +140,5 @@ def _tidy(model: onnx.ModelProto) -> bytes:
     del model.graph.value_info[:]
     del model.metadata_props[:]
     domains = {n.domain for n in model.graph.node}
-    used = [o for o in model.opset_import if o.domain in domains]
-    del model.opset_import[:]
-    model.opset_import.extend(used)
+    refill(model.opset_import, [o for o in model.opset_import if o.domain in domains])
     return bytes(model.SerializeToString(deterministic=True))

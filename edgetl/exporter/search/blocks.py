@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import onnx
 
-from edgetl.exporter.onnx.checks import PREPROCESS, parse_onnx
+from edgetl.exporter.onnx.checks import PREPROCESS, Wires, parse_onnx
 
 DEPTHWISE, GATES, REGION = "depthwise", "squeeze-excite", "convolutions"  # how parts are called
 REGIONS = 4  # contiguous parts of about equal numbers of layers
@@ -25,7 +25,7 @@ def blocks(canonical: bytes) -> dict[str, frozenset[str]]:
     stored = {i.name: tuple(i.dims) for i in graph.initializer}
     nodes = [n for n in graph.node if not n.name.startswith(PREPROCESS)]
     heavy = [n for n in nodes if n.op_type in _HEAVY]
-    gates = squeeze_excite(nodes)
+    gates = squeeze_excite(graph)
     found: dict[str, set[str]] = defaultdict(set)
     for node in heavy:
         shape = stored.get(node.input[1], ())
@@ -43,25 +43,19 @@ def blocks(canonical: bytes) -> dict[str, frozenset[str]]:
     return {name: frozenset(members) for name, members in found.items() if members}
 
 
-def squeeze_excite(nodes: list[onnx.NodeProto]) -> set[str]:
+def squeeze_excite(graph: onnx.GraphProto) -> set[str]:
     """Nodes from behind a global pooling up to the product with what was pooled."""
-    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in nodes:
-        for name in node.input:
-            readers[name].append(node)
-    found: set[str] = set()
-    for pool in nodes:
-        if pool.op_type == "GlobalAveragePool":
-            found |= _gate(pool, readers)
-    return found
+    wires = Wires(graph)
+    pools = [n for n in graph.node if n.op_type == "GlobalAveragePool"]
+    return set[str]().union(*(_gate(pool, wires) for pool in pools))
 
 
-def _gate(pool: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]]) -> set[str]:
+def _gate(pool: onnx.NodeProto, wires: Wires) -> set[str]:
     """What follows `pool` up to a Mul that also reads the pooled tensor; nothing without one."""
     seen: set[str] = set()
     front = [pool.output[0]]
     while front:
-        for node in readers[front.pop()]:
+        for node in wires.readers(front.pop()):
             if node.name in seen:
                 continue
             seen.add(node.name)

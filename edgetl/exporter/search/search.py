@@ -21,9 +21,9 @@ import msgspec
 import numpy as np
 
 import edgetl
-from edgetl.engines import Options, Session, ready_engine
+from edgetl.engines import Session, ready_engine
 from edgetl.errors import EngineError, StorageError, TraceError
-from edgetl.exporter.backends import backend_of
+from edgetl.exporter.backends import Proxy, backend_of
 from edgetl.exporter.candidates import Built, build, mean_distance
 from edgetl.exporter.context import BuildContext
 from edgetl.exporter.search.blocks import DEPTHWISE, GATES, REGION, blocks
@@ -66,13 +66,12 @@ class Search:
         self.hints = backend_of(recipe).hints(recipe)  # precisions of what is not quantized
         self.context, self.deadline, self.say = context, deadline, say
         self.parts = blocks(context.canonical)
-        engine = ready_engine(recipe.engine)
         key = [
             sha256_bytes(context.canonical),
             msgspec.json.encode(self.recipe).decode(),
             sha256_bytes(context.photos(PHOTOS).tobytes()),
             this_machine().fingerprint,
-            engine.version(),
+            ready_engine(recipe.engine).version(),
             edgetl.__version__,
             METHOD,
         ]
@@ -112,7 +111,8 @@ class Search:
     def _walk(self, best: Trial, better: Callable[[Trial, Trial], bool]) -> Trial:
         """Add a part, or for speed remove one, while the best change is `better`."""
         while True:
-            near = [{*best.parts, n} for n in self.parts if not self._covered(n, best.parts)]
+            floats = self.kept(best.parts)
+            near = [{*best.parts, name} for name, nodes in self.parts.items() if nodes - floats]
             if better is _quickens:
                 near += [{*best.parts} - {name} for name in best.parts]
             tried = [self._best(tuple(sorted(parts))) for parts in near]
@@ -141,10 +141,6 @@ class Search:
             self._keep(key, msgspec.structs.replace(trial, ratio=ratio, confirmed=True))
         return self.trials[key]
 
-    def _covered(self, name: str, parts: tuple[str, ...]) -> bool:
-        """Whether the part's nodes are all kept in floating point already."""
-        return self.parts[name] <= self.kept(parts)
-
     def kept(self, parts: tuple[str, ...]) -> frozenset[str]:
         """Node names of parts."""
         return frozenset().union(*(self.parts[name] for name in parts))
@@ -155,18 +151,12 @@ class Search:
 
     def _trial(self, parts: tuple[str, ...], hint: str) -> Trial:
         key = (parts, hint)
-        if key in self.trials:
-            return self.trials[key]
-        if key in self._known:
-            self.trials[key] = self._known[key]
-            return self.trials[key]
-        self._check_time()
-        text = (
-            f"trial {len(self.trials) + 1}, in {hint or 'float'}: {', '.join(parts) or 'nothing'}"
-        )
-        self.say(text)
-        self._keep(key, self._run(parts, hint))
-        return self.trials[key]
+        if key not in self._known:
+            self._check_time()
+            named = ", ".join(parts) or "nothing"
+            self.say(f"trial {len(self.trials) + 1}, in {hint or 'float'}: {named}")
+            self._keep(key, self._run(parts, hint))
+        return self.trials.setdefault(key, self._known[key])
 
     def _check_time(self) -> None:
         if Interrupt.noted:  # something native swallowed it
@@ -177,7 +167,7 @@ class Search:
     def _keep(self, key: tuple[tuple[str, ...], str], trial: Trial) -> None:
         self.trials[key] = self._known[key] = trial
         with contextlib.suppress(StorageError):  # the next search measures it again, no more
-            write_bytes(self.path, b"".join(_line(t) for t in self._known.values()))
+            write_bytes(self.path, msgspec.json.Encoder().encode_lines(self._known.values()))
 
     @property
     def path(self) -> Path:
@@ -241,8 +231,8 @@ class Search:
 def open_built(built: Built, hint: str) -> Session:
     """A session on this machine; EngineError when it cannot be."""
     recipe = backend_of(built.recipe).with_hint(built.recipe, hint)
-    options = Options(precision=recipe.precision, session=recipe.session)
-    return ready_engine(recipe.engine, recipe.session).open(tuple(built.files.values()), options)
+    own = Proxy(recipe.engine, recipe.precision, recipe.session)
+    return own.open(tuple(built.files.values()))
 
 
 def time_ratio(session: Session, other: Session, image: Any, *, turns: int = TURNS) -> float:
@@ -299,7 +289,3 @@ def _pays(old: Trial, new: Trial) -> bool:
 def _price(old: Trial, new: Trial) -> float:
     """Time that a placement costs for each nat it gains."""
     return max(new.ratio - old.ratio, 1e-4) / max(old.divergence - new.divergence, 1e-9)
-
-
-def _line(trial: Trial) -> bytes:
-    return msgspec.json.encode(trial) + b"\n"

@@ -30,27 +30,21 @@ class Source(Protocol):
 
     def validation(self) -> ValidationSet:
         """The samples that decide what ships; none of them ever calibrates or trains."""
-        ...
 
     def calibration(self, count: int) -> tuple[Pixels, Calibration]:
         """Up to `count` training samples, every class by its share, and their fingerprint.
 
         Fewer are always the first ones of more.
         """
-        ...
 
     def held_out(self, count: int) -> Pixels:
         """Up to `count` training samples that `calibration` never gives: they choose ranges."""
-        ...
 
     def reference(self, images: Pixels) -> Outputs:
         """FP32 outputs `(N, …)` of the network as it was given."""
-        ...
 
     def canonical(self) -> bytes:
         """The network as the canonical ONNX that `check_onnx` accepts."""
-        ...
 
     def provenance(self, versions: dict[str, str], max_drop: float) -> Provenance:
         """Where the network came from; `versions` are the tools that the export used."""
-        ...

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from edgetl.errors import TraceError
 from edgetl.exporter.onnx.checks import INPUT, NORMALIZED, PREPROCESS, Wires, label
+from edgetl.exporter.onnx.passes import attribute
 
 Array = npt.NDArray[np.generic]
 
@@ -20,11 +21,6 @@ _AGAIN = "export again with edgetl; if that does not help, report the model's ar
 def broken(node: onnx.NodeProto, rule: str) -> NoReturn:
     """Raise the TraceError of a broken rule."""
     raise TraceError(f"{label(node)} breaks a rule of TensorRT: {rule}.", fix=_AGAIN)
-
-
-def integer(node: onnx.NodeProto, name: str, default: int) -> int:
-    """An integer attribute of a node."""
-    return next((int(a.i) for a in node.attribute if a.name == name), default)
 
 
 class QuantizedGraph:
@@ -66,7 +62,7 @@ class QuantizedGraph:
         if first is None or first.op_type != "QuantizeLinear":
             broken(node, "weights are floats behind a QuantizeLinear, since TensorRT 8 needs that")
         same = np.array_equal(self.parameters(first), self.parameters(node))
-        if not same or integer(first, "axis", 1) != integer(node, "axis", 1):
+        if not same or attribute(first, "axis", 1) != attribute(node, "axis", 1):
             broken(node, "both halves of a pair have the same scale and axis")
         if node.output[0] in self.wires.outputs:
             broken(node, "outputs of the network are not quantized")

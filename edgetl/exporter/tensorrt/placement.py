@@ -9,6 +9,7 @@ from typing import NamedTuple
 import onnx
 
 from edgetl.exporter.onnx.checks import NORMALIZED, PREPROCESS, Wires
+from edgetl.exporter.onnx.passes import attribute, inferred_shapes
 
 _POOLS = frozenset({"GlobalAveragePool", "AveragePool"})
 _ACTIVATIONS = frozenset(
@@ -48,7 +49,7 @@ class Placement:
         self.weights: dict[Edge, int] = {}
         self.activations: dict[Edge, None] = {}
         self.groups: list[set[str]] = []
-        self._rows = _rows(model)
+        self._shapes = inferred_shapes(model, single=True)
         excluded = frozenset(exclude)
         free = [
             (i, n)
@@ -82,7 +83,8 @@ class Placement:
             return 0 if _conv_pays(shape, attribute(node, "group", 1), first=first) else None
         if node.op_type not in ("Gemm", "MatMul") or len(shape) != 2 or min(shape) < _SMALL:
             return None
-        if attribute(node, "transA", 0) or self._rows.get(node.output[0], 1) < 2:
+        rows = math.prod(self._shapes.get(node.output[0], [])[:-1])
+        if attribute(node, "transA", 0) or rows < 2:
             return None  # matrix times vector: it is bound by memory, and INT8 does not pay
         return 0 if node.op_type == "Gemm" and attribute(node, "transB", 0) else 1
 
@@ -174,12 +176,7 @@ def is_sum(node: onnx.NodeProto, wires: Wires) -> bool:
     return node.op_type == "Add" and len(set(variables(node, wires))) == 2
 
 
-def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    """An integer attribute of a node."""
-    return next((int(a.i) for a in node.attribute if a.name == name), default)
-
-
-def _conv_pays(shape: list[int], group: int, *, first: bool) -> bool:
+def _conv_pays(shape: list[int], group: float, *, first: bool) -> bool:
     """Whether INT8 pays for a Conv of weight `(out, in / group, …)`; a depthwise one has in = 1."""
     wide, deep, kernel = shape[0], shape[1], shape[2:]
     if min(wide, deep) >= _SMALL:
@@ -188,23 +185,6 @@ def _conv_pays(shape: list[int], group: int, *, first: bool) -> bool:
         return wide % 8 == 0 and min(kernel) >= 3
     whole = wide % 8 == 0 or deep % 8 == 0
     return whole and (first or max(wide, deep) >= _SMALL) and len(set(kernel)) == 1
-
-
-def _rows(model: onnx.ModelProto) -> dict[str, int]:
-    """Rows of the result of every matrix product for one image; left out where not known."""
-    results = {n.output[0] for n in model.graph.node if n.op_type in ("Gemm", "MatMul")}
-    if not results:
-        return {}
-    single = onnx.ModelProto()
-    single.CopyFrom(model)
-    for value in (*single.graph.input, *single.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
-    dims = {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in (*inferred.value_info, *inferred.output)
-    }
-    return {name: math.prod(dims[name][:-1]) for name in results & dims.keys()}
 
 
 def _distances(tensor: str, wires: Wires) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,6 +12,7 @@ from onnx import helper, numpy_helper
 from edgetl.errors import TraceError
 from edgetl.exporter.onnx.checks import parse_onnx
 from edgetl.exporter.onnx.fp16 import raise_opset, strong_fp16
+from edgetl.exporter.onnx.passes import refill
 from edgetl.exporter.quantize.calibration import Range
 from edgetl.exporter.tensorrt.placement import Edge, Placement
 from edgetl.exporter.tensorrt.rules import check_trt_qdq
@@ -168,13 +168,11 @@ def _write(
             if len(placement.wires.readers(name)) == 1:
                 rounded = _rounded(weight, scale, axis)
                 stored.CopyFrom(numpy_helper.from_array(rounded, name))
-        nodes += [*pairs.nodes, copy.deepcopy(node)]
+        nodes += [*pairs.nodes, node]
         pairs.nodes.clear()
-    graph = model.graph
-    del graph.node[:]
-    del graph.value_info[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(pairs.constants)
+    refill(model.graph.node, nodes)
+    del model.graph.value_info[:]
+    model.graph.initializer.extend(pairs.constants)
 
 
 def _rounded(weight: Array, scale: Array, axis: int) -> Array:

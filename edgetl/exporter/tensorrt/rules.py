@@ -15,7 +15,8 @@ from edgetl.exporter.onnx.checks import (
     check_onnx,
     parse_onnx,
 )
-from edgetl.exporter.tensorrt.pairs import QuantizedGraph, broken, integer
+from edgetl.exporter.onnx.passes import attribute, inferred_shapes
+from edgetl.exporter.tensorrt.pairs import QuantizedGraph, broken
 
 WEAK_OPSET, STRONG_OPSET = 17, 19  # QuantizeLinear takes float16 from 19 on
 
@@ -47,7 +48,7 @@ def check_trt_qdq(
         check_fp16(model)
     proto = parse_onnx(model)
     graph = QuantizedGraph(proto, FLOAT16 if strong else FLOAT)
-    rows, after = _result_rows(proto), graph.wires.after_weights()
+    shapes, after = inferred_shapes(proto, single=True), graph.wires.after_weights()
     for node in graph.nodes:
         early = node.name.startswith(PREPROCESS)
         free = not early and node.name not in keep_float and node.op_type not in exclude
@@ -56,7 +57,8 @@ def check_trt_qdq(
             continue
         free = free and node.output[0] not in after
         if node.op_type in _PRODUCTS:
-            _check_product(graph, node, rows.get(node.output[0], 1), free=free)
+            rows = math.prod(shapes.get(node.output[0], [])[:-1])
+            _check_product(graph, node, rows, free=free)
         elif node.op_type in _POOLS and free and not graph.through(node, 0):
             broken(node, "the input of average pooling is quantized")
         elif node.op_type == "Add":
@@ -98,9 +100,9 @@ def _check_product(graph: QuantizedGraph, node: onnx.NodeProto, rows: int, *, fr
         return
     quantize = graph.pairs[node.input[1]]
     shape = list(graph.wires.constants[quantize.input[0]].dims)
-    transposed = node.op_type == "Gemm" and integer(node, "transB", 0)
+    transposed = node.op_type == "Gemm" and attribute(node, "transB", 0)
     axis = 0 if node.op_type == "Conv" or transposed else 1
-    if integer(quantize, "axis", 1) != axis:
+    if attribute(quantize, "axis", 1) != axis:
         broken(node, f"its weight is scaled along axis {axis}, its output channels")
     if graph.parameters(quantize).shape != (shape[axis],):
         broken(node, f"its weight has one scale for each of {shape[axis]} output channels")
@@ -112,12 +114,12 @@ def _pays(graph: QuantizedGraph, node: onnx.NodeProto, rows: int) -> bool:
     if weight is None or graph.constant(node.input[0]):
         return False
     if node.op_type != "Conv":
-        plain = len(weight.dims) == 2 and not integer(node, "transA", 0)
+        plain = len(weight.dims) == 2 and not attribute(node, "transA", 0)
         return plain and all(size >= 16 for size in weight.dims) and rows > 1
     outputs, inputs, *kernel = weight.dims
     if outputs >= 16 and inputs >= 16:
         return True
-    if integer(node, "group", 1) > 1:
+    if attribute(node, "group", 1) > 1:
         return outputs % 8 == 0 and all(size >= 3 for size in kernel)
     first = graph.source(node.input[0]) in (NORMALIZED, f"{NORMALIZED}/half")
     if not (outputs % 8 == 0 or inputs % 8 == 0) or any(size != kernel[0] for size in kernel):
@@ -197,16 +199,3 @@ def _check_concat(graph: QuantizedGraph, node: onnx.NodeProto, *, free: bool) ->
     pairs = [*after, *(graph.pairs[name] for name in node.input if name in graph.pairs)]
     if any(taken) and len({float(graph.parameters(q).item()) for q in pairs}) != 1:
         broken(node, "inputs and output of a Concat have one scale")
-
-
-def _result_rows(proto: onnx.ModelProto) -> dict[str, int]:
-    """Rows of every tensor of two axes or more when one image is given."""
-    single = onnx.ModelProto()
-    single.CopyFrom(proto)
-    for value in (*single.graph.input, *single.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    graph = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
-    return {
-        value.name: math.prod(d.dim_value for d in value.type.tensor_type.shape.dim[:-1])
-        for value in (*graph.value_info, *graph.output)
-    }

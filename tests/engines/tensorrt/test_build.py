@@ -16,8 +16,7 @@ import pytest
 from edgetl.engines import Options
 from edgetl.engines.tensorrt import build as trt_build
 from edgetl.engines.tensorrt import cuda
-from edgetl.engines.tensorrt.build import build, settings, workspace
-from edgetl.engines.tensorrt.dla import dla_refusal
+from edgetl.engines.tensorrt.build import build, dla_refusal, settings, workspace
 from edgetl.engines.tensorrt.log import log_of
 from edgetl.errors import EngineError
 

@@ -117,7 +117,7 @@ def test_a_gate_with_its_own_products() -> None:
         ("Conv", ["y", "u"], "z"),
         ("Mul", ["z", "k"], "end"),
     )
-    assert squeeze_excite(nodes) == {n.name for n in nodes[1:7]}
+    assert squeeze_excite(onnx.GraphProto(node=nodes)) == {n.name for n in nodes[1:7]}
 
 
 @pytest.mark.parametrize("last", ["Gemm", "Mul"])
@@ -125,7 +125,7 @@ def test_a_classifier_behind_a_pool_is_no_gate(last: str) -> None:
     nodes = chain(
         ("GlobalAveragePool", ["x"], "p"), ("Flatten", ["p"], "f"), (last, ["f", "w"], "y")
     )
-    assert squeeze_excite(nodes) == set()
+    assert squeeze_excite(onnx.GraphProto(node=nodes)) == set()
 
 
 def test_a_gate_of_matrix_products_is_no_classifier(

@@ -21,11 +21,11 @@ from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 from edgetl.engines.onnxruntime import UNFUSED
 from edgetl.errors import TraceError
 from edgetl.exporter.backends.base import CANONICAL
+from edgetl.exporter.backends.tensorrt import dla_friendly
 from edgetl.exporter.onnx.checks import check_fp16
 from edgetl.exporter.onnx.fp16 import raise_opset, strong_fp16
 from edgetl.exporter.onnx.trace import trace
 from edgetl.exporter.quantize.calibration import activation_ranges, float_tensors
-from edgetl.exporter.tensorrt.dla import dla_friendly
 from edgetl.exporter.tensorrt.qdq import trt_qdq
 from edgetl.exporter.tensorrt.rules import check_trt_qdq
 from edgetl.inputs.image import sized

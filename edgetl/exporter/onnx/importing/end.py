@@ -14,6 +14,7 @@ from edgetl.exporter.onnx.checks import FLOAT
 from edgetl.exporter.onnx.importing.file import called
 from edgetl.exporter.onnx.importing.passes import tensor_types
 from edgetl.exporter.onnx.importing.run import Given, GivenNetwork
+from edgetl.exporter.onnx.passes import refill
 from edgetl.inputs.base import Pixels
 from edgetl.spec import Normalize
 
@@ -35,8 +36,11 @@ def find_logits(given: Given) -> Given:
     given = _cut(given)
     shape = _answer(given).shape
     _classes_axis(given, shape, given.model.graph.output[0].name)
-    if len(shape) > 2:
-        _flatten(given.model.graph)
+    if len(shape) > 2:  # axes of 1 are left out
+        graph, old = given.model.graph, given.model.graph.output[0]
+        flat, kind = f"{old.name}/flat", old.type.tensor_type.elem_type
+        graph.node.append(helper.make_node("Flatten", [old.name], [flat], axis=1))
+        refill(graph.output, [helper.make_tensor_value_info(flat, kind, None)])
     return given._replace(classes=_trial(given))
 
 
@@ -128,8 +132,7 @@ def _cut(given: Given) -> Given:
         )
     kind = tensor_types(given.model).get(node.input[0], FLOAT)
     model = copy.deepcopy(given.model)
-    del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info(node.input[0], kind, None))
+    refill(model.graph.output, [helper.make_tensor_value_info(node.input[0], kind, None)])
     cut = given._replace(model=model)
     shape = _answer(cut).shape
     found = _classes_axis(cut, shape, node.input[0])
@@ -171,16 +174,6 @@ def _behind(graph: onnx.GraphProto) -> tuple[onnx.NodeProto | None, list[onnx.No
             scaled.append(node)
         node = makers.get(computed[0])
     return node, scaled
-
-
-def _flatten(graph: onnx.GraphProto) -> None:
-    """Leave axes of 1 out of the output."""
-    old = graph.output[0]
-    flat = f"{old.name}/flat"
-    graph.node.append(helper.make_node("Flatten", [old.name], [flat], axis=1))
-    kind = old.type.tensor_type.elem_type
-    del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(flat, kind, None))
 
 
 def _extract(given: Given, tensor: str) -> str:

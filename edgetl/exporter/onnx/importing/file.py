@@ -14,7 +14,7 @@ from onnx import external_data_helper, inliner, numpy_helper
 
 from edgetl.engines.base import first_line
 from edgetl.errors import TraceError, UsageError
-from edgetl.exporter.onnx.passes import reads, set_nodes
+from edgetl.exporter.onnx.passes import reads, refill
 from edgetl.files import sha256_bytes
 
 OLDEST_OPSET = 7
@@ -131,8 +131,8 @@ def _opset(model: onnx.ModelProto, name: str) -> int:
             fix="export the model again at opset 17.",
         )
     others = [e for e in model.opset_import if e.domain not in ("", "ai.onnx")]
-    del model.opset_import[:]  # stated once, and under one name
-    model.opset_import.extend([*others, onnx.OperatorSetIdProto(domain="", version=opset)])
+    stated = onnx.OperatorSetIdProto(domain="", version=opset)  # once, and under one name
+    refill(model.opset_import, [*others, stated])
     return opset
 
 
@@ -179,7 +179,7 @@ def _sort(graph: onnx.GraphProto, name: str) -> None:
         stuck = next(n for n, makers in zip(nodes, before, strict=True) if makers)
         raise TraceError(f"{name}: {called(stuck)} needs its own result, in a circle.", fix=_AGAIN)
     if order != sorted(order):
-        set_nodes(graph, [nodes[i] for i in order])
+        refill(graph.node, [nodes[i] for i in order])
 
 
 def _check_names(graph: onnx.GraphProto, name: str) -> None:

@@ -12,10 +12,10 @@ import onnx
 from edgetl.errors import TraceError, UsageError
 from edgetl.exporter.onnx.checks import type_name
 from edgetl.exporter.onnx.importing.end import find_logits
-from edgetl.exporter.onnx.importing.file import all_nodes, called, read_file
+from edgetl.exporter.onnx.importing.file import GivenFile, all_nodes, called, read_file
 from edgetl.exporter.onnx.importing.passes import simplify
 from edgetl.exporter.onnx.importing.run import TYPES, Given
-from edgetl.exporter.onnx.passes import drop_unused, stored_constants
+from edgetl.exporter.onnx.passes import drop_unused, refill, stored_constants
 
 Layout = Literal["auto", "nchw", "nhwc"]
 
@@ -55,8 +55,7 @@ def read_given(
     _check_weights(computed.graph, file.name)
     _choose_output(file.model.graph, file.name, output)
     sides = (size, size) if isinstance(size, int) else size
-    given = _interface(file.model, file.name, sides, layout)
-    return find_logits(given._replace(sha256=file.sha256, opset=file.opset))
+    return find_logits(_interface(file, sides, layout))
 
 
 def _refuse(node: onnx.NodeProto, name: str) -> None:
@@ -118,18 +117,13 @@ def _choose_output(graph: onnx.GraphProto, name: str, asked: str | None) -> None
             fix="name that of the logits by --output NAME.",
         )
     if len(names) > 1:
-        kept = next(output for output in graph.output if output.name == asked)
-        only = copy.deepcopy(kept)
-        del graph.output[:]
-        graph.output.append(only)
+        refill(graph.output, [output for output in graph.output if output.name == asked])
         drop_unused(graph)
 
 
-def _interface(
-    model: onnx.ModelProto, name: str, size: tuple[int, int] | None, layout: Layout
-) -> Given:
-    """What the file takes and returns; everything else of Given is filled in later."""
-    graph = model.graph
+def _interface(file: GivenFile, size: tuple[int, int] | None, layout: Layout) -> Given:
+    """What the file takes and returns; the number of classes is found later."""
+    graph, name = file.model.graph, file.name
     stored = {i.name for i in graph.initializer}
     inputs = [i for i in graph.input if i.name not in stored]
     if len(inputs) != 1:
@@ -147,10 +141,10 @@ def _interface(
     sides = dims[2:] if found == "nchw" else dims[1:3]
     height, width = _size(sides, size, name)
     return Given(
-        model=model,
+        model=file.model,
         name=name,
-        sha256="",
-        opset=0,
+        sha256=file.sha256,
+        opset=file.opset,
         input=inputs[0].name,
         output=graph.output[0].name,
         dtype=kind.elem_type,

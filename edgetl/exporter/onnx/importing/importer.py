@@ -13,7 +13,7 @@ from onnx import helper, inliner, version_converter
 from edgetl.engines.base import first_line
 from edgetl.errors import TraceError, UsageError
 from edgetl.exporter.golden import drawing
-from edgetl.exporter.onnx.checks import FLOAT, FLOAT16, INPUT, NORMALIZED, UINT8
+from edgetl.exporter.onnx.checks import FLOAT, FLOAT16, INPUT, NORMALIZED, UINT8, host_runtime
 from edgetl.exporter.onnx.importing.batch import free_batch
 from edgetl.exporter.onnx.importing.passes import (
     drop_idle,
@@ -31,11 +31,10 @@ from edgetl.exporter.onnx.passes import (
     finish,
     lower,
     prepend,
+    refill,
     rename,
-    set_nodes,
 )
 from edgetl.inputs.base import Pixels
-from edgetl.machine import available_cores
 from edgetl.metrics import Logits
 from edgetl.spec import Normalize
 
@@ -105,8 +104,7 @@ def _rewritten(
         free_batch(model, _sides(given), given.batch)
     lower(model, _accept)
     drop_unused(model.graph)
-    folded = fold_batch_norm(model.graph)
-    if folded:
+    if folded := fold_batch_norm(model.graph):
         notes.append(f"batch normalisations folded into their convolutions: {folded}")
     _join(model.graph, given, normalize)
     shape = (given.height, given.width, 3)
@@ -138,13 +136,11 @@ def _check_normalize(given: Given, normalize: Normalize) -> None:
 
 def _fix_interface(model: onnx.ModelProto, given: Given, count: int | str) -> None:
     """State one float input of known shape, and leave all inferred shapes to be inferred again."""
-    graph = model.graph
     kind = FLOAT16 if given.dtype == FLOAT16 else FLOAT
     images = helper.make_tensor_value_info(given.input, kind, [count, *_sides(given)])
-    output = graph.output[0]
-    del graph.input[:], graph.value_info[:]
-    graph.input.append(images)
-    output.type.tensor_type.ClearField("shape")
+    refill(model.graph.input, [images])
+    del model.graph.value_info[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
     model.ir_version = max(model.ir_version, 4)  # before 4, initializers had to be inputs
 
 
@@ -180,19 +176,11 @@ def _expand(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     for node in model.graph.node:
         schema = onnx.defs.get_schema(node.op_type, opset)
         defined = schema.has_function or schema.has_context_dependent_function
-        if defined and not _exists(node.op_type):
+        if defined and not onnx.defs.has(node.op_type, OPSET):
             newer.add(("", node.op_type))
     if not newer:
         return model
     return inliner.inline_selected_functions(model, sorted(newer), inline_schema_functions=True)
-
-
-def _exists(kind: str) -> bool:
-    try:
-        onnx.defs.get_schema(kind, OPSET)
-    except onnx.defs.SchemaError:
-        return False
-    return True
 
 
 def _accept(node: onnx.NodeProto) -> None:
@@ -201,24 +189,17 @@ def _accept(node: onnx.NodeProto) -> None:
     Most operators changed in the types that they take only; `_compare` proves the rest.
     """
     name = f"{node.op_type} '{node.name or node.output[0]}'"
-    if not _exists(node.op_type):
+    if not onnx.defs.has(node.op_type, OPSET):
         raise TraceError(f"{name} does not exist at opset {OPSET}, which targets read.", fix=_FIX)
     ours = onnx.defs.get_schema(node.op_type, OPSET)
-    kept = []
-    for item in node.attribute:
-        if item.name in ours.attributes:
-            kept.append(item)
-            continue
+    for item in [item for item in node.attribute if item.name not in ours.attributes]:
         value = helper.get_attribute_value(item)
         plain = item.name == "dilations" and set(value) == {1}
         if not plain and value not in _HARMLESS.get(item.name, ()):
             raise TraceError(
                 f"{name} has the attribute {item.name}, which came after opset {OPSET}.", fix=_FIX
             )
-    if len(node.attribute) > len(kept):
-        kept = [copy.deepcopy(item) for item in kept]
-        del node.attribute[:]
-        node.attribute.extend(kept)
+        node.attribute.remove(item)
     if len(node.input) > ours.max_input:
         raise TraceError(
             f"{name} has {len(node.input)} inputs; at opset {OPSET} it has {ours.max_input}.",
@@ -234,7 +215,7 @@ def _join(graph: onnx.GraphProto, given: Given, normalize: Normalize) -> None:
     renumber(graph, {given.input: "given", graph.output[0].name: OUTPUT})
     if given.layout == "nhwc":
         back = helper.make_node("Transpose", [NORMALIZED], ["given"], perm=[0, 2, 3, 1])
-        set_nodes(graph, [back, *graph.node])
+        refill(graph.node, [back, *graph.node])
         drop_transposes(graph)
         drop_unused(graph)
     else:
@@ -254,9 +235,8 @@ def _compare(
     height, width = given.height, given.width
     noise = np.random.default_rng(_SEED).integers(0, 256, (1, height, width, 3), np.uint8)
     drawn = [drawing(seed, (width, height)) for seed in range(_DRAWINGS)]
-    tried = np.concatenate([noise, drawn])
-    if images is not None:
-        tried = np.concatenate([tried, images])
+    more = [] if images is None else [images]
+    tried = np.concatenate([noise, drawn, *more])
     wanted = GivenNetwork(given).logits(tried, normalize)
     if not np.isfinite(wanted).all():
         bad = int((~np.isfinite(wanted)).any(axis=1).argmax())
@@ -281,15 +261,8 @@ def _compare(
 
 def _logits(canonical: bytes, images: Pixels, name: str, *, single: bool) -> Logits:
     """The canonical ONNX's logits, of one image and then of all others at once, or one by one."""
-    import onnxruntime
-
-    config = onnxruntime.SessionOptions()
-    config.intra_op_num_threads = available_cores()
-    config.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(
-            canonical, config, providers=["CPUExecutionProvider"]
-        )
+        session = host_runtime("A given ONNX model")(canonical)
         blocks = np.split(images, np.arange(1, len(images) if single else 2))
         parts = [session.run([OUTPUT], {INPUT: block})[0] for block in blocks]
     except Exception as error:

@@ -14,8 +14,8 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from edgetl.exporter.onnx.checks import FLOAT, FLOAT16
-from edgetl.exporter.onnx.passes import Array, attribute, set_nodes, stored_constants
+from edgetl.exporter.onnx.checks import FLOAT, FLOAT16, attached
+from edgetl.exporter.onnx.passes import Array, attribute, refill, stored_constants
 
 _DRAWN = ("Random", "Bernoulli", "Multinomial", "Dropout")  # another value each time
 _LARGE = 2**20  # elements; folding must not make a file much larger
@@ -27,8 +27,7 @@ def widen(graph: onnx.GraphProto) -> bool:
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.elem_type == FLOAT16:
             value.type.tensor_type.elem_type, found = FLOAT, True
-    tensors = [*graph.initializer, *(a.t for n in graph.node for a in n.attribute if _tensor(a))]
-    for tensor in tensors:
+    for tensor in attached(graph):
         if tensor.data_type == FLOAT16:
             array = numpy_helper.to_array(tensor).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
@@ -66,7 +65,7 @@ def _take_branches(graph: onnx.GraphProto) -> bool:
         for inner, outer in zip(branch.output, node.output, strict=True):
             nodes.append(helper.make_node("Identity", [inner.name], [outer]))
     if found:
-        set_nodes(graph, nodes)
+        refill(graph.node, nodes)
     return found
 
 
@@ -100,7 +99,7 @@ def fold_constants(model: onnx.ModelProto) -> None:
         for name, value in zip(node.output, values, strict=False):
             constants[name] = value
             graph.initializer.append(numpy_helper.from_array(np.array(value, order="C"), name))
-    set_nodes(graph, nodes)
+    refill(graph.node, nodes)
 
 
 def _value(
@@ -143,7 +142,7 @@ def drop_idle(model: onnx.ModelProto) -> None:
             nodes.append(node)
     for value in graph.output:
         value.name = same.get(value.name, value.name)
-    set_nodes(graph, nodes)
+    refill(graph.node, nodes)
 
 
 def drop_transposes(graph: onnx.GraphProto) -> None:
@@ -160,7 +159,7 @@ def drop_transposes(graph: onnx.GraphProto) -> None:
             nodes.append(node)
     for value in graph.output:
         value.name = same.get(value.name, value.name)
-    set_nodes(graph, nodes)
+    refill(graph.node, nodes)
 
 
 def _order(node: onnx.NodeProto) -> list[int]:
@@ -190,14 +189,14 @@ def fold_batch_norm(graph: onnx.GraphProto) -> int:
         has_bias = len(conv.input) > 2 and conv.input[2]
         bias = constants[conv.input[2]].astype(np.float64) if has_bias else 0.0
         names = f"{node.output[0]}.weight", f"{node.output[0]}.bias"
-        arrays = weight * factor.reshape(-1, *[1] * (weight.ndim - 1)), (bias - mean) * factor
-        arrays = arrays[0], arrays[1] + shift
+        weight *= factor.reshape(-1, *[1] * (weight.ndim - 1))
+        arrays = weight, (bias - mean) * factor + shift
         for name, array in zip(names, arrays, strict=True):
             graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
         conv.input[:] = [conv.input[0], *names]
         conv.output[0] = node.output[0]
     count = len(graph.node) - len(nodes)
-    set_nodes(graph, nodes)
+    refill(graph.node, nodes)
     return count
 
 
@@ -228,7 +227,3 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
     inferred = onnx.shape_inference.infer_shapes(light).graph
     values = (*inferred.input, *inferred.output, *inferred.value_info)
     return types | {v.name: int(v.type.tensor_type.elem_type) for v in values}
-
-
-def _tensor(item: onnx.AttributeProto) -> bool:
-    return bool(item.type == onnx.AttributeProto.TENSOR)

@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 
 from edgetl.engines.base import first_line
-from edgetl.errors import TraceError, missing_extra
-from edgetl.exporter.onnx.checks import FLOAT, FLOAT16, UINT8
+from edgetl.errors import TraceError
+from edgetl.exporter.onnx.checks import FLOAT, FLOAT16, UINT8, host_runtime
 from edgetl.exporter.onnx.importing.file import called
+from edgetl.exporter.onnx.passes import refill
 from edgetl.inputs.base import Pixels
-from edgetl.machine import available_cores
 from edgetl.metrics import Logits
 from edgetl.spec import Normalize
 
@@ -45,18 +45,10 @@ class GivenNetwork:
 
     def __init__(self, given: Given) -> None:
         """Raises TraceError when ONNX Runtime cannot load the file."""
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise missing_extra("export", "A given ONNX model") from error
+        opened = host_runtime("A given ONNX model")
         self.given = given
-        config = onnxruntime.SessionOptions()
-        config.intra_op_num_threads = available_cores()
-        config.log_severity_level = 4
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                given.model.SerializeToString(), config, providers=["CPUExecutionProvider"]
-            )
+            self._session = opened(given.model.SerializeToString())
         except Exception as error:  # its exceptions share no public base class
             raise TraceError(
                 f"ONNX Runtime cannot load {given.name}: {first_line(error)}",
@@ -80,9 +72,8 @@ class GivenNetwork:
 
     def answers(self, images: Pixels, normalize: Normalize) -> list[Any]:
         """All outputs for a few images, which a fixed batch fills up with the last one."""
-        count = len(images)
         if self.given.batch:
-            rows = np.minimum(np.arange(self.given.batch), count - 1)
+            rows = np.minimum(np.arange(self.given.batch), len(images) - 1)
             images = images[rows]
         block: Any = images
         if self.given.dtype != UINT8:
@@ -106,12 +97,10 @@ def first_not_finite(given: Given, image: Pixels, normalize: Normalize) -> str:
     watched = copy.deepcopy(given.model)
     graph = watched.graph
     nodes = {output: node for node in graph.node for output in node.output if output}
-    del graph.output[:]
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in nodes)
+    refill(graph.output, [onnx.ValueInfoProto(name=name) for name in nodes])
     values = GivenNetwork(given._replace(model=watched)).answers(image, normalize)
-    found = dict(zip(nodes, values, strict=True))
     for bad in (np.isnan, np.isinf):
-        for name, value in found.items():
+        for node, value in zip(nodes.values(), values, strict=True):
             if getattr(value, "dtype", np.dtype(int)).kind == "f" and bad(value).any():
-                return called(nodes[name])
+                return called(node)
     return called(graph.node[-1])

@@ -144,11 +144,10 @@ class OnnxModule(nn.Module):
 
     def _activation(self, name: str, tensor: Tensor) -> Tensor:
         """The tensor, rounded over its range; while observing, its range grows instead."""
+        low, high = self.ranges.get(name, (0.0, 0.0))
         if self.observe:
-            low, high = self.ranges.get(name, (0.0, 0.0))
             self.ranges[name] = min(low, float(tensor.min())), max(high, float(tensor.max()))
             return tensor
-        low, high = self.ranges.get(name, (0.0, 0.0))
         if high - low <= 0:
             return tensor
         if self.rounding == "symmetric" or (self.rounding == "signed" and low < 0):
@@ -172,10 +171,9 @@ class _Round(torch.autograd.Function):
     """Round to multiples of `scale` in `least`…`most`; the gradient passes straight through."""
 
     @staticmethod
-    def forward(_: Any, tensor: Tensor, scale: Any, least: int, most: int) -> Tensor:
+    def forward(_: Any, tensor: Tensor, scale: Tensor | float, least: int, most: int) -> Tensor:
         """In the tensor's own type: bfloat16 holds every integer up to 256."""
-        result: Tensor = (tensor / scale).round_().clamp_(least, most).mul_(scale)
-        return result
+        return (tensor / scale).round_().clamp_(least, most).mul_(scale)
 
     @staticmethod
     def backward(_: Any, *gradients: Any) -> Any:

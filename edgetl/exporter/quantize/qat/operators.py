@@ -125,11 +125,10 @@ def _batch_norm(inputs: list[Any], attributes: Attributes) -> Tensor:
     return functional.batch_norm(tensor, mean, variance, scale, shift, eps=epsilon)
 
 
-def _reshape(inputs: list[Any], _: Attributes) -> Tensor:
+def _reshape(inputs: list[Tensor], _: Attributes) -> Tensor:
     tensor, shape = inputs
     wanted = [tensor.shape[i] if d == 0 else int(d) for i, d in enumerate(shape.tolist())]
-    result: Tensor = tensor.reshape(wanted)
-    return result
+    return tensor.reshape(wanted)
 
 
 def _split(inputs: list[Any], attributes: Attributes) -> Any:
@@ -139,10 +138,9 @@ def _split(inputs: list[Any], attributes: Attributes) -> Any:
     return torch.chunk(inputs[0], attributes[_RESULTS], axis)
 
 
-def _flatten(inputs: list[Any], attributes: Attributes) -> Tensor:
+def _flatten(inputs: list[Tensor], attributes: Attributes) -> Tensor:
     axis, tensor = attributes.get("axis", 1), inputs[0]
-    result: Tensor = tensor.reshape(tensor.shape[:axis].numel(), -1)
-    return result
+    return tensor.reshape(tensor.shape[:axis].numel(), -1)
 
 
 OPERATORS: dict[str, Callable[[list[Any], Attributes], Any]] = {

@@ -69,25 +69,26 @@ def train_integers(
     task = context.source.task
     held, _ = context.held_out()
     goal = _outputs(teacher, held)
-    with torch.no_grad():
-        student.observe = True
-        for block in _blocks(photos[:CALIBRATING]):
-            student(block)
-    student.observe = False
+    _observe(student, photos[:CALIBRATING])
     before = mean_distance(task, goal, _outputs(student, held))
     steps = max(LEAST_STEPS, min(MOST_STEPS, math.ceil(PASSES * len(photos) / BATCH)))
     _fit(student, teacher, twin_of(task), photos, steps=steps, progress=progress)
-    with torch.no_grad():  # the ranges of the weights as they are now
-        student.forget()
-        student.observe = True
-        for block in _blocks(photos[:CALIBRATING]):
-            student(block)
-    student.observe = False
+    _observe(student, photos[:CALIBRATING])  # the ranges of the weights as they are now
     after = mean_distance(task, goal, _outputs(student, held))
     note = f"QAT: {steps} steps brought the divergence from FP32 from {before:.4f} to {after:.4f}"
     if not after < before:
         return Trained(context.canonical, {}, f"{note}; the weights stay as they were")
     return Trained(_written(context.canonical, student), dict(student.ranges), note)
+
+
+@torch.no_grad()
+def _observe(student: OnnxModule, images: Pixels) -> None:
+    """Observe the ranges of activations afresh, from the second time on with rounded weights."""
+    student.forget()
+    student.observe = True
+    for block in _blocks(images):
+        student(block)
+    student.observe = False
 
 
 def _fit(
