@@ -111,7 +111,8 @@ def labelled_samples(data: str | os.PathLike[str], task: Task, table: str) -> tu
     if unknown:
         raise DataError(
             f"The model does not know class {', '.join(unknown)} of {root}.",
-            fix=f"its classes are {', '.join(task.labels)}; rename or remove the folders.",
+            fix=f"its classes are {', '.join(task.labels)}; "
+            + ("correct the table." if table else "rename or remove the folders."),
         )
     return root, found
 

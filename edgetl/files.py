@@ -153,14 +153,17 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def printable(value: T) -> T:
-    """A struct for files that other programs read: bytes that are no UTF-8 are spelled out."""
+def printable(value: T, hook: Hook | None = None) -> T:
+    """A struct for files that other programs read: bytes that are no UTF-8 are spelled out.
+
+    `hook` is msgspec's `dec_hook`, for types that it does not know.
+    """
     try:
         msgspec.json.encode(value)
     except UnicodeEncodeError:
         text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
         text = re.sub("[\ud800-\udfff]", lambda found: f"\\\\u{ord(found[0]):04x}", text)
-        return msgspec.json.decode(text, type=type(value))
+        return msgspec.json.decode(text, type=type(value), dec_hook=hook)
     return value
 
 

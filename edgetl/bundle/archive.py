@@ -29,6 +29,7 @@ from edgetl.bundle.check import (
 from edgetl.bundle.manifest import Manifest
 from edgetl.errors import BundleError
 from edgetl.files import atomic_file, printable, sha256_bytes, write_bytes
+from edgetl.tasks.base import decode_stored
 
 MEASUREMENTS = "measurements.jsonl"
 MAX_FILE = 2 << 30
@@ -106,7 +107,7 @@ def write_bundle(path: Path, manifest: Manifest, members: dict[str, bytes]) -> s
     Raises BundleError when a reader would refuse it, StorageError when it cannot be stored.
     """
     listed = sorted(members)
-    manifest = printable(msgspec.structs.replace(manifest, members=tuple(listed)))
+    manifest = printable(msgspec.structs.replace(manifest, members=tuple(listed)), decode_stored)
     encoded = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic")) + b"\n"
     with _naming(path):
         _check_names([MANIFEST, *listed])

@@ -83,10 +83,15 @@ def check_manifest(manifest: Manifest, sizes: dict[str, int]) -> None:
         require(a.path in held, f"describes artifact {a.path!r} but does not hold it")
         require(a.size == sizes[a.path], f"holds {sizes[a.path]} bytes of {a.path!r}, not {a.size}")
         require(_HEX.fullmatch(a.sha256), f"states no valid SHA-256 of artifact {a.path!r}")
+    labels = manifest.task.labels
+    require(len(set(labels)) == len(labels), "names a class twice")
+    stated = manifest.task.outputs()
+    require(manifest.outputs == stated, "has outputs that are not those of its task")
     names = {c.name for c in manifest.candidates}
     require(len(names) == len(manifest.candidates), "describes a candidate twice")
     for c in manifest.candidates:
         require(c.rejected is None or not c.artifacts, f"has artifacts of rejected {c.name!r}")
+        require(manifest.task.accepts(c.settings), f"has settings of {c.name!r} for other classes")
         whole = c.rejected is not None or (c.artifacts and artifacts.issuperset(c.artifacts))
         require(whole, f"lacks artifacts of its candidate {c.name!r}")
     shipped = {c.name for c in manifest.candidates if c.rejected is None}

@@ -135,7 +135,7 @@ def _row(candidate: Candidate, chosen: str) -> list[str]:
     interval = "–" if low is None else f"{number(low)}…{number(high)}"
     verdict = candidate.rejected or ("chosen" if candidate.name == chosen else "passed")
     if candidate.undecidable and not candidate.rejected:
-        verdict += "; undecidable by accuracy"
+        verdict += f"; undecidable by {next(iter(candidate.scores))}"
     if candidate.checked_with.partition(" ")[0] not in ("", candidate.engine):
         verdict += f"; scored by {candidate.checked_with}"
     return [

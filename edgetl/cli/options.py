@@ -61,7 +61,14 @@ def from_file(kind: type[Options], path: Path) -> dict[str, Any]:
         forbid_unknown_fields=True,
     )
     read = msgspec.structs.asdict(parse_toml(data, partial, where=str(path)))
-    return {homes[key].name: v for key, v in read.items() if v is not msgspec.UNSET}
+    found: dict[str, tuple[str, Any]] = {}
+    for key, value in read.items():
+        if value is not msgspec.UNSET and found.setdefault(homes[key].name, (key, value))[0] != key:
+            raise UsageError(
+                f"{path} gives both {found[homes[key].name][0]} and {key}, which are one option.",
+                fix="remove one of them.",
+            )
+    return {name: value for name, (_, value) in found.items()}
 
 
 def _partial(field: Field) -> Any:
@@ -90,7 +97,8 @@ def _option(field: Field) -> Any:
         text += " [required]"
     shown: dict[str, Any] = {"help": text, "metavar": option.metavar, "show_default": False}
     if option.known:  # those of plug-ins are looked for when one is named
-        shown |= {"parser": _named(field), "metavar": f"<{'|'.join((default, *option.known.own))}>"}
+        names = dict.fromkeys((default, *option.known.own))
+        shown |= {"parser": _named(field), "metavar": f"<{'|'.join(names)}>"}
     return typer.Option(*field.flags, **shown)
 
 

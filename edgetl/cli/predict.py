@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from edgetl.cli.common import Debug, Json, emit, message, number, show, table, v
 from edgetl.cli.rows import evaluation_row
 from edgetl.data.found import skipped_line
 from edgetl.data.walk import images_in
+from edgetl.errors import ImageError
 from edgetl.files import atomic_file, check_room
 from edgetl.options import EvaluateOptions, PredictOptions
 from edgetl.spec import SkippedFile
@@ -37,6 +39,7 @@ def predict(
     if draw:
         check_room(draw, fix="let --draw name a folder where you may write.")
     places = _drawings(paths)
+    undrawn = 0
     results: list[Result] = []
     with edgetl.load(bundle, options=options) as model:
         if not json:
@@ -46,13 +49,19 @@ def predict(
             result = model.predict(path, top=options.top, keep_going=True)[0]
             results.append(result)
             if draw and result.error is None:
-                drawn = model.task.draw(model.manifest.input.photo(path), result.predictions)
-                with atomic_file(draw / place) as stream:
-                    drawn.save(stream, "PNG")
+                try:
+                    photo = model.manifest.input.photo(path)
+                except ImageError as error:  # such as a photo that is too large to be drawn whole
+                    undrawn += 1
+                    message(f"{path} is not drawn: {error.message}")
+                else:
+                    with atomic_file(draw / place) as stream:
+                        model.task.draw(photo, result.predictions).save(stream, "PNG")
             if not json:
                 _print(result, model.task)
     if draw:
-        message(f"wrote {sum(result.error is None for result in results)} drawings to {draw}")
+        drawn = sum(result.error is None for result in results) - undrawn
+        message(f"wrote {drawn} drawings to {draw}")
     if json:
         emit(results)
     failed = sum(result.error is not None for result in results)
@@ -63,14 +72,15 @@ def predict(
 
 def _drawings(paths: list[Path]) -> list[str]:
     """A PNG's name for each photo: as the photo's, and numbered where another has that name."""
-    names: list[str] = []
+    names: dict[str, None] = {}  # in order
+    used = Counter[str]()
     for path in paths:
-        name, number = f"{path.stem}.png", 1
+        name = f"{path.stem}.png"
         while name in names:
-            number += 1
-            name = f"{path.stem}-{number}.png"
-        names.append(name)
-    return names
+            used[path.stem] += 1
+            name = f"{path.stem}-{used[path.stem] + 1}.png"
+        names[name] = None
+    return list(names)
 
 
 def _print(result: Result, task: Task) -> None:

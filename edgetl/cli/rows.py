@@ -34,7 +34,7 @@ def candidate_row(candidate: Candidate, task: Task) -> dict[str, Any]:
     candidate's name, as it was before candidates had variants, and scripts look it up by that.
     """
     row: dict[str, Any] = msgspec.to_builtins(candidate) | {"recipe": candidate.name}
-    row |= msgspec.to_builtins(candidate.settings) or {}
+    row |= msgspec.to_builtins(candidate.settings or task.Settings())
     for place, metric in enumerate(task.metrics):
         score = candidate.scores.get(metric.name)
         lost = "rise" if metric.rises else "drop"

@@ -100,15 +100,18 @@ class Groups:
 
 
 def near_groups(
-    grids: Grids, thumbs: Thumbs, labels: list[str], homes: list[str]
+    grids: Grids, thumbs: Thumbs, kinds: list[str], labels: list[str], homes: list[str]
 ) -> tuple[Groups, Rows]:
-    """Groups of look-alikes within each label, and copies `(K, 2)` across labels or `homes`.
+    """Groups of look-alikes within each kind, and copies `(K, 2)` across labels or `homes`.
 
-    A home is the split that the user put a photo into. Time is that of the matrix product where few
+    A kind is a class, or all photos where each shows any number of classes. A home is the split
+    that the user put a photo into. Time is that of the matrix product where few
     photos look alike; where all do, each is compared with few.
     """
     groups = Groups(len(labels))
-    label, home = (np.unique(np.array(names), return_inverse=True)[1] for names in (labels, homes))
+    kind, label, home = (
+        np.unique(np.array(names), return_inverse=True)[1] for names in (kinds, labels, homes)
+    )
     left = np.full(len(labels), MAX_ASKED)
 
     def crossing(photo: int, rows: Rows) -> npt.NDArray[np.bool_]:
@@ -118,12 +121,12 @@ def near_groups(
         across = crossing(photo, rows)
         across &= np.cumsum(across) <= left[photo]
         left[photo] -= across.sum()
-        apart = (label[rows] == label[photo]) & (groups.of[rows] != groups.of[photo])
+        apart = (kind[rows] == kind[photo]) & (groups.of[rows] != groups.of[photo])
         return np.asarray(rows[across | apart])
 
     found: list[Rows] = []
     for photo, rows in look_alikes(grids, thumbs, wanted):
-        groups.merge(photo, rows[label[rows] == label[photo]])
+        groups.merge(photo, rows[kind[rows] == kind[photo]])
         across = rows[crossing(photo, rows)]
         steps = np.abs(grids[across] - grids[photo]).max(axis=(1, 2), initial=0)
         copies = across[steps <= MAX_STEP]

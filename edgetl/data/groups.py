@@ -27,29 +27,29 @@ class Together(NamedTuple):
     groups: list[int]  # group id of each photo, for the split
     pairs: list[tuple[int, int]]  # copies: equal files, and equal pictures across labels or splits
     repeats: int  # photos that repeat another one, byte for byte or nearly
-    crowds: dict[str, int]  # label → its photos that look alike in groups too large to be groups
+    crowds: dict[str, int]  # kind → its photos that look alike in groups too large to be groups
     order: str  # what the blocks of crowds follow
 
 
-def group_photos(root: Path, found: list[Found], looks: list[Look]) -> Together:
-    """Join equal files, the user's groups, and look-alikes of one label.
+def group_photos(root: Path, found: list[Found], looks: list[Look], kinds: list[str]) -> Together:
+    """Join equal files, the user's groups, and look-alikes of one kind: a class, or all photos.
 
     Look-alikes that are a large share of a class come from a fixed camera, or are frames of one
     film: kept whole they would leave nothing to split. They are cut into blocks by time instead.
     """
     count = len(found)
-    labels = [item.label for item in found]
     same = same_pairs([seen.sha256 for seen in looks])
     near, copies = near_groups(
         np.array([seen.grid for seen in looks], np.float32),
         np.array([seen.thumb for seen in looks], np.uint8),
-        labels,
+        kinds,
+        [item.label for item in found],
         [item.split or "" for item in found],
     )
     homes: dict[str, int] = {}
     named = [(homes.setdefault(f.group, i), i) for i, f in enumerate(found) if f.group]
     base = join(count, same + named)
-    whole, crowds = _sorted_out(near, labels, base)
+    whole, crowds = _sorted_out(near, kinds, base)
     firm = [(rows[0], row) for rows in whole for row in rows[1:]]
     repeats = count - len(set(join(count, same + firm)))
     key, order = _time_key(root, found, [row for rows in crowds for row in rows])
@@ -60,22 +60,22 @@ def group_photos(root: Path, found: list[Found], looks: list[Look]) -> Together:
         groups=join(count, same + named + firm + blocks),
         pairs=sorted({*same, *apart}),
         repeats=repeats,
-        crowds=dict(Counter(labels[row] for row in sorted(crowded))),
+        crowds=dict(Counter(kinds[row] for row in sorted(crowded))),
         order=order,
     )
 
 
 def _sorted_out(
-    near: Groups, labels: list[str], base: list[int]
+    near: Groups, kinds: list[str], base: list[int]
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Groups that are groups, and those too large for it; what `base` joins counts as one photo."""
-    totals = Counter(label for label, _ in set(zip(labels, base, strict=True)))
+    totals = Counter(kind for kind, _ in set(zip(kinds, base, strict=True)))
     whole: list[list[int]] = []
     crowds: list[list[int]] = []
     for rows in near.members:
         different = len({base[row] for row in rows})
         if different > 1:
-            total = totals[labels[rows[0]]]
+            total = totals[kinds[rows[0]]]
             large = different > min(max(FEW, LARGE_SHARE * total), max(TINY, total / 2))
             large = large or different == total
             (crowds if large else whole).append(sorted(rows))

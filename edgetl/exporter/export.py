@@ -13,9 +13,9 @@ import msgspec
 from edgetl.bundle import open_bundle
 from edgetl.bundle.manifest import Candidate, FrontPoint
 from edgetl.errors import EngineError, GateError, UsageError
-from edgetl.exporter.backends import backend_of
+from edgetl.exporter.backends import BASELINE, backend_of
 from edgetl.exporter.job import ExportJob, Say
-from edgetl.exporter.plan import BASELINE, Plan, plan
+from edgetl.exporter.plan import Plan, plan
 from edgetl.exporter.sources.open import open_source
 from edgetl.exporter.variants import add_placements, add_trained, search_pays, training_pays
 from edgetl.files import check_room, check_temporary_room, user_path

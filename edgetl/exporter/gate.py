@@ -40,15 +40,17 @@ def judge(
         bad = int((~good).sum())
         what = f"NaN or infinity in the {' and '.join(outputs)} of {bad} of {n} photos"
         return msgspec.structs.replace(candidate, n=n, rejected=what)
+    fitted = task.fit(outputs, targets)
+    pair = task.fit(reference, targets), fitted
     distance = float(task.distance(reference, outputs).mean())
     limit = distance_limit(task, candidate.precision, max_drop)
     far = f"divergence {distance:.2g} {task.unit} is above {limit:.2g}"
     found = msgspec.structs.replace(
         candidate,
         n=n,
-        agreement=float(task.agreement(reference, outputs).mean()),
+        agreement=float(task.agreement(reference, outputs, pair).mean()),
         gate_divergence=distance,
-        settings=task.fit(outputs, targets),
+        settings=fitted,
         rejected=far if distance > limit else None,
     )
     if targets is None:
@@ -58,7 +60,7 @@ def judge(
     return msgspec.structs.replace(
         found,
         scores=scores,
-        regressions=task.regressions(outputs, reference, targets),
+        regressions=task.regressions(outputs, reference, targets, pair[::-1]),
         undecidable=max_drop > 0 and n < 1 / max_drop,
         rejected=found.rejected or next(filter(None, lost), None),
     )

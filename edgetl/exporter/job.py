@@ -202,7 +202,14 @@ class ExportJob:
     def write(self, path: Path) -> str:
         """Write the bundle with every candidate that passed; returns its hash."""
         files = {c.name: self.built[c.name].files for c in self.passed}
-        members = {path: data for held in files.values() for path, data in held.items()}
+        members: dict[str, bytes] = {}
+        for name, held in files.items():
+            for member, data in held.items():
+                if members.setdefault(member, data) != data:
+                    raise EngineError(
+                        f"The backend of {name} writes {member}, which another candidate has too.",
+                        fix="name files after their recipe, as models/RECIPE.onnx.",
+                    )
         artifacts = [
             Artifact(path=member, size=len(data), sha256=sha256_bytes(data))
             for member, data in members.items()

@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 from edgetl.engines import check_settings, missing
 from edgetl.errors import EngineError, UsageError
-from edgetl.exporter.backends import backend_of, check_recipe
+from edgetl.exporter.backends import BASELINE, backend_of, check_recipe
 from edgetl.machine import this_machine
 from edgetl.recipes import all_recipes, find_device, find_recipe, parse_toml
 from edgetl.runtime.choose import AUTO
 from edgetl.spec import Device, Recipe
 
-BASELINE = "ort-fp32"  # in every bundle: any machine can run it
 TAKEN = "fp32|inputs|pixels|.*-qat|.*-mixed[0-9]*"  # members of bundles, and names made of recipes
 
 

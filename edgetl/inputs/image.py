@@ -193,6 +193,13 @@ def _wanted(image: ImageFile.ImageFile, spec: ImageInput) -> tuple[int, int]:
     return least[::-1] if turned else least
 
 
+def shown_share(image: Image.Image, spec: ImageInput) -> float:
+    """Share of a photo's area that the input shows, 0…1; the image need only be opened."""
+    width, height = image.size[::-1] if _turned(image) in SIDEWAYS else image.size
+    left, top, right, bottom = _box((width, height), spec)
+    return (right - left) * (bottom - top) / (width * height)
+
+
 def _inside(width: int, height: int, spec: ImageInput) -> tuple[int, int]:
     """The largest (width, height) of an image's aspect that fits into the input."""
     scale = min(spec.width / width, spec.height / height)

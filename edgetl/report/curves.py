@@ -62,7 +62,7 @@ def metric_svg(rows: list[EpochRow], metric: Metric, probe: float | None) -> Mar
 
 def probe_level(record: RunRecord) -> float | None:
     """The primary metric of the probe on validation, 0…1, where one was trained."""
-    return next((stage.score[0] for stage in record.stages if stage.name == "probe"), None)
+    return next((stage.primary for stage in record.stages if stage.name == "probe"), None)
 
 
 def _axes(title: str) -> tuple[Any, Any]:

@@ -94,7 +94,7 @@ def _curves(record: RunRecord, history: list[EpochRow]) -> dict[str, Any]:
     rows = curves.trained_rows(history)
     if len(rows) > 1:
         metric, probe = record.task.metrics[0], curves.probe_level(record)
-        best = max(rows, key=lambda row: next(iter(row.metrics.values())))
+        best = max(rows, key=lambda row: record.task.rank(row.metrics, 0.0))
         return {
             "figures": [
                 (curves.loss_svg(rows), _caption("Loss", rows)),

@@ -115,7 +115,7 @@ def verdict(record: RunRecord) -> str:
 
 def _comparison(record: RunRecord, probe: Stage, tuned: Stage) -> str:
     """Figures of both stages, with the reason that they give for what ships, if they do."""
-    strategy, gain = record.strategy, tuned.score[0] - probe.score[0]
+    strategy, gain = record.strategy, tuned.primary - probe.primary
     why = "; on validation"
     if strategy == "probe" and gain <= 0:
         why = ", because fine-tuning did not beat it on validation"
@@ -124,8 +124,8 @@ def _comparison(record: RunRecord, probe: Stage, tuned: Stage) -> str:
     first, *others = [m for m in record.task.metrics if m.name in tuned.metrics]
     shown = percent if first.share else number
     text = (
-        f"{why}: {first.title} {shown(tuned.score[0])} after fine-tuning and "
-        f"{shown(probe.score[0])} with the probe"
+        f"{why}: {first.title} {shown(tuned.primary)} after fine-tuning and "
+        f"{shown(probe.primary)} with the probe"
     )
     for metric in others:
         after, before = tuned.metrics[metric.name], probe.metrics[metric.name]

@@ -35,9 +35,9 @@ class Stage(Record, frozen=True, kw_only=True):
     details: dict[str, Any] = {}
 
     @property
-    def score(self) -> tuple[float, float]:
-        """What decides which stage ships: the primary metric, then the loss."""
-        return next(iter(self.metrics.values())), -self.loss
+    def primary(self) -> float:
+        """The value of the primary metric."""
+        return next(iter(self.metrics.values()))
 
 
 class RunRecord(Record, frozen=True, kw_only=True):

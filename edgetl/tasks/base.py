@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -50,6 +50,7 @@ __all__ = [
     "Result",
     "Score",
     "Task",
+    "Temperature",
     "Values",
     "counted",
     "decode_stored",
@@ -61,6 +62,7 @@ __all__ = [
 Outputs = Mapping[str, npt.NDArray[np.float32]]  # arrays (N, …) by output
 Values = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+Temperature = Annotated[float, msgspec.Meta(ge=1e-3, le=1e3)]  # that logits are divided by
 RESAMPLES = 200
 LOGITS = "logits"
 
@@ -126,12 +128,19 @@ class Task:
         """Mean loss, which decides among equals: lower is better."""
         raise NotImplementedError
 
+    def rank(self, metrics: Mapping[str, float], loss: float) -> tuple[float, float]:
+        """What is greater where a network is better: the primary metric, then the loss."""
+        first = self.metrics[0]
+        return metrics[first.name] * (-1 if first.rises else 1), -loss
+
     def distance(self, reference: Outputs, outputs: Outputs) -> Values:
         """How far outputs are from the reference's, by sample `(N,)`, in `unit`; 0 is the same."""
         raise NotImplementedError
 
-    def agreement(self, reference: Outputs, outputs: Outputs) -> Flags:
-        """Whether a user gets the same answer, by sample `(N,)`."""
+    def agreement(
+        self, reference: Outputs, outputs: Outputs, fitted: tuple[Any, Any] = (None, None)
+    ) -> Flags:
+        """Whether a user gets the same answer, by sample `(N,)`; `fitted` are their settings."""
         raise NotImplementedError
 
     def compare(self, outputs: Outputs, reference: Outputs, targets: Any) -> dict[str, Score]:
@@ -162,9 +171,16 @@ class Task:
         return found
 
     def regressions(
-        self, outputs: Outputs, reference: Outputs, targets: Any
+        self,
+        outputs: Outputs,
+        reference: Outputs,
+        targets: Any,
+        fitted: tuple[Any, Any] = (None, None),
     ) -> tuple[ClassDrop, ...]:
-        """Classes with fewer samples right than the reference has, the largest share first."""
+        """Classes with fewer samples right than the reference has, the largest share first.
+
+        `fitted` are the settings of the two.
+        """
         return ()
 
     def fit(self, outputs: Outputs, targets: Any | None) -> Any:
@@ -173,6 +189,10 @@ class Task:
         They are a `Settings`, and belong to the network that gave these outputs.
         """
         return self.Settings()
+
+    def accepts(self, settings: Any) -> bool:
+        """Whether stored settings fit this task's classes."""
+        return True
 
     # --- results ------------------------------------------------------------------------------
 
@@ -200,6 +220,10 @@ class Task:
     def aligned(self, outputs: Outputs, theirs: Task) -> Outputs:
         """Outputs of a task of the same classes in another order, in the order of this one."""
         return outputs
+
+    def settled(self, settings: Any, theirs: Task) -> Any:
+        """Settings of a task of the same classes in another order, as this one holds them."""
+        return settings
 
     def named(self, targets: Any) -> list[str]:
         """What is true of each sample, in the words of `answers`; empty where that says nothing."""

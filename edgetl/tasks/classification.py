@@ -35,6 +35,7 @@ from edgetl.tasks.base import (
     Outputs,
     Prediction,
     Score,
+    Temperature,
     Values,
 )
 
@@ -44,7 +45,7 @@ Truth = npt.NDArray[np.int64]
 class ClassificationSettings(Record, frozen=True, kw_only=True):
     """What turns a network's logits into probabilities."""
 
-    temperature: float = 1.0  # that logits are divided by
+    temperature: Temperature = 1.0  # that logits are divided by
     calibrated: bool = False  # whether labels fitted the temperature; else probabilities are raw
 
 
@@ -109,7 +110,9 @@ class Classification(Record, LogitTask, frozen=True, kw_only=True, tag="classifi
         """Kullback-Leibler divergence from the reference's probabilities, in nats."""
         return divergences(reference[LOGITS], outputs[LOGITS])
 
-    def agreement(self, reference: Outputs, outputs: Outputs) -> Flags:
+    def agreement(
+        self, reference: Outputs, outputs: Outputs, fitted: tuple[Any, Any] = (None, None)
+    ) -> Flags:
         """The same class comes first."""
         same = outputs[LOGITS].argmax(axis=1) == reference[LOGITS].argmax(axis=1)
         return np.asarray(same)
@@ -134,7 +137,11 @@ class Classification(Record, LogitTask, frozen=True, kw_only=True, tag="classifi
         }
 
     def regressions(
-        self, outputs: Outputs, reference: Outputs, targets: Truth
+        self,
+        outputs: Outputs,
+        reference: Outputs,
+        targets: Truth,
+        fitted: tuple[Any, Any] = (None, None),
     ) -> tuple[ClassDrop, ...]:
         """By the class that comes first."""
         right = outputs[LOGITS].argmax(axis=1) == targets

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -26,19 +27,22 @@ from edgetl.tasks.base import (
     Metric,
     Mistake,
     Outputs,
+    Task,
+    Temperature,
     Values,
 )
 
 EVEN = 0.5  # threshold of a class of which nothing is known
 Truth = npt.NDArray[np.bool_]
+Chance = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class MultiLabelSettings(Record, frozen=True, kw_only=True):
     """What turns logits into probabilities, and these into answers."""
 
-    temperature: float = 1.0  # that logits are divided by
+    temperature: Temperature = 1.0  # that logits are divided by
     calibrated: bool = False  # whether labels fitted these numbers
-    thresholds: tuple[float, ...] = ()  # by class; a class is present from there on; empty: 0.5
+    thresholds: tuple[Chance, ...] = ()  # by class; a class is present from there on; empty: 0.5
 
 
 class LabelPrediction(Record, frozen=True, kw_only=True):
@@ -109,7 +113,7 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
     ) -> Evaluation:
         """mAP over the classes that are true of something, and macro-F1 by the thresholds."""
         chance = self.confidences(outputs, settings or MultiLabelSettings())
-        called = chance >= self._thresholds(settings)
+        called = self._called(outputs, settings)
         right, shown = (called & targets).sum(axis=0), targets.sum(axis=0)
         precision = right / np.maximum(called.sum(axis=0), 1)
         recall, f1 = right / np.maximum(shown, 1), _f1(called, targets)
@@ -135,6 +139,10 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
             ),
         )
 
+    def _called(self, outputs: Outputs, settings: MultiLabelSettings | None) -> Truth:
+        chance = self.confidences(outputs, settings or MultiLabelSettings())
+        return np.asarray(chance >= self._thresholds(settings))
+
     def _thresholds(self, settings: MultiLabelSettings | None) -> Values:
         stated = settings.thresholds if settings else ()
         return np.array(stated or [EVEN] * len(self.labels), np.float64)
@@ -153,15 +161,25 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
         each = likely * (_log(p) - _log(q)) + (1 - likely) * (_log(-p) - _log(-q))
         return np.asarray(each.mean(axis=1))
 
-    def agreement(self, reference: Outputs, outputs: Outputs) -> Flags:
-        """The same classes are more likely than not."""
-        return np.asarray(((reference[LOGITS] > 0) == (outputs[LOGITS] > 0)).all(axis=1))
+    def agreement(
+        self, reference: Outputs, outputs: Outputs, fitted: tuple[Any, Any] = (None, None)
+    ) -> Flags:
+        """The same classes are present."""
+        before, after = (
+            self._called(*one) for one in zip((reference, outputs), fitted, strict=True)
+        )
+        return np.asarray((before == after).all(axis=1))
 
     def regressions(
-        self, outputs: Outputs, reference: Outputs, targets: Truth
+        self,
+        outputs: Outputs,
+        reference: Outputs,
+        targets: Truth,
+        fitted: tuple[Any, Any] = (None, None),
     ) -> tuple[ClassDrop, ...]:
-        """By whether a class is more likely than not."""
-        right, before = ((o[LOGITS] > 0) == targets for o in (outputs, reference))
+        """By whether a class is present."""
+        both = zip((outputs, reference), fitted, strict=True)
+        right, before = (self._called(*one) == targets for one in both)
         lost = before.sum(axis=0) - right.sum(axis=0)
         drops = [
             ClassDrop(label=label, lost=int(lost[i]), n=len(targets))
@@ -188,6 +206,16 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
         )
         return MultiLabelSettings(temperature=temperature, calibrated=True, thresholds=thresholds)
 
+    def accepts(self, settings: MultiLabelSettings) -> bool:
+        """As many thresholds as classes, or none."""
+        return len(settings.thresholds) in (0, len(self.labels))
+
+    def settled(self, settings: MultiLabelSettings, theirs: Task) -> MultiLabelSettings:
+        """Thresholds by label."""
+        known = dict(zip(theirs.labels, settings.thresholds, strict=False))
+        ours = tuple(known[label] for label in self.labels if known)
+        return msgspec.structs.replace(settings, thresholds=ours)
+
     # --- results ------------------------------------------------------------------------------
 
     def decode(
@@ -207,8 +235,7 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
 
     def answers(self, outputs: Outputs, settings: MultiLabelSettings) -> list[str]:
         """The classes that are present."""
-        called = self.confidences(outputs, settings) >= self._thresholds(settings)
-        return [self._named(row) for row in called]
+        return [self._named(row) for row in self._called(outputs, settings)]
 
     def named(self, targets: Truth) -> list[str]:
         """Its classes."""
@@ -271,4 +298,6 @@ def _best_threshold(chance: Values, truth: Truth) -> float:
     last = np.append(np.diff(chance[order]) < 0, True)  # between equals there is no threshold
     place = int(np.where(last, f1, -1).argmax())
     below = chance[order][place + 1] if place + 1 < len(truth) else 0.0
-    return round(float(chance[order][place] + below) / 2, 6)
+    least = float(chance[order][place])
+    middle = (least + float(below)) / 2
+    return middle if middle > below else least  # between neighbours there is no number

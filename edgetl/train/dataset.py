@@ -154,7 +154,9 @@ def _untested(photos: list[Photo], task: Task) -> list[str]:
 def _split(
     root: Path, kept: list[Found], looks: list[Look], task: Task, *, seed: int, source: str
 ) -> tuple[list[Photo], str, list[str], Together]:
-    together = group_photos(root, kept, looks)
+    single = all(len(task.classes_of(item)) == 1 for item in kept)
+    kinds = [item.label if single else "photos" for item in kept]
+    together = group_photos(root, kept, looks, kinds)
     warnings = conflicts(kept, together.pairs)
     named = {item.split for item in kept}
     chosen: list[Split]
@@ -173,7 +175,7 @@ def _split(
             )
         warnings += leaks(kept, chosen, together.pairs)
     made = "seeded" in split_by
-    warnings += crowd_warning(together, Counter(i.label for i in kept), split_made=made)
+    warnings += crowd_warning(together, Counter(kinds), split_made=made)
     photos = [
         Photo(
             path=i.path,

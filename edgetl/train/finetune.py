@@ -151,7 +151,7 @@ def _train(
         home, config, spec, dataset, twin, info.normalize, progress, timings, [], held
     )
     paths = [dataset.root / dataset.photos[i].path for i in dataset.rows("train")]
-    context.warn(guidance.framing(paths, getattr(spec, "fit", "pad")))
+    context.warn(guidance.framing(paths, spec))
     with named_photos(context):
         return _finish(context, record, _stages(context, model), start=start)
 
@@ -197,15 +197,24 @@ def _stages(context: Context, model: Network) -> tuple[Network, list[Stage], lis
     tuned, tuned_stage, history = fit_network(context, probed, "finetune")
     stages, rows = [probe_stage, tuned_stage], [row, *history]
     n = len(context.dataset.rows("validation"))
-    context.warn(guidance.far_below(probe_stage, tuned_stage, n, context.config))
-    if strategy == "auto" and probe_stage.score > tuned_stage.score:
+    if context.dataset.task.metrics[0].share:
+        context.warn(guidance.far_below(probe_stage, tuned_stage, n, context.config))
+    if strategy == "auto" and _shipped(context, stages) is probe_stage:
         log.warning(
             "fine-tuning (%.4f) did not beat the probe (%.4f) on validation: the probe ships",
-            tuned_stage.score[0],
-            probe_stage.score[0],
+            tuned_stage.primary,
+            probe_stage.primary,
         )
         return probed, stages, rows
     return tuned, stages, rows
+
+
+def _shipped(context: Context, stages: list[Stage]) -> Stage:
+    """Of `auto` the best on validation, the later of equal ones; else the last."""
+    if context.config.strategy != "auto":
+        return stages[-1]
+    rank = context.dataset.task.rank
+    return max(reversed(stages), key=lambda stage: rank(stage.metrics, stage.loss))
 
 
 def _finish(
@@ -232,8 +241,6 @@ def _finish(
     context.timings["evaluation"] = time.perf_counter() - clock
     scores = {split: evaluation for split, (evaluation, _) in results.items()}
     context.warn(guidance.never_right(scores, dataset.summary.counts["train"]))
-    best = max(reversed(stages), key=lambda stage: stage.score)  # the later of equal ones
-    shipped = best if context.config.strategy == "auto" else stages[-1]
     shown: Split = "test" if "test" in results else "validation"
     metadata = {"format": "pt", "edgetl": edgetl.__version__, "backbone": context.config.backbone}
     save_network(model, home / runs.MODEL, metadata)
@@ -242,7 +249,7 @@ def _finish(
     record = msgspec.structs.replace(
         record,
         status="finished",
-        strategy=shipped.name,
+        strategy=_shipped(context, stages).name,
         stages=tuple(stages),
         warnings=tuple(context.warnings),
         validation=scores["validation"],

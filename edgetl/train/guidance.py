@@ -17,10 +17,11 @@ import numpy as np
 from PIL import Image
 
 from edgetl.data.names import shown
-from edgetl.inputs.image import CROP
+from edgetl.inputs.base import Input
+from edgetl.inputs.image import ImageInput, shown_share
 from edgetl.options import FinetuneConfig
 from edgetl.runs.record import Stage
-from edgetl.spec import Fit, Split
+from edgetl.spec import Split
 from edgetl.tasks.base import Evaluation
 
 LOOKED_AT = 1000  # photos whose shape is read
@@ -29,34 +30,33 @@ LONG_SHARE = 0.1  # of the photos, from which on it is said
 FEW = 3  # photos that must agree before a class is said to change when it is mirrored
 
 
-def framing(paths: Sequence[Path], fit: Fit) -> list[str]:
+def framing(paths: Sequence[Path], spec: Input) -> list[str]:
     """That the centre crop of long photos leaves most of them unseen."""
-    if fit != "crop":
+    if not isinstance(spec, ImageInput) or spec.fit != "crop":
         return []
     step = max(1, len(paths) // LOOKED_AT)
-    seen = [share for path in paths[::step] if (share := _seen_by_crop(path))]
+    seen = [share for path in paths[::step] if (share := _seen_by_crop(path, spec))]
     long = [share for share in seen if share < LEAST_SEEN]
     if not seen or len(long) < LONG_SHARE * len(seen):
         return []
     share = statistics.median(long)
     of = f"{len(long)} of {len(seen)} training photos" + (" looked at" if step > 1 else "")
     return [
-        f"{of} are about {CROP**2 / share:.1f} times as long as wide: the centre crop "
-        f"sees {share:.0%} of such a photo. Where what matters may lie outside the middle, give "
+        f"{of} are about {spec.crop**2 / share:.1f} times as long as "
+        f"{'wide' if spec.height == spec.width else 'the input is'}: the centre crop sees {share:.0%} of such a photo. Where what matters may lie outside the middle, give "
         "--fit pad (all of it, smaller) or --fit squash (all of it, distorted)."
     ]
 
 
-def _seen_by_crop(path: Path) -> float:
-    """Share of a photo's area within the square that fit `crop` takes; 0 where it is unknown."""
+def _seen_by_crop(path: Path, spec: ImageInput) -> float:
+    """Share of a photo's area that fit `crop` takes, either way up; 0 where it is unknown."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on huge photos; this reads only the header
             with Image.open(path) as image:
-                width, height = image.size
+                return shown_share(image, spec)
     except Exception:  # plug-ins raise almost anything; whoever reads the pixels says it
         return 0.0
-    return (CROP * min(width, height)) ** 2 / (width * height)
 
 
 def mirroring(plain: list[str], mirrored: list[str], truth: list[str]) -> list[str]:
@@ -85,7 +85,7 @@ def mirroring(plain: list[str], mirrored: list[str], truth: list[str]) -> list[s
 def far_below(probe: Stage, tuned: Stage, n: int, config: FinetuneConfig) -> list[str]:
     """That fine-tuning lost against the probe by more than chance explains on `n` photos."""
     # Shares with one photo more on either side: 0 and 1 are never certain.
-    before, after = ((stage.score[0] * n + 1) / (n + 2) for stage in (probe, tuned))
+    before, after = ((stage.primary * n + 1) / (n + 2) for stage in (probe, tuned))
     noise = math.sqrt((before * (1 - before) + after * (1 - after)) / n)
     if before - after <= 2 * noise:
         return []
@@ -96,8 +96,8 @@ def far_below(probe: Stage, tuned: Stage, n: int, config: FinetuneConfig) -> lis
         causes.append(f"--epochs {config.epochs}, which may be too few (leave it out)")
     causes.append("photos under wrong labels")
     return [
-        f"Fine-tuning reached {tuned.score[0]:.4f} on the {n} validation photos and the probe "
-        f"{probe.score[0]:.4f}: more than chance explains. Look for {'; '.join(causes)}."
+        f"Fine-tuning reached {tuned.primary:.4f} on the {n} validation photos and the probe "
+        f"{probe.primary:.4f}: more than chance explains. Look for {'; '.join(causes)}."
     ]
 
 
@@ -110,7 +110,7 @@ def never_right(evaluations: Mapping[Split, Evaluation], trained: dict[str, int]
             by_text.setdefault(found, []).append(f"{split} ({evaluation.n} photos)")
     return [
         f"On {' and '.join(splits)}, {_classes(len(found))} never recognised: "
-        f"{shown(found, 5, '; ')}. Accuracy hides this: look at macro-F1 and the confusion matrix, "
+        f"{shown(found, 5, '; ')}. A mean over all photos hides this: look at the scores by class, "
         "and add photos of what is rare."
         for found, splits in by_text.items()
     ]

@@ -91,7 +91,7 @@ class Trainer:
         self.bf16 = bf16_pays(device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.best = copy.deepcopy(self.average)
-        self.best_score: tuple[float, float] = (-1.0, -math.inf)
+        self.best_score: tuple[float, float] = (-math.inf, -math.inf)
         self.step = self.epoch = self.stale = 0
         self.history: list[EpochRow] = []
 
@@ -175,7 +175,7 @@ class Trainer:
     def finish_epoch(self, row: EpochRow) -> None:
         """Keep the best average; count epochs without progress."""
         self.history.append(row)
-        score = (next(iter(row.metrics.values())), -row.validation_loss)
+        score = self.twin.task.rank(row.metrics, row.validation_loss)
         if score > self.best_score:
             self.best_score, self.stale = score, 0
             self.best.load_state_dict(self.average.state_dict())

@@ -261,9 +261,8 @@ def fit_network(
     train(trainer, batches, context.validation, checkpoint=save, bar=context.bar)
     seconds = time.perf_counter() - clock
     context.timings[stage] = seconds
-    best = max(
-        trainer.history, key=lambda row: (next(iter(row.metrics.values())), -row.validation_loss)
-    )
+    rank = dataset.task.rank
+    best = max(trainer.history, key=lambda row: rank(row.metrics, row.validation_loss))
     return (
         trainer.best.to("cpu"),
         Stage(

@@ -76,7 +76,7 @@ def test_a_run_from_scratch(trained: Path, shapes: Path) -> None:
     assert [row.epoch for row in rows] == list(range(1, len(rows) + 1))
     best = max(rows, key=lambda row: (row.metrics["accuracy"], -row.validation_loss))
     assert (
-        record.stages[0].score[0]
+        record.stages[0].primary
         == best.metrics["accuracy"]
         == record.validation.metrics["accuracy"]
     )
@@ -215,7 +215,7 @@ def test_auto_is_never_worse_than_its_probe(
 ) -> None:
     record = finetune(shapes, tmp_path / "run", strategy="auto", weights=weights_file(NET))
     assert record.validation is not None
-    assert record.validation.metrics["accuracy"] == max(stage.score[0] for stage in record.stages)
+    assert record.validation.metrics["accuracy"] == max(stage.primary for stage in record.stages)
 
 
 def test_two_classes_of_two_photos_each(

@@ -34,7 +34,13 @@ def by_table(
     _check(table, found)
     listed = {item.path for item in found}
     left = [path for path in seen.photos if path not in listed]
+    several = [item.label for item in found if SEPARATOR in item.label]
     warnings = []
+    if several and column == "label":
+        warnings.append(
+            f"{table.name} states {several[0]} as one class: where {SEPARATOR} separates several, "
+            "call the column labels, and give the --task that reads it."
+        )
     if left:
         warnings.append(
             f"{len(left)} of {len(seen.photos)} photos under {root} are not used, because "
@@ -116,7 +122,10 @@ def _check_columns(table: Path, columns: list[str], column: str) -> None:
         raise DataError(
             f"{table} has columns {', '.join(sorted(named)) or 'none'}; wanted are path, "
             f"{column} and, if you like, split and group, with commas, semicolons or tabs between.",
-            fix="name the columns in the first line.",
+            fix="name the columns in the first line."
+            if not {"label", "labels"} & {*named}
+            else "call the column label where each photo has one class, labels where it may have "
+            "several, and give the --task that reads it.",
         )
 
 
@@ -137,7 +146,7 @@ def _row(row: dict[str, str], where: str, column: str) -> Found:
     path, label, named = row.get("path", ""), row.get(column, ""), row.get("split", "")
     if column == "labels":  # none is an answer
         label = SEPARATOR.join(
-            sorted({n for name in label.split(SEPARATOR) if (n := name.strip())})
+            sorted({n for name in label.split(SEPARATOR) if (n := nfc(name.strip()))})
         )
     elif not label:
         raise DataError(f"{where}: path or label is empty.", fix="fill both in.")

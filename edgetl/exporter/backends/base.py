@@ -95,6 +95,7 @@ class Backend:
         return recipe.precision == "fp16"
 
 
+BASELINE = "ort-fp32"  # the recipe in every bundle: any machine can run it
 BACKENDS: Registry[Backend] = Registry(
     "backend",
     "edgetl.backends",

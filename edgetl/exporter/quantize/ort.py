@@ -111,7 +111,7 @@ def _float_outputs(graph: onnx.GraphProto) -> None:
     wires = Wires(graph)
     after = wires.after_weights()
     for node in graph.node:
-        if node.output[0] in after and node.op_type not in PAIR:
+        if after & {*node.output} and node.op_type not in PAIR:
             node.input[:] = [_source(name, wires.maker) for name in node.input]
     _prune(graph)
 

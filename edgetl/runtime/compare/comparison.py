@@ -134,7 +134,11 @@ class Scores:
         shown = [self.task.calibrated(o, side.settings) for side, o in both]
         self.kl: Table = np.stack([self.task.distance(shown[0], one) for one in shown]).clip(0)
         self.both: Flags = self.finite & self.finite[0]
-        same = np.stack([self.task.agreement(self.outputs[0], one) for one in self.outputs])
+        fitted = [self.task.settled(side.settings, side.task) for side in sides]
+        pairs = zip(self.outputs, fitted, strict=True)
+        same = np.stack(
+            [self.task.agreement(self.outputs[0], o, (fitted[0], own)) for o, own in pairs]
+        )
         self.same: Flags = np.logical_and(same, self.both)
         self.apart = [None if c is None else np.abs(c - first) for c in chance]
 

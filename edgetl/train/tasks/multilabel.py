@@ -33,11 +33,17 @@ class TrainMultiLabel(TrainLogits):
         self._weights = torch.from_numpy(ratio.astype(np.float32))
 
     def loss(self, outputs: Tensors, targets: torch.Tensor, *, smoothing: float) -> torch.Tensor:
-        """Weighted binary cross-entropy with smoothed labels."""
+        """Weighted binary cross-entropy with smoothed labels.
+
+        A weight w would raise a class's logits by log(w): they are raised for the loss, so that
+        those that ship state the share that is true (logit adjustment, Menon et al. 2021).
+        """
         logits = outputs[LOGITS]
         soft = targets.to(logits.dtype) * (1 - smoothing) + smoothing / 2
         weights = self._weights.to(logits.device)
-        return nn.functional.binary_cross_entropy_with_logits(logits, soft, pos_weight=weights)
+        return nn.functional.binary_cross_entropy_with_logits(
+            logits + weights.log(), soft, pos_weight=weights
+        )
 
     def distil(self, wanted: Tensors, found: Tensors, temperature: float) -> torch.Tensor:
         """Kullback-Leibler divergence of softened answers, summed over classes."""

@@ -41,6 +41,7 @@ def read_given(
     classifier or cannot be run.
     """
     file = read_file(data)
+    _choose_output(file.model.graph, file.name, output)  # what it leaves out may be anything
     for node in all_nodes(file.model.graph):
         if node.op_type.startswith(_QUANTIZED) or node.op_type == "DequantizeLinear":
             raise TraceError(
@@ -53,7 +54,6 @@ def read_given(
     for node in all_nodes(computed.graph):
         _refuse(node, file.name)
     _check_weights(computed.graph, file.name)
-    _choose_output(file.model.graph, file.name, output)
     sides = (size, size) if isinstance(size, int) else size
     return find_logits(_interface(file, sides, layout))
 
