@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.common import write_rows
 from edgetl.bundle import open_bundle
 from edgetl.exporter.sources.run import RunSource
-from edgetl.metrics import divergence, paired_drop, paired_rise
+from edgetl.metrics import divergences, paired_drop, paired_rise
 from edgetl.runtime.model import load
 from edgetl.tasks.base import join
 
@@ -56,7 +56,7 @@ def on_test(run: Path, bundle: Path, chosen: str) -> dict[str, Any]:
     return {
         "n": len(truth),
         "reference_accuracy": float((reference.argmax(1) == truth).mean()),
-        "divergence": divergence(reference, logits),
+        "divergence": float(divergences(reference, logits).mean()),
         "rise": rise,
         "rise_interval": rise_interval,
         "drop": drop,

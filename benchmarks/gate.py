@@ -29,7 +29,7 @@ from edgetl.exporter.context import BuildContext
 from edgetl.exporter.plan import plan
 from edgetl.exporter.sources.run import RunSource
 from edgetl.exporter.variants import trained_context
-from edgetl.metrics import cross_entropy, divergence, paired_drop, paired_rise
+from edgetl.metrics import cross_entropy, divergences, paired_drop, paired_rise
 from edgetl.spec import Recipe, Strategy
 
 SIDE = 96
@@ -118,8 +118,8 @@ def rows_of(run: Path, data: str) -> list[dict[str, Any]]:
                 "n_test": len(truth),
                 "reference_accuracy": float((reference.argmax(1) == truth).mean()),
                 "reference_loss": cross_entropy(reference, truth),
-                "divergence_validation": divergence(near, mine),
-                "divergence_test": divergence(reference, theirs),
+                "divergence_validation": float(divergences(near, mine).mean()),
+                "divergence_test": float(divergences(reference, theirs).mean()),
                 "agreement_test": float((reference.argmax(1) == theirs.argmax(1)).mean()),
                 "drop_test": drop,
                 "drop_interval": interval,

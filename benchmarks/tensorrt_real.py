@@ -85,13 +85,13 @@ def prepare(folder: Path, wheels: list[Path], data: Path, weights: Path) -> None
 def photos(data: Path, count: int) -> Any:
     """Photos from all over a folder, uint8 `(count, 224, 224, 3)`."""
     from edgetl.data.walk import images_in
-    from edgetl.inputs.image import ImageInput, pixels
+    from edgetl.inputs.image import ImageInput
 
     found = images_in(data)
     if len(found) < count:
         raise SystemExit(f"{data} holds {len(found)} photos, and {count} are needed.")
     order = np.random.default_rng(0).permutation(len(found))[:count]
-    return np.stack([pixels(found[i], ImageInput()) for i in order])
+    return np.stack([ImageInput().read(found[i]).pixels for i in order])
 
 
 def networks(

@@ -115,11 +115,6 @@ def divergences(reference: Logits, logits: Logits) -> npt.NDArray[np.float64]:
     return np.asarray((np.exp(p) * (p - q)).sum(axis=1))
 
 
-def divergence(reference: Logits, logits: Logits) -> float:
-    """Their mean; infinite where a logit is not finite."""
-    return float(divergences(reference, logits).mean()) if np.isfinite(logits).all() else math.inf
-
-
 def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
     scaled = logits.astype(np.float64)
     scaled -= scaled.max(axis=1, keepdims=True)

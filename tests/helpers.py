@@ -9,6 +9,7 @@ import numpy as np
 
 from edgetl.cli.rows import candidate_row
 from edgetl.inputs.base import Input, Pixels
+from edgetl.metrics import divergences
 from edgetl.tasks.base import Evaluation
 from edgetl.tasks.classification import Classification
 from edgetl.train.backbones import Network, build_network
@@ -29,6 +30,16 @@ def evaluate_logits(logits: Any, truth: Any, labels: Sequence[str]) -> Evaluatio
 def batch(sources: Iterable[Any], spec: Input) -> Pixels:
     """Images as one array `(N, H, W, 3)`."""
     return np.stack([spec.read(source).pixels for source in sources])
+
+
+def pixels(source: Any, spec: Input) -> Pixels:
+    """One image as `(H, W, 3)`."""
+    return spec.read(source).pixels
+
+
+def divergence(reference: Any, logits: Any) -> float:
+    """Mean Kullback-Leibler divergence in nats of logits `(N, C)` from the reference's."""
+    return float(divergences(reference, logits).mean())
 
 
 def build_classifier(backbone: str, classes: int, *, seed: int) -> Network:

@@ -14,9 +14,10 @@ import pytest
 import edgetl
 from edgetl.errors import BundleError, DataError, EngineError, UsageError
 from edgetl.evaluation import evaluate_samples
-from edgetl.inputs.image import pixels, sized
+from edgetl.inputs.image import sized
 from edgetl.spec import SkippedFile
 from edgetl.tasks.classification import Classification
+from tests.helpers import pixels
 
 Draw = Callable[..., Path]
 THREE = {"bars": 6, "disc": 5, "square": 4}

@@ -91,7 +91,8 @@ class ImageInput(Record, Input, frozen=True, kw_only=True, tag="image"):
         uint8 array `(H, W, 3)` in RGB or `(H, W)` in grey. Raises ImageError when it cannot be
         read.
         """
-        return read(source, self)
+        found = _seen(source, self, scaled=True)
+        return Read(*_fit(found.image, self, found.size), found.bits, found.stored)
 
     def photo(self, source: ImageSource) -> Image.Image:
         """The whole photo in RGB, upright and as large as it is. Raises ImageError."""
@@ -118,17 +119,6 @@ def sized(size: Size, fit: Fit = "crop", depth: int = FULL_DEPTH) -> ImageInput:
     height, width = (size, size) if isinstance(size, int) else size
     rules = 1 if depth == FULL_DEPTH else 2
     return ImageInput(height=height, width=width, fit=fit, rules=rules, depth=depth)
-
-
-def pixels(source: ImageSource, spec: ImageInput) -> Pixels:
-    """Turn one image into uint8 `(height, width, 3)`; as `ImageInput.read`."""
-    return read(source, spec).pixels
-
-
-def read(source: ImageSource, spec: ImageInput) -> Read:
-    """As `ImageInput.read`."""
-    found = _seen(source, spec, scaled=True)
-    return Read(*_fit(found.image, spec, found.size), found.bits, found.stored)
 
 
 def _seen(source: ImageSource, spec: ImageInput, *, scaled: bool) -> _Seen:

@@ -26,7 +26,8 @@ from edgetl.data.duplicates import (
     structure,
 )
 from edgetl.data.ingest import look_all, signature
-from edgetl.inputs.image import pixels, sized
+from edgetl.inputs.image import sized
+from tests.helpers import pixels
 
 SPEC = sized(224)
 Change = Callable[[Image.Image], Image.Image]

@@ -14,7 +14,8 @@ from PIL import Image
 
 from edgetl.data.ingest import look, look_all, open_cache, signature, time_taken
 from edgetl.errors import StorageError
-from edgetl.inputs.image import pixels, sized
+from edgetl.inputs.image import sized
+from tests.helpers import pixels
 
 SPEC = sized(64)
 

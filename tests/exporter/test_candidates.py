@@ -27,9 +27,9 @@ from edgetl.exporter.onnx.checks import check_fp16, check_onnx
 from edgetl.exporter.sources.run import RunSource
 from edgetl.exporter.tensorrt.rules import check_trt_qdq
 from edgetl.inputs.image import Pixels
-from edgetl.metrics import divergence
 from edgetl.recipes import find_recipe
 from edgetl.spec import Recipe
+from tests.helpers import divergence
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,8 @@ import pytest
 from edgetl.bundle.manifest import Candidate
 from edgetl.exporter import gate
 from edgetl.exporter.gate import distance_limit
-from edgetl.metrics import divergence
 from edgetl.tasks.classification import Classification
-from tests.helpers import Flat
+from tests.helpers import Flat, divergence
 
 LABELS = ("a", "b", "c", "d")
 TASK = Classification(labels=LABELS)

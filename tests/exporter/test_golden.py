@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from edgetl.exporter.golden import drawn_jpeg, golden_inputs, golden_members
-from edgetl.inputs.image import pixels, sized
+from edgetl.inputs.image import sized
+from tests.helpers import pixels
 
 SPEC = sized(48, "crop")
 

@@ -18,7 +18,8 @@ from PIL import Image
 
 from edgetl.errors import ImageError
 from edgetl.inputs.decode import MAX_PIXELS
-from edgetl.inputs.image import ImageInput, pixels, read, sized
+from edgetl.inputs.image import ImageInput, sized
+from tests.helpers import pixels
 
 SPEC = sized(64)
 
@@ -59,9 +60,9 @@ def test_a_huge_jpeg_is_read_at_a_smaller_scale_in_bounded_memory(tmp_path: Path
     del left
     code = (
         "import sys, resource, warnings; warnings.simplefilter('error')\n"
-        "from edgetl.inputs.image import read, sized\n"
+        "from edgetl.inputs.image import sized\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "got = read(sys.argv[1], sized(64, 'squash'))\n"
+        "got = sized(64, 'squash').read(sys.argv[1])\n"
         "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
         "print(*got.stored, got.pixels[9, 9, 0], got.pixels[9, 60, 0], grown // 1024)"
     )
@@ -143,7 +144,7 @@ def squash(bits: int) -> ImageInput:
     ("kind", "dtype"), [("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32)]
 )
 def test_samples_of_any_depth_use_the_whole_range(bits: int, kind: str, dtype: Any) -> None:
-    found = read(encoded(ramp(bits, dtype), kind), squash(bits))
+    found = squash(bits).read(encoded(ramp(bits, dtype), kind))
     assert found.bits == bits
     assert found.pixels[30, :, 1].tolist() == list(range(256))
 
@@ -207,12 +208,12 @@ def colour16(values: np.ndarray) -> bytes:
 
 def test_16_bit_colour_is_looked_at_as_well() -> None:
     full = np.full((64, 64, 3), 0x8000, np.uint16)
-    assert read(colour16(full), SPEC).bits == 16
-    assert read(colour16(full >> 4), SPEC).bits == 12
+    assert SPEC.read(colour16(full)).bits == 16
+    assert SPEC.read(colour16(full >> 4)).bits == 12
     with pytest.raises(ImageError, match="nothing but black would be left: all of its 16-bit"):
         pixels(colour16(full >> 8), SPEC)
     with pytest.raises(ImageError, match="16-bit colour cannot be read as 12 bits"):
         pixels(colour16(full >> 4), sized(64, "crop", 12))
     grey = encoded(Image.new("L", (64, 64), 3), "PNG")
-    assert read(grey, SPEC).bits == 0
-    assert read(grey, sized(64, "crop", 12)).pixels.max() == 3  # 8-bit files are left alone
+    assert SPEC.read(grey).bits == 0
+    assert sized(64, "crop", 12).read(grey).pixels.max() == 3  # 8-bit files are left alone

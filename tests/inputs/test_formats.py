@@ -14,7 +14,8 @@ from PIL import Image, TiffImagePlugin, TiffTags, features
 
 from edgetl.errors import ImageError
 from edgetl.inputs.formats import kind_of, open_image
-from edgetl.inputs.image import pixels, sized
+from edgetl.inputs.image import sized
+from tests.helpers import pixels
 
 # 64 x 48 px, red on the left and blue on the right.
 HEIC = base64.b64decode(
@@ -27,6 +28,7 @@ HEIC = base64.b64decode(
     "N7//+ZKuQ/g40cF//iVGff4lOn/+963UV2Vc2KXkWH1UjqB8DyxKkd0U0Ta+z94+xjIRLc58WP8/8b+O5trmjzZ1n1IsrufF"
     "j/P/G/jtmodeN0Sry1/JpuAyRK45Z4cgNf1aCN4g5m04sSH2"
 )
+
 SPEC = sized(8, "squash")
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from edgetl.errors import DataError, RunError
 from edgetl.files import sha256_file
-from edgetl.inputs.image import pixels
 from edgetl.runs.folder import read_run
 from edgetl.runs.record import RunRecord
 from edgetl.runs.samples import RunPhotos
+from tests.helpers import pixels
 
 
 @pytest.fixture

@@ -26,12 +26,12 @@ from edgetl.errors import (
     UnknownNameError,
     UsageError,
 )
-from edgetl.inputs.image import pixels
 from edgetl.machine import available_cores
 from edgetl.recipes import find_recipe
 from edgetl.runtime.model import Model
 from edgetl.runtime.selftest import self_test
 from edgetl.runtime.session import open_session
+from tests.helpers import pixels
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,11 @@ from PIL import Image
 
 from edgetl.errors import DataError
 from edgetl.files import decode_json, sha256_file
-from edgetl.inputs.image import ImageInput, pixels, sized
+from edgetl.inputs.image import ImageInput, sized
 from edgetl.spec import Photo
 from edgetl.tasks.classification import Classification
 from edgetl.train.dataset import Dataset, load_dataset, photo_lines
+from tests.helpers import pixels
 
 SPEC = sized(64)
 Drawn = Callable[..., Path]

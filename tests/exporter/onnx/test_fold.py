@@ -19,10 +19,10 @@ from edgetl.exporter.onnx.importing.importer import OUTPUT
 from edgetl.exporter.onnx.passes import finish, prepend, rename, stored_constants
 from edgetl.exporter.quantize import ort as quantizer
 from edgetl.exporter.tensorrt.qdq import trt_qdq
-from edgetl.metrics import divergence
 from edgetl.recipes import find_recipe
 from edgetl.spec import Normalize
 from tests.exporter import small
+from tests.helpers import divergence
 
 Change = Callable[[onnx.GraphProto], None]
 NORMALIZATIONS = [

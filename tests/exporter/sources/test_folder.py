@@ -13,9 +13,10 @@ import pytest
 from edgetl.errors import DataError
 from edgetl.exporter.sources import folder
 from edgetl.exporter.sources.folder import Folder, Use
-from edgetl.inputs.image import pixels, sized
+from edgetl.inputs.image import sized
 from edgetl.runs.samples import fingerprint
 from edgetl.tasks.classification import Classification
+from tests.helpers import pixels
 
 SPEC = sized(24)
 USES: tuple[Use, ...] = ("calibration", "held-out", "validation")

@@ -19,9 +19,9 @@ from edgetl.exporter.onnx.passes import stored_constants
 from edgetl.exporter.quantize.calibration import Rounding
 from edgetl.exporter.quantize.qat import train as qat
 from edgetl.exporter.quantize.qat.train import Trained, train_integers
-from edgetl.metrics import divergence
 from edgetl.recipes import find_recipe
 from tests.exporter import small
+from tests.helpers import divergence
 
 pytestmark = pytest.mark.usefixtures("single")
 
