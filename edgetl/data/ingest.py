@@ -82,11 +82,9 @@ def time_taken(path: Path) -> str:
 
 def look_all(paths: list[Path], spec: Input) -> Iterator[Look]:
     """Read files in order, on all cores; at most a few hundred decoded photos wait in memory."""
-    workers = available_cores()
-    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="edgetl-read") as pool:
+    with ThreadPoolExecutor(available_cores(), thread_name_prefix="edgetl-read") as pool:
         for start in range(0, len(paths), 256):
-            block = paths[start : start + 256]
-            yield from pool.map(lambda path: look(path, spec), block)
+            yield from pool.map(lambda path: look(path, spec), paths[start : start + 256])
 
 
 def open_cache(path: Path, count: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

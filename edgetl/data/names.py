@@ -38,8 +38,7 @@ _MARKS = frozenset(
 
 def split_of(name: str) -> Split | None:
     """The split that a folder's name, or a cell of a table, means; None for any other name."""
-    words = [word for word in re.split(r"[\W_]+", name.casefold()) if word]
-    words = [part for word in words for part in _unglued(word)]
+    words = [part for w in re.findall(r"[^\W_]+", name.casefold()) for part in _unglued(w)]
     telling = [word for word in words if not _FILLERS.fullmatch(word)]
     return _MEANT.get(telling[0]) if len(telling) == 1 else None
 

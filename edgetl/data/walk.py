@@ -174,14 +174,16 @@ def _reason(path: str, suffix: str) -> str:
     return f"{kind or ('of no known kind' if head else 'empty')}, no photo{named}"
 
 
+class RunMark(msgspec.Struct):
+    """What tells run.json from other files, in every version of it."""
+
+    edgetl_run: int
+
+
 def is_run(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder is a run that edgetl wrote, of whatever version."""
     try:
-        decode_json(Path(folder, "run.json").read_bytes(), _Mark)
+        decode_json(Path(folder, "run.json").read_bytes(), RunMark)
     except (OSError, msgspec.DecodeError):
         return False
     return True
-
-
-class _Mark(msgspec.Struct):
-    edgetl_run: int

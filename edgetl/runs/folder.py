@@ -11,12 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from edgetl.data.walk import is_run
+from edgetl.data.walk import RunMark, is_run
 from edgetl.errors import RunError, StorageError
-from edgetl.files import decode_json, user_path, write_json, write_jsonl
+from edgetl.files import decode_json, user_path, write_json
 from edgetl.options import FinetuneConfig
-from edgetl.runs.record import RUN_VERSION, EpochRow, RunRecord
-from edgetl.spec import Record
+from edgetl.runs.record import RUN_VERSION, RunRecord
 from edgetl.tasks.base import decode_stored
 
 RUN_JSON = "run.json"
@@ -33,10 +32,6 @@ LOCK = ".lock"
 OWN = (CACHE, METRICS, PHOTOS, MODEL, REPORT, CHECKPOINT, PROBE, RUN_JSON)
 
 
-class _Mark(Record, frozen=True, kw_only=True):
-    edgetl_run: int
-
-
 def read_run(folder: str | Path) -> RunRecord:
     """Read run.json; RunError when the folder is no run of a version that is known here."""
     home = user_path(folder)
@@ -50,7 +45,7 @@ def read_run(folder: str | Path) -> RunRecord:
         )
     try:
         data = path.read_bytes()
-        version = decode_json(data, _Mark).edgetl_run
+        version = decode_json(data, RunMark).edgetl_run
         record = decode_json(data, RunRecord, decode_stored) if version == RUN_VERSION else None
     except (msgspec.DecodeError, OSError) as error:
         raise RunError(
@@ -168,11 +163,6 @@ def _temporary(home: Path) -> list[Path]:
 def write_run(home: Path, record: RunRecord) -> None:
     """Write run.json."""
     write_json(home / RUN_JSON, record)
-
-
-def write_history(home: Path, history: list[EpochRow]) -> None:
-    """Write metrics.jsonl."""
-    write_jsonl(home / METRICS, history)
 
 
 def tidy(home: Path) -> None:

@@ -9,7 +9,7 @@ import shutil
 
 import msgspec
 
-from edgetl.engines import ENGINES, Missing, find_engine
+from edgetl.engines import ENGINES, find_engine
 from edgetl.errors import StorageError
 from edgetl.files import CACHE, cache_folder, nearest, user_path
 from edgetl.inputs.base import INPUTS
@@ -56,7 +56,7 @@ def examine() -> list[Part]:
                 # A variant such as onnxruntime-gpu has another name, but the same module.
                 version=None if reason else _version(engine) or find_engine(engine).version(),
                 purpose="engine",
-                fix=_fix(reason),
+                fix=f"{reason.message} {reason.fix}" if reason else "",
             )
         )
     return [*parts, *_added(), _weights(), _cache()]
@@ -81,10 +81,6 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _fix(reason: Missing | None) -> str:
-    return "" if reason is None else f"{reason.message} {reason.fix}"
 
 
 def _weights() -> Part:

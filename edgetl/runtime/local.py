@@ -105,7 +105,11 @@ def merged(old: dict[str, Timing], new: dict[str, Timing]) -> tuple[dict[str, Ti
     They stay or go together, as only medians taken in turns compare well. A shorter bench, or an
     unstable one that is noisier, replaces none, but adds candidates that were not measured before.
     """
-    old = {name: t for name, t in old.items() if name not in new or _same_engine(t, new[name])}
+    old = {
+        name: t
+        for name, t in old.items()
+        if name not in new or t.engine_version == new[name].engine_version
+    }
     both = sorted(old.keys() & new.keys())
     if not both:
         return old | new, ""
@@ -116,10 +120,6 @@ def merged(old: dict[str, Timing], new: dict[str, Timing]) -> tuple[dict[str, Ti
     if now > was and any(new[name].unstable for name in both):
         return new | old, f"its p99 is up to {now:.3g} × p50, and the earlier one's {was:.3g} ×"
     return new, ""
-
-
-def _same_engine(old: Timing, new: Timing) -> bool:
-    return old.engine_version == new.engine_version
 
 
 def remember(

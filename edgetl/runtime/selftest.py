@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import Any
 
@@ -71,11 +72,8 @@ def _run(bundle: Bundle, candidate: Candidate) -> Check:
     reason = unfit(candidate)
     if reason is not None:
         return Check(name=candidate.name, passed=None, detail=f"skipped: {reason}")
-    session = open_session(bundle, candidate)
-    try:
+    with contextlib.closing(open_session(bundle, candidate)) as session:
         return check_session(bundle, candidate, session)
-    finally:
-        session.close()
 
 
 def check_session(bundle: Bundle, candidate: Candidate, session: Session) -> Check:
@@ -170,10 +168,9 @@ def _preprocessing(bundle: Bundle) -> Check:
 
 def _array(bundle: Bundle, member: str) -> Any:
     try:
-        array = np.load(io.BytesIO(bundle.read(member)), allow_pickle=False)
+        return np.load(io.BytesIO(bundle.read(member)), allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise BundleError(
             f"Bundle {bundle.path} holds no array in {member}: {error}.",
             fix="export it again with `edgetl export`.",
         ) from error
-    return array

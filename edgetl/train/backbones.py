@@ -52,8 +52,7 @@ def all_backbones() -> dict[str, BackboneInfo]:
 
 
 def _builder_says(name: str, word: str) -> bool:
-    builder = torchvision.models.get_model_builder(name)
-    return word in inspect.getsource(inspect.unwrap(builder))
+    return word in inspect.getsource(inspect.unwrap(torchvision.models.get_model_builder(name)))
 
 
 def _normalize(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalize:
@@ -101,7 +100,7 @@ def build_network(name: str, width: int, output: str, *, seed: int) -> Network:
         torch.manual_seed(seed)
         # Auxiliary heads only helped the original training, and make its output no plain tensor.
         plain = {"aux_logits": False, "init_weights": False}
-        options: dict[str, Any] = plain if _builder_says(name, "aux_logits") else {}
+        options = plain if _builder_says(name, "aux_logits") else {}
         body = torchvision.models.get_model(name, weights=None, **options)
         head_name, features = _cut_head(body, info.name)
         model = Network(body, nn.Linear(features, width), (output,), head_name)
@@ -120,9 +119,7 @@ def _cut_head(body: nn.Module, name: str) -> tuple[str, int]:
         raise WeightsError(
             f"Backbone {name} has no head that edgetl recognises.", fix="use another."
         )
-    parent_path, _, leaf = head_name.rpartition(".")
-    parent: Any = body.get_submodule(parent_path)
-    setattr(parent, leaf, nn.Identity())
+    body.set_submodule(head_name, nn.Identity())
     return head_name, width
 
 

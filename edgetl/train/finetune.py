@@ -21,7 +21,7 @@ from PIL import Image
 import edgetl
 from edgetl.data.found import photo_lines, skipped_line
 from edgetl.errors import DataError, UsageError, WeightsError
-from edgetl.files import user_path, write_bytes
+from edgetl.files import user_path, write_bytes, write_jsonl
 from edgetl.options import FinetuneConfig, FinetuneOptions, takes
 from edgetl.progress import progress_bar
 from edgetl.report import Mistake, thumbnail, write_run_report
@@ -237,7 +237,7 @@ def _finish(
     shown: Split = "test" if "test" in results else "validation"
     metadata = {"format": "pt", "edgetl": edgetl.__version__, "backbone": context.config.backbone}
     save_network(model, home / runs.MODEL, metadata)
-    runs.write_history(home, history)
+    write_jsonl(home / runs.METRICS, history)
     mistakes = worst_mistakes(dataset, shown, results[shown][1])
     record = msgspec.structs.replace(
         record,

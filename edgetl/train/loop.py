@@ -254,29 +254,22 @@ def quicken_norms(model: nn.Module) -> None:
 
 def parameter_groups(model: Network, settings: Hyperparameters) -> list[dict[str, Any]]:
     """Optimiser groups: rates rise with depth, first layers rest, norms do not decay."""
-    body = list(model.body.named_parameters())
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for index, (_, parameter) in enumerate(body):
+    body = list(model.body.parameters())
+    rates: list[tuple[nn.Parameter, float]] = []
+    for index, parameter in enumerate(body):
         depth = index / max(1, len(body) - 1)
         if depth < settings.freeze:
             parameter.requires_grad_(False)
             continue
         band = math.floor(depth * 8) / 8  # a few groups, not one a tensor
-        rate = settings.body_rate * settings.bottom_rate ** (1 - band)
+        rates.append((parameter, settings.body_rate * settings.bottom_rate ** (1 - band)))
+    rates += [(parameter, settings.head_rate) for parameter in model.head.parameters()]
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for parameter, rate in rates:
         decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-        _add(groups, rate, decay, parameter)
-    for parameter in model.head.parameters():
-        decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-        _add(groups, settings.head_rate, decay, parameter)
+        new = {"params": [], "peak": rate, "weight_decay": decay}
+        groups.setdefault((rate, decay), new)["params"].append(parameter)
     return list(groups.values())
-
-
-def _add(
-    groups: dict[tuple[float, float], dict[str, Any]], rate: float, decay: float, parameter: Any
-) -> None:
-    key = (rate, decay)
-    groups.setdefault(key, {"params": [], "peak": rate, "weight_decay": decay})
-    groups[key]["params"].append(parameter)
 
 
 def train(

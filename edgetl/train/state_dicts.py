@@ -193,11 +193,10 @@ def without_prefix(
     most = max(votes.values(), default=0)
     if 2 * most < len(wanted):
         return tensors, []
-    ranked = sorted(
+    prefix = min(
         (prefix for prefix in votes if votes[prefix] == most),
         key=lambda prefix: (prefix != "", "ema" not in prefix, len(prefix), prefix),
     )
-    prefix = ranked[0]
     if not prefix:
         return tensors, []
     kept = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}

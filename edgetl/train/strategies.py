@@ -18,7 +18,7 @@ import torch
 from edgetl.data.ingest import open_cache
 from edgetl.data.names import shown
 from edgetl.errors import TrainingError
-from edgetl.files import read_jsonl, write_bytes
+from edgetl.files import read_jsonl, write_bytes, write_jsonl
 from edgetl.inputs.base import Input, Pixels
 from edgetl.machine import available_cores
 from edgetl.options import FinetuneConfig
@@ -255,7 +255,7 @@ def fit_network(
 
     def save(state: Trainer) -> None:
         # The rows first: a checkpoint without its rows could not be resumed, the reverse can.
-        runs.write_history(context.home, state.history)
+        write_jsonl(context.home / runs.METRICS, state.history)
         state.save(checkpoint)
 
     train(trainer, batches, context.validation, checkpoint=save, bar=context.bar)

@@ -66,12 +66,9 @@ def load_weights(model: Network, backbone: str, weights: str) -> WeightsOrigin:
 
 def file_licence(path: Path) -> str:
     """What the file itself says of its licence."""
-    if is_safetensors(path):
-        _, metadata = read_safetensors(path)
-        stated = metadata.get("license") or metadata.get("licence")
-        if stated:
-            return str(stated)
-    return "not stated in the file; ask whoever made it"
+    metadata = read_safetensors(path)[1] if is_safetensors(path) else {}
+    stated = metadata.get("license") or metadata.get("licence")
+    return str(stated or "not stated in the file; ask whoever made it")
 
 
 def assign(model: Network, tensors: Tensors, *, source: str) -> list[str]:
@@ -157,14 +154,15 @@ def _local_copy(info: BackboneInfo) -> Path | None:
             f"EDGETL_WEIGHTS names {home}, which is no folder.", fix="correct or unset it."
         )
     exact = home / Path(info.url).name
-    if exact.is_file():
-        check_name_hash(exact)
-        return exact
-    named = sorted(
-        path
-        for path in home.iterdir()
-        if path.suffix in (".safetensors", ".pth")
-        and path.name.startswith((f"{info.name}.", f"{info.name}-"))
+    starts = (f"{info.name}.", f"{info.name}-")
+    named = (
+        [exact]
+        if exact.is_file()
+        else sorted(
+            path
+            for path in home.iterdir()
+            if path.suffix in (".safetensors", ".pth") and path.name.startswith(starts)
+        )
     )
     if len(named) > 1:
         raise WeightsError(

@@ -96,7 +96,9 @@ class Turns:
     def _start(self, run: Run) -> Worker:
         candidate = run.candidate
         self._say(f"loading {candidate.name}")
-        insist(candidate)
+        reason = unfit(candidate)
+        if reason is not None:
+            raise EngineMissingError(reason.message, fix=reason.fix)
         builds = announce(self._bundle, candidate, self._batch)
         job = MeasureRequest(
             bundle=str(self._bundle.path),
@@ -124,10 +126,3 @@ class Turns:
                         continue
                     run.samples_ns += found.samples_ns
                     run.peak_rss_mib = max(run.peak_rss_mib, found.peak_rss_mib)
-
-
-def insist(candidate: Candidate) -> None:
-    """EngineMissingError when the candidate cannot run on this machine."""
-    reason = unfit(candidate)
-    if reason is not None:
-        raise EngineMissingError(reason.message, fix=reason.fix)

@@ -71,7 +71,8 @@ def compare(
     Raises UsageError, DataError, UnknownNameError, BundleError, EngineError.
     """
     asked = CompareOptions.of(options, changes)
-    _check_engines(asked.engines)
+    for engine in asked.engines:
+        find_engine(engine)  # an unknown one is an error
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(open_bundle(path)) for path in _listed(bundles)]
         _check_tasks(opened)
@@ -113,11 +114,6 @@ def find_images(
 
 
 # --- who is compared ----------------------------------------------------------------------------
-
-
-def _check_engines(engines: Sequence[str]) -> None:
-    for engine in engines:
-        find_engine(engine)
 
 
 def _check_tasks(bundles: list[Bundle]) -> None:
