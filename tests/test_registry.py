@@ -261,7 +261,7 @@ def registry(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[Any]:
     """A new one that sees the plug-ins."""
     monkeypatch.syspath_prepend(str(plugins))
     monkeypatch.delitem(sys.modules, "echo_engine", raising=False)
-    own = {"onnxruntime": "edgetl.engines.onnxruntime", "split": "edgetl.data.split:split_groups"}
+    own = {"onnxruntime": "edgetl.engines.onnxruntime", "split": "edgetl.data.groups:split_groups"}
     return Registry("engine", "edgetl.engines", own, Engine)
 
 

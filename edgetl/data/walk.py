@@ -87,10 +87,9 @@ def images_in(folder: Path, tell: Callable[[str], None] = lambda _: None) -> lis
 
 def contents(files: list[SkippedFile]) -> str:
     """What files that are no photos are, with numbers."""
-    counts = [
+    return "; ".join(
         f"{'1 file is' if k.n == 1 else f'{k.n} files are'} {k.reason}" for k in by_kind(files)
-    ]
-    return "; ".join(counts)
+    )
 
 
 def _visit(home: str, inside: str, above: tuple[str, ...], skip: str, found: Walk) -> bool:

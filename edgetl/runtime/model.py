@@ -12,7 +12,7 @@ import numpy as np
 from edgetl.bundle import Bundle, Candidate, open_bundle
 from edgetl.engines import Description, Images, Outputs, Session
 from edgetl.errors import EdgetlError, EngineError, ImageError, UsageError, shell
-from edgetl.inputs.source import ImageSource, is_source
+from edgetl.inputs.formats import ImageSource, is_source
 from edgetl.options import LoadOptions, takes
 from edgetl.runtime.choose import AUTO, named
 from edgetl.runtime.trust import open_best, open_named
@@ -89,8 +89,7 @@ class Model(contextlib.AbstractContextManager["Model"]):
             outputs = self._session.run(read.pixels[np.newaxis])
             error = self._unusable(outputs, name)
             if error is None:
-                settings = self.candidate.settings
-                found = self.task.decode(outputs, settings, read.geometry, top=top)
+                found = self.task.decode(outputs, self.candidate.settings, read.geometry, top=top)
         except ImageError as unreadable:
             error = unreadable
         if error is not None and not keep_going:

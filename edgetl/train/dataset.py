@@ -20,10 +20,16 @@ from edgetl.data.checks import (
     huge_warning,
 )
 from edgetl.data.found import Found, data_folder, photo_lines
-from edgetl.data.groups import Together, conflicts, crowd_warning, group_photos, leaks
+from edgetl.data.groups import (
+    Together,
+    conflicts,
+    crowd_warning,
+    group_photos,
+    leaks,
+    seeded_split,
+)
 from edgetl.data.ingest import Look, look_all, open_cache
 from edgetl.data.names import order_of_numbers
-from edgetl.data.split import seeded_split
 from edgetl.files import sha256_bytes
 from edgetl.inputs.base import Geometry, Input, Pixels
 from edgetl.progress import Bar, no_bar
@@ -126,8 +132,7 @@ def _read(
     kept: list[Found] = []
     looks: list[Look] = []
     skipped: list[SkippedFile] = []
-    paths = [root / item.path for item in found]
-    for item, seen in zip(found, look_all(paths, spec), strict=True):
+    for item, seen in zip(found, look_all([root / f.path for f in found], spec), strict=True):
         if seen.pixels is None:
             skipped.append(SkippedFile(path=item.path, reason=seen.error))
         else:
@@ -174,8 +179,7 @@ def _split(
                 f"No validation split: {carved} of the {of} training photos were set aside for it."
             )
         warnings += leaks(kept, chosen, together.pairs)
-    made = "seeded" in split_by
-    warnings += crowd_warning(together, Counter(kinds), split_made=made)
+    warnings += crowd_warning(together, Counter(kinds), split_made="seeded" in split_by)
     photos = [
         Photo(
             path=i.path,

@@ -43,8 +43,9 @@ def framing(paths: Sequence[Path], spec: Input) -> list[str]:
     of = f"{len(long)} of {len(seen)} training photos" + (" looked at" if step > 1 else "")
     return [
         f"{of} are about {spec.crop**2 / share:.1f} times as long as "
-        f"{'wide' if spec.height == spec.width else 'the input is'}: the centre crop sees {share:.0%} of such a photo. Where what matters may lie outside the middle, give "
-        "--fit pad (all of it, smaller) or --fit squash (all of it, distorted)."
+        f"{'wide' if spec.height == spec.width else 'the input is'}: the centre crop sees "
+        f"{share:.0%} of such a photo. Where what matters may lie outside the middle, give --fit "
+        "pad (all of it, smaller) or --fit squash (all of it, distorted)."
     ]
 
 

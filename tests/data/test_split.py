@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetl.data.split import seeded_split
+from edgetl.data.groups import seeded_split
 from edgetl.spec import Split
 
 THREE: dict[Split, float] = {"train": 0.70, "validation": 0.15, "test": 0.15}

@@ -104,8 +104,8 @@ def test_every_accepted_suffix_can_be_read_in_a_fresh_process(suffix: str, tmp_p
     kind = {".jpe": "JPEG", ".jfif": "JPEG", ".mpo": "MPO"}.get(suffix)
     scene().convert(mode).save(path, kind)
     code = (
-        "import sys; from edgetl.inputs.image import pixels, sized\n"
-        "print(pixels(sys.argv[1], sized(8)).shape)"
+        "import sys; from edgetl.inputs.image import sized\n"
+        "print(sized(8).read(sys.argv[1]).pixels.shape)"
     )
     if suffix in (".png", ".webp", ".tif", ".mpo"):  # Pillow loads these readers one by one
         run = [sys.executable, "-c", code, str(path)]

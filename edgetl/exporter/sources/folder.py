@@ -14,9 +14,9 @@ import numpy as np
 
 from edgetl.data.duplicates import join, same_pairs
 from edgetl.data.found import Found, by_kind, data_folder, photo_lines, skipped_line
+from edgetl.data.groups import seeded_split
 from edgetl.data.ingest import look_all, open_cache
 from edgetl.data.scan import scan
-from edgetl.data.split import seeded_split
 from edgetl.data.walk import walk
 from edgetl.errors import DataError, StorageError
 from edgetl.files import scratch_folder, sha256_bytes
