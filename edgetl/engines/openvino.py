@@ -167,8 +167,7 @@ class OvSession:
             )
         self._lock = threading.RLock()  # of what follows; not held while a model runs
         self._sizes: Recent[Compiled] = Recent()
-        self._first: Compiled | None = None
-        self._first = self._compiled(1)
+        self._first: Compiled | None = self._compiled(1)
 
     def _compiled(self, batch: int) -> Compiled:
         """The model for a batch size, compiled now if it is not kept."""

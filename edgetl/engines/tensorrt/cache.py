@@ -9,12 +9,12 @@ at once would time each other's kernels and, on a small board, run out of memory
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -24,7 +24,6 @@ from edgetl.engines.tensorrt.owned import (
     lock,
     open_owned,
     owned_content,
-    read_handle,
     unlink,
 )
 from edgetl.errors import StorageError, UsageError, shell
@@ -56,7 +55,7 @@ class Parts(Record, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         """Hex SHA-256 over all parts."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+        return sha256_bytes(msgspec.json.encode(self, order="sorted"))
 
     def differences(self, other: Parts) -> str:
         """Such as "gpu: Orin, not Xavier" for each part of `other` that is not as here."""
@@ -80,15 +79,13 @@ class Sidecar(Record, frozen=True, kw_only=True):
 class Held:
     """A plan from the cache; while it is open, no process removes the file to make room."""
 
-    def __init__(self, data: bytes, sidecar: Sidecar, handle: int) -> None:
+    def __init__(self, data: bytes, sidecar: Sidecar, file: IO[bytes]) -> None:
         self.data, self.sidecar = data, sidecar
-        self._handle = handle
+        self._file = file
 
     def close(self) -> None:
         """Let go of the file; harmless when done twice."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        self._file.close()
 
 
 def l4t_release() -> str:
@@ -148,20 +145,20 @@ class PlanCache:
         return held
 
     def _checked(self, path: Path, parts: Parts) -> Held | None:
-        handle = open_owned(path)
-        if handle is None:
+        file = open_owned(path)
+        if file is None:
             return None
         try:
-            data = read_handle(handle)
+            data = file.read()
             sidecar = self._sidecar(path)
             if differences := parts.differences(sidecar.parts):
                 raise RefusedError(f"was built for another machine or model ({differences})")
             if (len(data), sha256_bytes(data)) != (sidecar.plan_bytes, sidecar.plan_sha256):
                 raise RefusedError("is damaged: its size or hash is not what was written")
-            lock(handle, shared=True, wait=False)
-            return Held(data, sidecar, handle)
+            lock(file, shared=True, wait=False)
+            return Held(data, sidecar, file)
         except BaseException:
-            os.close(handle)
+            file.close()
             raise
 
     def _sidecar(self, path: Path) -> Sidecar:
@@ -180,13 +177,11 @@ class PlanCache:
             handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise _unusable(self.folder, error) from error
-        try:
-            if not lock(handle, shared=False, wait=False):
+        with os.fdopen(handle, "r+b") as file:
+            if not lock(file, shared=False, wait=False):
                 LOG.warning("waiting for another process that builds an engine")
-                lock(handle, shared=False, wait=True)
+                lock(file, shared=False, wait=True)
             yield
-        finally:
-            os.close(handle)
 
     def keep(self, parts: Parts, plan: bytes, *, placement: str, build_s: float) -> Held:
         """Write an engine and make room for it; call it inside `building`.
@@ -225,7 +220,7 @@ class PlanCache:
     def timings(self, parts: Parts) -> tuple[Path, bytes]:
         """Where the builder's timings of this TensorRT and GPU are kept, and what is there."""
         kind = f"{parts.tensorrt}|{parts.cuda}|{parts.gpu}|{parts.compute_capability}"
-        path = self.folder / f"{hashlib.sha256(kind.encode()).hexdigest()}.timings"
+        path = self.folder / f"{sha256_bytes(kind.encode())}.timings"
         try:
             return path, owned_content(path) or b""
         except RefusedError as why:
@@ -268,15 +263,12 @@ def _owners_alone(path: Path) -> None:
 
 
 def _removed_unless_in_use(path: Path) -> bool:
-    handle = None
+    file = None
     with contextlib.suppress(RefusedError):
-        handle = open_owned(path)
-    try:
-        if handle is not None and not lock(handle, shared=False, wait=False):
+        file = open_owned(path)
+    with file or contextlib.nullcontext():
+        if file is not None and not lock(file, shared=False, wait=False):
             return False
         unlink(path)
         unlink(path.with_suffix(".json"))
         return True
-    finally:
-        if handle is not None:
-            os.close(handle)

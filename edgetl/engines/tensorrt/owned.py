@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 
 class RefusedError(Exception):
@@ -25,8 +26,8 @@ def foreign(found: os.stat_result, kind: Callable[[int], bool]) -> str | None:
     return None
 
 
-def open_owned(path: Path) -> int | None:
-    """A handle of a file that only this user can have written, or None; raises RefusedError."""
+def open_owned(path: Path) -> IO[bytes] | None:
+    """A file that only this user can have written, open, or None; raises RefusedError."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -36,34 +37,26 @@ def open_owned(path: Path) -> int | None:
     if reason := foreign(os.fstat(handle), stat.S_ISREG):
         os.close(handle)
         raise RefusedError(reason)
-    return handle
-
-
-def read_handle(handle: int) -> bytes:
-    """All bytes of an open file, which stays open."""
-    with os.fdopen(os.dup(handle), "rb") as stream:
-        return stream.read()
+    return os.fdopen(handle, "rb")
 
 
 def owned_content(path: Path) -> bytes | None:
     """A whole file, or None; raises RefusedError as `open_owned` does."""
-    handle = open_owned(path)
-    if handle is None:
+    file = open_owned(path)
+    if file is None:
         return None
-    try:
-        return read_handle(handle)
-    finally:
-        os.close(handle)
+    with file:
+        return file.read()
 
 
-def lock(handle: int, *, shared: bool, wait: bool) -> bool:
+def lock(file: IO[bytes], *, shared: bool, wait: bool) -> bool:
     """Lock an open file until it is closed; False when that would have to wait.
 
     Where the file system has no locks, everyone gets one: two then build the same engine.
     """
     mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(handle, mode if wait else mode | fcntl.LOCK_NB)
+        fcntl.flock(file, mode if wait else mode | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:

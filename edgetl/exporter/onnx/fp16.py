@@ -103,16 +103,14 @@ def raise_opset(model: bytes, opset: int = QDQ_OPSET) -> bytes:
 
 def check_fp16_ranges(ranges: Mapping[str, tuple[float, float]]) -> str | None:
     """Why tensors with these (low, high) do not fit FP16, naming the worst one, or None."""
-    worst, reach = "", 0.0
     for name, bounds in ranges.items():
-        largest = max(abs(bound) for bound in bounds)
         if any(math.isnan(bound) for bound in bounds):
             return f"tensor '{name}' is not a number"
-        if largest > reach:
-            worst, reach = name, largest
-    if reach <= _LARGEST:
+    reaches = {name: max(map(abs, bounds)) for name, bounds in ranges.items()}
+    worst = max(reaches, key=reaches.__getitem__, default="")
+    if reaches.get(worst, 0.0) <= _LARGEST:
         return None
-    return f"tensor '{worst}' reaches {reach:.6g}; FP16 ends at {_LARGEST:.0f}"
+    return f"tensor '{worst}' reaches {reaches[worst]:.6g}; FP16 ends at {_LARGEST:.0f}"
 
 
 def _without_batch_norm(

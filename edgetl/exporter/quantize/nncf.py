@@ -86,11 +86,10 @@ def _quantize(
         # conversion splits a node into several, such as Conv_1 and Conv_1/WithoutBiases
         if name.startswith(PREPROCESS) or name.partition("/")[0] in excluded
     ]
-    preset = {"": None, "performance": "PERFORMANCE", "mixed": "MIXED"}[recipe.preset]
     quantized = nncf.quantize(
         model,
         nncf.Dataset(range(len(images)), lambda i: {INPUT: images[i : i + 1]}),
-        preset=None if preset is None else nncf.QuantizationPreset[preset],
+        preset=nncf.QuantizationPreset[recipe.preset.upper()] if recipe.preset else None,
         subset_size=len(images),
         fast_bias_correction=recipe.fast_bias_correction,
         ignored_scope=nncf.IgnoredScope(names=sorted(ignored)),

@@ -65,8 +65,9 @@ class Folder:
         self._photos: dict[Use, list[Photo]] = {"calibration": [], "held-out": [], "validation": []}
         for item, sha256, split in zip(found, hashes, uses, strict=True):
             if split is not None:
-                photo = Photo(path=item.path, split=split, label=item.label, sha256=sha256)
-                self._photos[_USES[split]].append(photo)
+                self._photos[_USES[split]].append(
+                    Photo(path=item.path, split=split, label=item.label, sha256=sha256)
+                )
         self._check_uses()
         self._photos = {use: by_share(photos, self.seed) for use, photos in self._photos.items()}
         self._limit_validation()

@@ -58,8 +58,9 @@ class OnnxSource:
         """
         self.warnings: list[str] = []
         progress(f"reading {path.name}")
-        layout = options.layout or "auto"
-        given = read_given(path, size=options.size, layout=layout, output=options.output)
+        given = read_given(
+            path, size=options.size, layout=options.layout or "auto", output=options.output
+        )
         self.normalize = by_colour = self._normalization(given, options)
         if options.order == "bgr":  # the file's first channel is blue
             by_colour = Normalize(mean=by_colour.mean[::-1], std=by_colour.std[::-1])

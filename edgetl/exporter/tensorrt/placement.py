@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import onnx
@@ -41,7 +40,7 @@ class Placement:
         self,
         model: onnx.ModelProto,
         *,
-        exclude: Iterable[str] = (),
+        exclude: tuple[str, ...] = (),
         keep_float: frozenset[str] = frozenset(),
     ) -> None:
         self.wires = Wires(model.graph)
@@ -50,13 +49,12 @@ class Placement:
         self.activations: dict[Edge, None] = {}
         self.groups: list[set[str]] = []
         self._shapes = inferred_shapes(model, single=True)
-        excluded = frozenset(exclude)
         free = [
             (i, n)
             for i, n in enumerate(self.nodes)
             if not n.name.startswith(PREPROCESS)
             and n.name not in keep_float
-            and n.op_type not in excluded
+            and n.op_type not in exclude
         ]
         for index, node in free:
             axis = self._weight_axis(node)
@@ -96,8 +94,8 @@ class Placement:
             return [1]
         if node.op_type == "Mul" and self._gates(node.input[1], node.input[0]):
             return [0]
-        if not is_sum(node, self.wires):
-            return []
+        if node.op_type != "Add" or len({*variables(node, self.wires)}) != 2:
+            return []  # no sum of two computed tensors, as at the end of a residual block
         chains = {slot: self._branch(name) for slot, name in enumerate(node.input)}
         ends = [s for s, chain in chains.items() if chain and chain[-1][0] in self._integer]
         if not ends:
@@ -169,11 +167,6 @@ class Placement:
 def variables(node: onnx.NodeProto, wires: Wires) -> list[str]:
     """Inputs of a node that are neither absent nor constant."""
     return [name for name in node.input if name and name not in wires.constants]
-
-
-def is_sum(node: onnx.NodeProto, wires: Wires) -> bool:
-    """Whether a node adds two computed tensors, as at the end of a residual block."""
-    return node.op_type == "Add" and len(set(variables(node, wires))) == 2
 
 
 def _conv_pays(shape: list[int], group: float, *, first: bool) -> bool:

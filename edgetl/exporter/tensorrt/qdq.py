@@ -166,8 +166,7 @@ def _write(
             scale = _weight_scale(name, weight, axis, weight_scales.get(name))
             node.input[edge.slot] = pairs.add(name, scale, axis)
             if len(placement.wires.readers(name)) == 1:
-                rounded = _rounded(weight, scale, axis)
-                stored.CopyFrom(numpy_helper.from_array(rounded, name))
+                stored.CopyFrom(numpy_helper.from_array(_rounded(weight, scale, axis), name))
         nodes += [*pairs.nodes, node]
         pairs.nodes.clear()
     refill(model.graph.node, nodes)
