@@ -23,13 +23,6 @@ KINDS = ("round", "square")
 PHOTOS = 200  # of each kind
 SIZES = ((120, 72), (80, 112), (150, 100), (64, 96))
 ENGINES = ("onnxruntime", "openvino", "refonnx")
-DRAW = """
-import sys, edgetl
-from PIL import Image
-with edgetl.load(sys.argv[1]) as model:
-    image = Image.open(sys.argv[2])
-    model.task.draw(image, model.predict(image)[0].predictions).save(sys.argv[3])
-"""
 
 
 class Home(NamedTuple):
@@ -186,9 +179,9 @@ def test_boxes_come_in_the_photos_own_pixels(home: Home, bundle: Path, engine: s
 
 def test_what_was_found_is_drawn_on_the_photo(home: Home, bundle: Path) -> None:
     (result,) = home.document("predict", bundle, "photos/square000.png")
-    done = home.python("-c", DRAW, bundle, "photos/square000.png", "drawn.png")
+    done = home.edgetl("predict", bundle, "photos/square000.png", "--draw", "drawn")
     assert done.returncode == 0, done.stderr
-    drawn = np.asarray(Image.open(home.folder / "drawn.png"))
+    drawn = np.asarray(Image.open(home.folder / "drawn" / "square000.png"))
     plain = np.asarray(Image.open(home.folder / "photos" / "square000.png"))
     assert drawn.shape == plain.shape
     rows, columns = np.nonzero((drawn == (255, 0, 0)).all(axis=2))

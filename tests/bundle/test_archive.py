@@ -41,6 +41,7 @@ from edgetl.inputs.image import ImageInput
 from edgetl.options import FinetuneConfig
 from edgetl.spec import Normalize, WeightsOrigin
 from edgetl.tasks.classification import Classification
+from edgetl.tasks.multilabel import MultiLabel, MultiLabelSettings
 
 TASK = Classification(labels=("bolt", "nut — Mutter"))
 MODE = (stat.S_IFREG | 0o644) << 16
@@ -776,6 +777,7 @@ def test_member_listed_twice(path: Path) -> None:
 
 FP32, INT8 = make_manifest().artifacts
 GOLDEN = make_manifest().golden
+(OUTPUT,) = TASK.outputs()
 replace = msgspec.structs.replace
 
 
@@ -813,6 +815,23 @@ replace = msgspec.structs.replace
         (
             {"golden": replace(GOLDEN, outputs={"a": {"logits": "no"}})},
             "names 'no' for its self-test",
+        ),
+        ({"task": Classification(labels=("bolt", "bolt"))}, "names a class twice"),
+        ({"task": Classification(labels=("bolt",))}, "outputs that are not those of its task"),
+        ({"outputs": (replace(OUTPUT, dtype="int8"),)}, "outputs that are not those of its task"),
+        ({"outputs": (replace(OUTPUT, name="scores"),)}, "outputs that are not those of its task"),
+        ({"outputs": ()}, "outputs that are not those of its task"),
+        (
+            {
+                "task": MultiLabel(labels=TASK.labels),
+                "candidates": (
+                    replace(
+                        candidate("ort-int8", INT8.path),
+                        settings=MultiLabelSettings(thresholds=(0.5,)),
+                    ),
+                ),
+            },
+            "has settings of 'ort-int8' for other classes",
         ),
     ],
 )
@@ -912,6 +931,25 @@ def test_a_manifest_that_no_reader_would_accept_is_not_written(path: Path) -> No
     with pytest.raises(BundleError, match=r"version 2.0"):
         write_bundle(path, make_manifest(edgetl_bundle="2.0"), MEMBERS)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("temperature", [0, -1, 1e-320, 1e300])
+def test_a_temperature_that_gives_no_probabilities_is_refused(
+    path: Path, temperature: float
+) -> None:
+    tree = tree_of()
+    tree["candidates"][1]["settings"]["temperature"] = temperature
+    refused(path, with_manifest(msgspec.json.encode(tree)), "invalid manifest.*temperature")
+
+
+def test_names_that_are_no_utf_8_are_spelled_out(path: Path) -> None:
+    """Of a weights file, say, after all is built and measured."""
+    manifest = make_manifest()
+    odd = replace(manifest.provenance, weights=WeightsOrigin(source="caf\udce9.onnx"))
+    write_bundle(path, replace(manifest, provenance=odd), MEMBERS)
+    with open_bundle(path) as opened:
+        assert opened.manifest.provenance.weights.source == "caf\\udce9.onnx"
+        assert opened.manifest.task == manifest.task
 
 
 def test_a_bundle_over_the_limit_is_not_written(

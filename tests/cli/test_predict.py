@@ -146,6 +146,25 @@ def test_what_cannot_be_predicted(cli: Cli, tiny_bundle: Path, tmp_path: Path) -
     )
 
 
+def test_photos_are_drawn_each_under_a_name_of_its_own(
+    cli: Cli, tiny_bundle: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """One that can be answered, but is too large to be drawn, stops nothing."""
+    names = ("a/1.png", "b/1.png", "c/1.png", "c/1-2.png")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((shapes / "disc/00.png").read_bytes())
+    Image.new("L", (16_000, 12_000), 90).save(tmp_path / "c/large.jpg", quality=5)
+    done = cli("predict", tiny_bundle, "a", "b", "c", "--draw", "drawn", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == len(names) + 1
+    drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert drawn == ["1-2-2.png", "1-2.png", "1-3.png", "1.png"] or len(drawn) == len(names)
+    first, second = done.stderr.splitlines()
+    assert first.startswith("edgetl: c/large.jpg is not drawn: ")
+    assert second == "edgetl: wrote 4 drawings to drawn"
+
+
 def test_a_reader_may_leave(tiny_bundle: Path, shapes: Path) -> None:
     """As in `edgetl predict … | head -1`."""
     command = [sys.executable, "-m", "edgetl", "predict", str(tiny_bundle), str(shapes)]

@@ -237,7 +237,7 @@ def parts(count: int, seed: int, *, scratched: bool) -> list[Image.Image]:
 def test_look_alikes_join_within_a_label_only() -> None:
     grids, thumbs = signed(parts(30, 1, scratched=False) + parts(30, 2, scratched=True))
     labels = ["fine"] * 30 + ["scratched"] * 30
-    groups, copies = near_groups(grids, thumbs, labels, [""] * 60)
+    groups, copies = near_groups(grids, thumbs, labels, labels, [""] * 60)
     assert len(near_pairs(grids, thumbs)) > 1700  # of 1770: they do look alike
     assert len(set(groups.of[:30])) == 1
     assert len(set(groups.of[30:])) == 1
@@ -253,7 +253,7 @@ def test_a_copy_is_told_from_a_photo_of_the_same_part() -> None:
         (["fine"] * 12 + ["scratched"], [""] * 13),
         (["fine"] * 13, ["train"] * 12 + ["test"]),
     ):
-        _, copies = near_groups(grids, thumbs, labels, homes)
+        _, copies = near_groups(grids, thumbs, labels, labels, homes)
         assert [4, 12] in copies.tolist()
         assert len(copies) <= 2  # 11 others look alike; one has by chance the same shift and light
 
@@ -267,7 +267,7 @@ def test_thousands_of_look_alikes_cost_little() -> None:
     labels = [("a", "b")[i % 2] for i in range(3000)]
     tracemalloc.start()
     start = time.perf_counter()
-    groups, copies = near_groups(grids, thumbs, labels, ["train", "test"] * 1500)
+    groups, copies = near_groups(grids, thumbs, labels, labels, ["train", "test"] * 1500)
     seconds = time.perf_counter() - start
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -296,7 +296,7 @@ def test_groups_are_those_of_a_plain_double_loop(seed: int, n: int) -> None:
         and np.abs(thumbs[i].astype(int) - thumbs[j]).max() <= MAX_CELL
     ]
     assert sorted(near_pairs(grids, thumbs)) == wanted
-    groups, _ = near_groups(grids, thumbs, labels, [""] * n)
+    groups, _ = near_groups(grids, thumbs, labels, labels, [""] * n)
     joined = join(n, [(i, j) for i, j in wanted if labels[i] == labels[j]])
     assert [groups.members[g].count(i) for i, g in enumerate(groups.of)] == [1] * n
     for i in range(n):

@@ -33,7 +33,7 @@ def together(scenes: list[int], *, groups: str = "", hashes: list[str] | None = 
         Found(path=f"a/{i}.png", label="a", group=groups[i].strip() if groups else "")
         for i in range(len(scenes))
     ]
-    return group_photos(HERE, found, looks(scenes, hashes))
+    return group_photos(HERE, found, looks(scenes, hashes), ["a"] * len(scenes))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from tests.conftest import TinySource
 
 MAPS = (2, 16, 16)
 SHAPES = {"logits": (3,), "mask": MAPS, "edges": MAPS, "spots": MAPS, "both": (4, 16, 16)}
+SHAPES |= {"part": MAPS, "last": MAPS}
 SAME = {"fp32": 1e-5, "fp16": 0.02, "bf16": 0.05, "int8": 0.2}  # of an output's range
 ROUNDED = 300  # more values than that are no 8-bit numbers
 
@@ -37,15 +38,19 @@ class Maps(Classification, frozen=True, kw_only=True, tag="maps"):
 
 
 class MapsSource(TinySource):
-    """The tiny network with maps beside its logits, by operators of several kinds."""
+    """The tiny network with maps beside its logits, by operators of several kinds.
+
+    One is split from what goes on through a layer, as in a detection head.
+    """
 
     task = Maps(labels=TinySource.task.labels)
 
     def canonical(self) -> bytes:
         model = onnx.load_model_from_string(super().canonical())
         rng, node = np.random.default_rng(1), helper.make_node
-        for name in ("wm", "we", "wf", "ws"):
-            values = rng.normal(size=(2, 32, 1, 1)).astype(np.float32) / 4
+        sizes = dict.fromkeys(("wm", "we", "wf", "ws"), (2, 32, 1, 1))
+        for name, size in (sizes | {"wp": (4, 32, 1, 1), "wl": (2, 2, 1, 1)}).items():
+            values = rng.normal(size=size).astype(np.float32) / 4
             model.graph.initializer.append(numpy_helper.from_array(values, name))
         model.graph.node.extend(
             [
@@ -57,6 +62,9 @@ class MapsSource(TinySource):
                 node("Conv", ["x7", "ws"], ["s0"], "spots.conv"),
                 node("Relu", ["s0"], ["spots"], "spots.relu"),
                 node("Concat", ["m0", "s0"], ["both"], "both.concat", axis=1),
+                node("Conv", ["x7", "wp"], ["p0"], "part.conv"),
+                node("Split", ["p0"], ["p1", "part"], "part.split", axis=1),
+                node("Conv", ["p1", "wl"], ["last"], "last.conv"),
             ]
         )
         for name, shape in list(SHAPES.items())[1:]:

@@ -227,6 +227,18 @@ def test_the_bundle_holds_what_passed(make: Callable[..., ExportJob], tmp_path: 
         assert all(check.passed is not False for check in self_test(opened))
 
 
+def test_two_candidates_cannot_write_one_member(
+    make: Callable[..., ExportJob], tmp_path: Path
+) -> None:
+    job = make("cpu")
+    job.try_recipes([r for r in job.plan.recipes if r.name in ("ort-fp32", "ort-int8")])
+    held = job.built["ort-int8"]
+    job.built["ort-int8"] = held._replace(files={CANONICAL: b"another"})
+    with pytest.raises(EngineError, match=f"ort-int8 writes {CANONICAL}, which another candidate"):
+        job.write(tmp_path / "tiny.edgetl")
+    assert not (tmp_path / "tiny.edgetl").exists()
+
+
 def test_a_bundle_holds_no_photo(
     make: Callable[..., ExportJob], tiny_source: Any, tmp_path: Path
 ) -> None:

@@ -91,6 +91,14 @@ def test_a_field_is_in_the_help_with_its_default_and_its_range() -> None:
         assert text in said, said
 
 
+def test_two_names_of_one_option_in_a_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "slice.toml"
+    path.write_text('kind = "rye"\nto = "a"\nfor = "b"\n')
+    code, _, said = run("loaf", "--config", str(path))
+    assert code == 1
+    assert "gives both" in said
+
+
 def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     path = tmp_path / "slice.toml"
     path.write_text(

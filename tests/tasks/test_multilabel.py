@@ -143,6 +143,43 @@ def test_predictions_say_what_is_present() -> None:
     assert TASK.text(second) == "+shirt 0.269"
 
 
+def test_agreement_is_of_what_a_user_gets() -> None:
+    one = MultiLabel(labels=("hat",))
+    sure, less = (MultiLabelSettings(thresholds=(t,)) for t in (0.2, 0.6))
+    logits = {"logits": np.array([[-0.4], [0.2], [1.0]], np.float32)}  # 0.40, 0.55, 0.73
+    assert one.answers(logits, sure) == ["hat", "hat", "hat"]
+    assert one.answers(logits, less) == ["–", "–", "hat"]
+    assert one.agreement(logits, logits, (sure, less)).tolist() == [False, False, True]
+    assert one.agreement(logits, logits, (less, less)).all()
+    truth = np.array([[True], [True], [True]])
+    (drop,) = one.regressions(logits, logits, truth, (less, sure))
+    assert (drop.label, drop.lost, drop.n) == ("hat", 2, 3)
+
+
+def test_thresholds_follow_the_order_of_the_classes() -> None:
+    theirs = MultiLabel(labels=("shoe", "hat", "shirt"))
+    settings = MultiLabelSettings(temperature=2, thresholds=(0.1, 0.2, 0.3))
+    assert TASK.settled(settings, theirs).thresholds == (0.2, 0.3, 0.1)
+    assert TASK.settled(MultiLabelSettings(), theirs) == MultiLabelSettings()
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 999), spread=st.sampled_from([1, 12, 200]))
+def test_no_threshold_beats_the_fitted_one(seed: int, spread: int) -> None:
+    """However sure a network is of everything."""
+    outputs, truth = drawn(60, seed=seed)
+    sure = {"logits": outputs["logits"] * np.float32(spread)}
+    fitted = TASK.fit(sure, truth)
+    chance = TASK.confidences(sure, fitted)
+    for i, threshold in enumerate(fitted.thresholds):
+        if truth[:, i].any():
+            reached = f1_score(truth[:, i], chance[:, i] >= threshold)
+            assert (
+                reached
+                >= max(f1_score(truth[:, i], chance[:, i] >= t) for t in chance[:, i]) - 1e-12
+            )
+
+
 def test_mistakes_come_surest_first() -> None:
     outputs, truth = drawn()
     found = TASK.mistakes(outputs, truth)

@@ -20,6 +20,7 @@ from edgetl.files import decode_json, sha256_file
 from edgetl.inputs.image import ImageInput, sized
 from edgetl.spec import Photo
 from edgetl.tasks.classification import Classification
+from edgetl.tasks.multilabel import MultiLabel
 from edgetl.train.dataset import Dataset, load_dataset, photo_lines
 from tests.helpers import pixels
 
@@ -509,3 +510,26 @@ def test_a_table_without_validation_keeps_groups_when_carving(shapes: Path, tmp_
         homes.setdefault(photo.group, set()).add(photo.split)
     assert all(len(home) == 1 for home in homes.values())
     assert found.summary.counts["validation"] == {"bars": 4, "disc": 4, "square": 4}
+
+
+def test_copies_stay_on_one_side_whatever_classes_they_show(tmp_path: Path) -> None:
+    """Each picture twice, most under a set of labels that no other has."""
+    root, lines = tmp_path / "many", ["path,labels"]
+    root.mkdir()
+    for number in range(60):
+        rng = np.random.default_rng(number)
+        noise = rng.integers(0, 256, (12, 12, 3), np.uint8)
+        image = Image.fromarray(noise).resize((96, 96), Image.Resampling.BICUBIC)
+        shown = "|".join(name for name in "abcdef" if rng.random() < 0.5)
+        for quality in (95, 60):
+            image.save(root / f"{number:02}-{quality}.jpg", quality=quality)
+            lines.append(f"{number:02}-{quality}.jpg,{shown if quality == 95 else shown + '|g'}")
+    (tmp_path / "many.csv").write_text("\n".join(lines))
+    found = load_dataset(
+        str(root), MultiLabel, SPEC, tmp_path / "photos.npy", labels_csv=str(tmp_path / "many.csv")
+    )
+    home = sides(found)
+    assert set(home.values()) == {"train", "validation", "test"}
+    parted = [n for n in range(60) if home[f"{n:02}-95.jpg"] != home[f"{n:02}-60.jpg"]]
+    assert parted == []
+    assert found.summary.duplicates == 60

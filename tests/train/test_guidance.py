@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from edgetl.inputs.image import sized
 from edgetl.options import FinetuneConfig
 from edgetl.runs.folder import read_run
 from edgetl.runs.record import Stage
@@ -40,25 +41,37 @@ def test_long_photos_are_said_with_the_share_that_is_seen(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
     paths = shapes(tmp_path, size, size, (100, 100))
-    (said,) = framing(paths, "crop")
+    (said,) = framing(paths, sized(96))
     assert "2 of 3 training photos are about 4.0 times as long as wide" in said
     assert "sees 19% of" in said
     assert "--fit pad" in said
     assert "--fit squash" in said
-    assert framing(paths, "pad") == framing(paths, "squash") == []
+    assert framing(paths, sized(96, "pad")) == framing(paths, sized(96, "squash")) == []
+
+
+def test_long_photos_of_a_long_input_are_seen(tmp_path: Path) -> None:
+    paths = shapes(tmp_path, (600, 200), (600, 200))
+    assert framing(paths, sized((96, 288))) == []
+    (said,) = framing(shapes(tmp_path, (200, 600)), sized((96, 288)))
+    assert "1 of 1 training photos are about 9.0 times as long as the input is" in said
+    assert "sees 9% of" in said
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    Image.new("RGB", (600, 200)).save(tmp_path / "turned.jpg", exif=sideways)
+    assert framing([tmp_path / "turned.jpg"], sized((96, 288))) == [said]
 
 
 def test_usual_shapes_and_a_rare_panorama_are_no_news(tmp_path: Path) -> None:
     usual = [(400, 300), (300, 400), (640, 360), (100, 100)] * 3
-    assert framing(shapes(tmp_path, *usual), "crop") == []
-    assert framing(shapes(tmp_path, *usual, (900, 100)), "crop") == []
+    assert framing(shapes(tmp_path, *usual), sized(96)) == []
+    assert framing(shapes(tmp_path, *usual, (900, 100)), sized(96)) == []
 
 
 def test_files_that_cannot_be_opened_do_not_count(tmp_path: Path) -> None:
     (tmp_path / "torn.png").write_bytes(b"\x89PNG")
-    assert framing([tmp_path / "torn.png", tmp_path / "gone.png"], "crop") == []
+    assert framing([tmp_path / "torn.png", tmp_path / "gone.png"], sized(96)) == []
     good = shapes(tmp_path, (400, 100))
-    assert "1 of 1" in framing([tmp_path / "torn.png", *good], "crop")[0]
+    assert "1 of 1" in framing([tmp_path / "torn.png", *good], sized(96))[0]
 
 
 def named(*columns: Any) -> list[list[str]]:

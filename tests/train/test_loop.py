@@ -14,7 +14,7 @@ import torch
 
 from edgetl.runs.record import EpochRow
 from edgetl.spec import Normalize
-from edgetl.tasks.base import Outputs
+from edgetl.tasks.base import Metric, Outputs
 from edgetl.tasks.classification import Classification
 from edgetl.train.augment import Batches
 from edgetl.train.infer import NotFiniteError, forward_rows
@@ -296,3 +296,19 @@ def test_what_may_ship_is_scored_once(single: None) -> None:
         trainer.best, validation.pixels, validation.rows, Normalize(), device="cpu"
     )
     np.testing.assert_array_equal(validation.known[trainer.best]["logits"], again["logits"])
+
+
+def test_a_primary_metric_that_falls_is_better_where_it_is_lower() -> None:
+    class Wrong(Classification, frozen=True, kw_only=True, tag="wrong"):
+        metrics: ClassVar[tuple[Metric, ...]] = (Metric("error", "error", rises=True),)
+
+    trainer, _, _ = setup()
+    trainer.twin.task = Wrong(labels=("a", "b", "c"))
+    for epoch, (error, loss) in enumerate([(0.9, 1.0), (0.2, 1.0), (0.4, 0.1)], 1):
+        trainer.finish_epoch(
+            EpochRow(
+                stage="scratch", epoch=epoch, loss=1, learning_rate=1, metrics={"error": error},
+                validation_loss=loss, images_per_s=1, seconds=1,
+            )
+        )  # fmt: skip
+    assert (trainer.best_score, trainer.stale) == ((-0.2, -1.0), 1)

@@ -30,6 +30,24 @@ def rows(found: list[Found]) -> list[tuple[str, str, str | None, str]]:
     return [(item.path, item.label, item.split, item.group) for item in found]
 
 
+def test_a_class_written_in_two_encodings_is_one(root: Path) -> None:
+    table = root.parent / "many.csv"
+    table.write_text("path,labels\n2.jpg,caf\u00e9|cafe\u0301|b\n", "utf-8")
+    (found,), _ = by_table(root, table, walk(root), "labels")
+    assert found.label == "b|caf\u00e9"
+
+
+def test_the_column_of_another_task_is_named(root: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read(root, "path,labels\n2.jpg,a|b\n")
+    assert "labels where it may have several, and give the --task that reads it" in caught.value.fix
+    _, warnings = read(root, "path,label\n2.jpg,a|b\nx/1.jpg,a\n")
+    assert warnings == [
+        "root.csv states a|b as one class: where | separates several, call the column labels, "
+        "and give the --task that reads it."
+    ]
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return fill(tmp_path / "root", "x/1.jpg", "2.jpg")

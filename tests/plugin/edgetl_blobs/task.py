@@ -115,7 +115,9 @@ class Blobs(Record, Task, frozen=True, kw_only=True, tag="blobs"):
         moved = np.abs(outputs[BOXES] - reference[BOXES]).mean(axis=1).astype(np.float64)
         return np.asarray(moved + divergences(reference[KINDS], outputs[KINDS]))
 
-    def agreement(self, reference: Outputs, outputs: Outputs) -> npt.NDArray[np.bool_]:
+    def agreement(
+        self, reference: Outputs, outputs: Outputs, fitted: tuple[Any, Any] = (None, None)
+    ) -> npt.NDArray[np.bool_]:
         """The same kind, at nearly the same place."""
         same = outputs[KINDS].argmax(axis=1) == reference[KINDS].argmax(axis=1)
         return np.asarray(same & (overlap(outputs[BOXES], reference[BOXES]) > 0.5))

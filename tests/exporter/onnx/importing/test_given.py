@@ -45,6 +45,14 @@ def test_weight_standardisation_is_no_training() -> None:
     assert kinds(result)[4:] == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"]
 
 
+def test_what_the_chosen_output_leaves_out_may_be_anything() -> None:
+    nodes = [*body(), node("RandomNormalLike", ["y"], ["aux"], "noise")]
+    data = build(nodes, outputs=("y", "aux"))
+    assert read_given(data, output="y").output == "y"
+    with pytest.raises(TraceError, match="RandomNormalLike 'noise' belongs to training"):
+        read_given(data, output="aux")
+
+
 def test_normalising_by_the_images_is_training() -> None:
     nodes = body(norm=True)
     nodes[1].attribute.append(onnx.helper.make_attribute("training_mode", 1))
