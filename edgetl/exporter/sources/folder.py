@@ -70,7 +70,12 @@ class Folder:
                 )
         self._check_uses()
         self._photos = {use: by_share(photos, self.seed) for use, photos in self._photos.items()}
-        self._limit_validation()
+        judges = self._photos["validation"]
+        if len(judges) > MOST_VALIDATION:
+            self.warnings.append(
+                f"{MOST_VALIDATION} of {len(judges)} photos judge, by class share."
+            )
+            self._photos["validation"] = judges[:MOST_VALIDATION]
         for text in self.warnings:
             log.warning(text)
 
@@ -207,14 +212,6 @@ class Folder:
                 f"The photos in {self.root} leave none for {' and '.join(empty)} ({counts}).",
                 fix="add different photos, or give class folders without splits.",
             )
-
-    def _limit_validation(self) -> None:
-        judges = self._photos["validation"]
-        if len(judges) > MOST_VALIDATION:
-            self.warnings.append(
-                f"{MOST_VALIDATION} of {len(judges)} photos judge, by class share."
-            )
-            self._photos["validation"] = judges[:MOST_VALIDATION]
 
     def _read(self, photo: Photo) -> Read:
         if photo.sha256 in self._known:

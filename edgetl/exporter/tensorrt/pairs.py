@@ -103,8 +103,8 @@ class QuantizedGraph:
         found = []
         for node in self.wires.readers(tensor):
             if node.op_type == "QuantizeLinear":
-                backs = self.wires.readers(node.output[0])
-                found += [r for back in backs for r in self.wires.readers(back.output[0])]
+                for back in self.wires.readers(node.output[0]):
+                    found += self.wires.readers(back.output[0])
             else:
                 found.append(node)
         return found

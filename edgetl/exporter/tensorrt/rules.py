@@ -187,8 +187,7 @@ def _check_gated(graph: QuantizedGraph, node: onnx.NodeProto, *, free: bool) -> 
 
 def _check_concat(graph: QuantizedGraph, node: onnx.NodeProto, *, free: bool) -> None:
     """Inputs of a Concat whose output is quantized are quantized too, all with its scale."""
-    readers = graph.wires.readers(node.output[0])
-    after = [n for n in readers if n.op_type == "QuantizeLinear"]
+    after = [n for n in graph.wires.readers(node.output[0]) if n.op_type == "QuantizeLinear"]
     taken = [graph.through(node, slot) for slot in range(len(node.input))]
     if not after:
         if any(taken):

@@ -115,8 +115,7 @@ def _trial(given: Given) -> int:
 
 def _cut(given: Given) -> Given:
     """Make the input of a Softmax over the classes at the end the output; say so."""
-    graph = given.model.graph
-    node, scaled = _behind(graph)
+    node, scaled = _behind(given.model.graph)
     if node is not None and node.op_type == "Sigmoid":
         raise TraceError(
             f"{given.name} ends in {called(node)}: several classes may be true at once.",
