@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
 from edgetl.errors import TraceError
 from edgetl.exporter.onnx.checks import INPUT, NORMALIZED, PREPROCESS, Wires, label
-from edgetl.exporter.onnx.passes import attribute
-
-Array = npt.NDArray[np.generic]
+from edgetl.exporter.onnx.passes import Array, attribute
 
 _AGAIN = "export again with edgetl; if that does not help, report the model's architecture."
 

@@ -269,8 +269,7 @@ def _logits(canonical: bytes, images: Pixels, name: str, *, single: bool) -> Log
         raise _mixed(name, f"fails: {first_line(error)}") from error
     if any(len(part) != len(block) for part, block in zip(parts, blocks, strict=True)):
         raise _mixed(name, f"returns {sum(map(len, parts))} rows for {len(images)} images.")
-    result: Logits = np.concatenate(parts)
-    return result
+    return np.concatenate(parts)
 
 
 def _mixed(name: str, what: str) -> TraceError:
