@@ -174,8 +174,7 @@ def _check_gated(graph: QuantizedGraph, node: onnx.NodeProto, *, free: bool) -> 
         if sigmoid is None or sigmoid.op_type != "Sigmoid" or graph.constant(node.input[features]):
             continue
         inner = graph.source(sigmoid.input[0])
-        alone = graph.alone(inner) and graph.alone(sigmoid.output[0])
-        if graph.computes_int8(inner) and alone:
+        if graph.computes_int8(inner) and graph.alone(inner) and graph.alone(sigmoid.output[0]):
             if graph.through(node, gate):
                 broken(node, "the gate of Conv → Sigmoid → Mul stays bare")
             if free and not graph.through(node, features):

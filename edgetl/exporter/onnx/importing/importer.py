@@ -107,8 +107,12 @@ def _rewritten(
     if folded := fold_batch_norm(model.graph):
         notes.append(f"batch normalisations folded into their convolutions: {folded}")
     _join(model.graph, given, normalize)
-    shape = (given.height, given.width, 3)
-    canonical = finish(model.graph, shape, {OUTPUT: (given.classes,)}, single=single)
+    canonical = finish(
+        model.graph,
+        (given.height, given.width, 3),
+        {OUTPUT: (given.classes,)},
+        single=single,
+    )
     return Imported(
         canonical=canonical,
         classes=given.classes,
