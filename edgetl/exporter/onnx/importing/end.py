@@ -36,8 +36,10 @@ def find_logits(given: Given) -> Given:
     shape = _answer(given).shape
     _classes_axis(given, shape, given.model.graph.output[0].name)
     if len(shape) > 2:  # axes of 1 are left out
-        graph, old = given.model.graph, given.model.graph.output[0]
-        flat, kind = f"{old.name}/flat", old.type.tensor_type.elem_type
+        graph = given.model.graph
+        old = graph.output[0]
+        flat = f"{old.name}/flat"
+        kind = old.type.tensor_type.elem_type
         graph.node.append(helper.make_node("Flatten", [old.name], [flat], axis=1))
         refill(graph.output, [helper.make_tensor_value_info(flat, kind, None)])
     return given._replace(classes=_trial(given))
