@@ -94,8 +94,9 @@ def renamed(built: Built, name: str, **changes: Any) -> Built:
     old = f"models/{built.recipe.name}."
     files = {path.replace(old, f"models/{name}."): data for path, data in built.files.items()}
     assert built.quantization is not None
-    quantization = msgspec.structs.replace(built.quantization, **changes)
-    return built._replace(files=files, quantization=quantization)
+    return built._replace(
+        files=files, quantization=msgspec.structs.replace(built.quantization, **changes)
+    )
 
 
 def why(error: EdgetlError) -> str:

@@ -182,13 +182,12 @@ def _insist(job: ExportJob, qat: When) -> None:
 
 def measure_here(job: ExportJob, trial: Path) -> None:
     """Measure in turns what passed and is meant for this machine; `trial` is a bundle to write."""
-    wanted = [c for c in job.passed if not c.provisional]
-    if not wanted:
+    names = {c.name for c in job.passed if not c.provisional}
+    if not names:
         return
     job.say("measuring what passed, in turns")
     job.write(trial)
     with open_bundle(trial) as opened:
-        names = {c.name for c in wanted}
         wanted = [c for c in opened.manifest.candidates if c.name in names]
         rows, skipped = measure(opened, wanted, threads=0, batch=1, duration=MEASURE_SECONDS)
     job.rows = [msgspec.structs.replace(row, bundle_sha256=None) for row in rows]  # of the trial

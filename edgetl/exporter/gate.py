@@ -37,8 +37,7 @@ def judge(
     good = finite(outputs)
     n = len(good)
     if not good.all():
-        bad = int((~good).sum())
-        what = f"NaN or infinity in the {' and '.join(outputs)} of {bad} of {n} photos"
+        what = f"NaN or infinity in the {' and '.join(outputs)} of {(~good).sum()} of {n} photos"
         return msgspec.structs.replace(candidate, n=n, rejected=what)
     fitted = task.fit(outputs, targets)
     pair = task.fit(reference, targets), fitted

@@ -191,8 +191,7 @@ class ExportJob:
             c
             for c in self.passed
             if self.engine in (AUTO, c.engine) and self.precision in (AUTO, c.precision)
-        ]
-        asked = asked or self.passed  # a trial bundle, before a search finds what was asked for
+        ] or self.passed  # of a trial bundle, before a search finds what was asked for
         timed = [(c, c.p50_ms) for c in asked if c.p50_ms is not None]
         if len(timed) == len(asked):
             return fastest(timed).name, False

@@ -33,11 +33,11 @@ class Plan(NamedTuple):
         here = [device for device in self.devices if device.kind == "cpu"]
         if not here:
             return frozenset()
-        given = [recipe for recipe in self.recipes if recipe.name not in all_recipes()]
+        found = [recipe for recipe in self.recipes if recipe.name not in all_recipes()]
         if len(here) < len(self.devices):
-            given = [r for r in given if _fits(r) and not missing(r.engine, r.session)]
-        own = [recipe for device in here for recipe in _of(device)]
-        return frozenset(recipe.name for recipe in (*own, *given)) | {BASELINE}
+            found = [r for r in found if _fits(r) and not missing(r.engine, r.session)]
+        found += [recipe for device in here for recipe in _of(device)]
+        return frozenset(recipe.name for recipe in found) | {BASELINE}
 
 
 def plan(

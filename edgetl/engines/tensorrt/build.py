@@ -76,8 +76,11 @@ class Placed(Record, frozen=True, kw_only=True):
         for name, kind in self.fallen.items():
             LOG.warning("DLA core %d: %s (%s) runs on the GPU instead", self.core, name, kind)
         known = [re.compile(rf"(?<![\w.]){re.escape(name)}(?![\w.])") for name in self.fallen]
-        words = [line for line in dict.fromkeys(switched) if CONSTANT not in line]
-        more = [line for line in words if not any(name.search(line) for name in known)]
+        more = [
+            line
+            for line in dict.fromkeys(switched)
+            if CONSTANT not in line and not any(name.search(line) for name in known)
+        ]
         for line in more:
             LOG.warning("DLA core %d: %s", self.core, line)
         left = max(0, self.layers - len(self.fallen) - len(more))

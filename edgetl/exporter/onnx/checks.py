@@ -252,13 +252,15 @@ def attached(graph: onnx.GraphProto) -> Iterable[onnx.TensorProto]:
 
 
 def _readable(values: Iterable[onnx.ValueInfoProto]) -> str:
-    parts = [f"{v.name} {type_name(v.type.tensor_type.elem_type)} {_dims(v)}" for v in values]
+    parts = (f"{v.name} {type_name(v.type.tensor_type.elem_type)} {_dims(v)}" for v in values)
     return "; ".join(parts).replace("'", "") or "absent"
 
 
 def _dims(value: onnx.ValueInfoProto) -> list[str]:
-    dims = value.type.tensor_type.shape.dim
-    return [d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in dims]
+    return [
+        d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?")
+        for d in value.type.tensor_type.shape.dim
+    ]
 
 
 def type_name(kind: int) -> str:

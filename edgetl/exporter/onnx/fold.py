@@ -55,8 +55,7 @@ def fold_normalisation(canonical: bytes) -> tuple[bytes, int] | None:
         node("Transpose", [cast], [turned], f"{PREPROCESS}transpose", perm=[0, 3, 1, 2]),
         node("Sub", [turned, CENTRE], [NORMALIZED], f"{PREPROCESS}subtract"),
     ]
-    rest = [n for n in graph.node if not n.name.startswith(PREPROCESS)]
-    refill(graph.node, [*head, *rest])
+    refill(graph.node, [*head, *(n for n in graph.node if not n.name.startswith(PREPROCESS))])
     drop_unused(graph)
     return bytes(model.SerializeToString(deterministic=True)), centre
 

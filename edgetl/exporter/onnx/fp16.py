@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
@@ -19,8 +18,7 @@ from edgetl.exporter.onnx.checks import (
     check_fp16,
     parse_onnx,
 )
-
-Array = npt.NDArray[np.generic]
+from edgetl.exporter.onnx.passes import Array, attribute, stored_constants
 
 QDQ_OPSET = 19  # the first whose QuantizeLinear and DequantizeLinear take float16
 
@@ -39,7 +37,7 @@ def strong_fp16(canonical: bytes) -> bytes:
     """
     model = parse_onnx(canonical)
     graph = model.graph
-    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    constants = stored_constants(graph)
     head = [n for n in graph.node if n.name.startswith(PREPROCESS)]
     kept = {name for node in head for name in node.input}
     kept |= {n.input[2] for n in graph.node if n.op_type == "Resize" and len(n.input) > 2}
@@ -126,8 +124,7 @@ def _without_batch_norm(
             result.append(node)
             continue
         scale, shift, mean, variance = (constants[i].astype(np.float64) for i in node.input[1:5])
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        factor = scale / np.sqrt(variance + epsilon)
+        factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
         names = f"{node.name}.factor", f"{node.name}.term"
         for name, array in zip(names, (factor, shift - mean * factor), strict=True):
             constants[name] = array.astype(np.float32).reshape(-1, 1, 1)
@@ -143,13 +140,13 @@ def _narrow(node: onnx.NodeProto, ends: dict[str, str]) -> None:
     """Make `node` read and write float16: tensors at the `ends`, tensor attributes and casts."""
     node.input[:] = [ends.get(n, n) for n in node.input]
     node.output[:] = [ends.get(n, n) for n in node.output]
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.TENSOR:
-            name = f"{node.name}.{attribute.name}"
-            array = _half(name, numpy_helper.to_array(attribute.t))
-            attribute.t.CopyFrom(numpy_helper.from_array(array, name))
-        elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == FLOAT:
-            attribute.i = FLOAT16
+    for item in node.attribute:
+        if item.type == onnx.AttributeProto.TENSOR:
+            name = f"{node.name}.{item.name}"
+            array = _half(name, numpy_helper.to_array(item.t))
+            item.t.CopyFrom(numpy_helper.from_array(array, name))
+        elif node.op_type == "Cast" and item.name == "to" and item.i == FLOAT:
+            item.i = FLOAT16
 
 
 def _half(name: str, array: Array) -> Array:

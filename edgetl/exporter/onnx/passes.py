@@ -217,8 +217,10 @@ def rename(graph: onnx.GraphProto) -> None:
             names.setdefault(name, f"{node.name}_{index}")
         node.input[:] = [names[n] for n in node.input]
         node.output[:] = [names[n] for n in node.output]
-    fresh = [numpy_helper.from_array(numpy_helper.to_array(i), names[i.name]) for i in ordered]
-    refill(graph.initializer, fresh)
+    refill(
+        graph.initializer,
+        [numpy_helper.from_array(numpy_helper.to_array(i), names[i.name]) for i in ordered],
+    )
 
 
 # --- reading ----------------------------------------------------------------------------------

@@ -71,12 +71,10 @@ def activation_ranges(
     lows, highs = _extremes(session, images, names)
     plain = {name: (float(lows[i]), float(highs[i])) for i, name in enumerate(names)}
     peaks = np.maximum(np.abs(lows), np.abs(highs))
-    counts = _histograms(session, images, names, peaks) if {*methods} - {"minmax"} else {}
-    result: dict[Calibrator, Ranges] = {}
-    for method in methods:
-        result[method] = dict(plain)
-        if method == "minmax":
-            continue
+    result = {method: dict(plain) for method in methods}
+    clipping = {*methods} - {"minmax"}
+    counts = _histograms(session, images, names, peaks) if clipping else {}
+    for method in clipping:
         find = percentile_limit if method == "percentile" else entropy_limit
         for name, peak in zip(names, peaks, strict=True):
             limit = float(find(counts[name]) * peak) if peak > 0 else 0.0

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
 from edgetl.exporter.onnx.checks import INPUT, PREPROCESS, check_images
@@ -18,10 +16,9 @@ from edgetl.exporter.quantize.openvino_passes import (
     zero_points_into_biases,
 )
 from edgetl.exporter.quantize.scratch import quantizing
+from edgetl.inputs.base import Pixels
 from edgetl.spec import Calibrator, Recipe
 from edgetl.telemetry import silence
-
-Images = npt.NDArray[np.uint8]
 
 SOURCE = "canonical.onnx"
 CUT = 1e-4  # share of a photo's values that "percentile" leaves out at each end
@@ -29,7 +26,7 @@ CUT = 1e-4  # share of a photo's values that "percentile" leaves out at each end
 
 def nncf_int8(
     canonical: bytes,
-    images: Images,
+    images: Pixels,
     recipe: Recipe,
     method: Calibrator = "minmax",
     *,
@@ -59,7 +56,7 @@ def nncf_int8(
 
 def _quantize(
     path: Path,
-    images: Images,
+    images: Pixels,
     recipe: Recipe,
     keep_float: frozenset[str],
     *,

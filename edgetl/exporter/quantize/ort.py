@@ -66,8 +66,13 @@ def _quantize(
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 
-    names = [node.name for node in model.graph.node]
-    excluded = {n.name for n in model.graph.node if n.op_type in recipe.exclude} | keep_float
+    excluded = [
+        node.name
+        for node in model.graph.node
+        if node.name.startswith(PREPROCESS)
+        or node.op_type in recipe.exclude
+        or node.name in keep_float
+    ]
     extra: dict[str, Any] = {
         "ActivationSymmetric": recipe.activation == "qint8",
         # 8-bit logits would tie; the product itself runs in INT8 all the same
@@ -88,7 +93,7 @@ def _quantize(
         activation_type=QuantType.QInt8 if recipe.activation == "qint8" else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=recipe.per_channel,
-        nodes_to_exclude=[n for n in names if n.startswith(PREPROCESS) or n in excluded],
+        nodes_to_exclude=excluded,
         calibrate_method=CalibrationMethod.MinMax,
         calibration_cache_path=stored,
         extra_options=extra,

@@ -27,10 +27,9 @@ def blocks(canonical: bytes) -> dict[str, frozenset[str]]:
     heavy = [n for n in nodes if n.op_type in _HEAVY]
     gates = squeeze_excite(graph)
     found: dict[str, set[str]] = defaultdict(set)
-    for node in heavy:
+    layers = [n for n in heavy if n.name not in gates]
+    for node in layers:
         shape = stored.get(node.input[1], ())
-        if node.name in gates:
-            continue
         if node.op_type != "Conv":
             found["classifier"].add(node.name)
         elif len(shape) == 4 and shape[1] == 1:
@@ -39,7 +38,7 @@ def blocks(canonical: bytes) -> dict[str, frozenset[str]]:
         found["stem"] = {heavy[0].name}
     found[GATES] = gates
     found["pooling"] = {n.name for n in nodes if n.op_type == "GlobalAveragePool"}
-    found |= _regions(nodes, [n for n in heavy if n.op_type == "Conv" and n.name not in gates])
+    found |= _regions(nodes, [n for n in layers if n.op_type == "Conv"])
     return {name: frozenset(members) for name, members in found.items() if members}
 
 

@@ -255,8 +255,11 @@ def finalists(trials: list[Trial], own: str) -> list[Trial]:
 
     The whole network in INT8 with its `own` precision of the rest is a candidate already.
     """
-    front = [t for t in pareto(trials) if t.parts or t.hint != own]
-    front = [t for t in front if max(t.ratio, t.divergence) < NEVER]
+    front = [
+        t
+        for t in pareto(trials)
+        if (t.parts or t.hint != own) and max(t.ratio, t.divergence) < NEVER
+    ]
     if len(front) <= FINALISTS:
         return front
     places = np.linspace(0, len(front) - 1, FINALISTS).round().astype(int)

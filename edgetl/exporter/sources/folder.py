@@ -70,7 +70,12 @@ class Folder:
                 )
         self._check_uses()
         self._photos = {use: by_share(photos, self.seed) for use, photos in self._photos.items()}
-        self._limit_validation()
+        judges = self._photos["validation"]
+        if len(judges) > MOST_VALIDATION:
+            self.warnings.append(
+                f"{MOST_VALIDATION} of {len(judges)} photos judge, by class share."
+            )
+            self._photos["validation"] = judges[:MOST_VALIDATION]
         for text in self.warnings:
             log.warning(text)
 
@@ -170,34 +175,28 @@ class Folder:
         groups = join(len(found), same_pairs(hashes))
         named = {item.split for item in found}
         judged = {"train", "validation"} <= named
-        if judged:  # a photo that is in both judges nothing
-            rows = [i for i, item in enumerate(found) if item.split == "train"]
-            trained = {hashes[i] for i in rows}
-            judges = {i for i, item in enumerate(found) if item.split == "validation"}
-            both = {i for i in judges if hashes[i] in trained}
-            if both:
-                self.warnings.append(
-                    f"validation photos in {self.root} that are in training too judge nothing: "
-                    f"{len(both)}."
-                )
-            judges -= both
-        else:
-            rows = [i for i, f in enumerate(found) if "train" not in named or f.split == "train"]
-            judges = set()
+        rows = [i for i, f in enumerate(found) if "train" not in named or f.split == "train"]
+        trained = {hashes[i] for i in rows}
+        judges = {i for i, f in enumerate(found) if judged and f.split == "validation"}
+        both = {i for i in judges if hashes[i] in trained}
+        if both:  # a photo that is in both judges nothing
+            self.warnings.append(
+                f"validation photos in {self.root} that are in training too judge nothing: "
+                f"{len(both)}."
+            )
+        judges -= both
         result: list[Split | None] = [
             "validation" if i in judges else None for i in range(len(found))
         ]
-        strata = self._strata([found[i].label for i in rows], [groups[i] for i in rows])
-        shares = _NO_VALIDATION if judged else _SHARES
-        chosen = seeded_split(strata, [groups[i] for i in rows], shares, self.seed)
+        labels = [found[i].label for i in rows]
+        own = [groups[i] for i in rows]
+        # labels of too few different photos to be in all uses are taken together
+        different = Counter(label for label, _ in set(zip(labels, own, strict=True)))
+        strata = [label if different[label] >= _APART else "" for label in labels]
+        chosen = seeded_split(strata, own, _NO_VALIDATION if judged else _SHARES, self.seed)
         for row, split in zip(rows, chosen, strict=True):
             result[row] = split
         return result
-
-    def _strata(self, labels: list[str], groups: list[int]) -> list[str]:
-        """Labels, those of too few different photos to be in all uses taken together."""
-        different = Counter(label for label, _ in set(zip(labels, groups, strict=True)))
-        return [label if different[label] >= _APART else "" for label in labels]
 
     def _check_uses(self) -> None:
         empty = [use for use, photos in self._photos.items() if not photos]
@@ -207,14 +206,6 @@ class Folder:
                 f"The photos in {self.root} leave none for {' and '.join(empty)} ({counts}).",
                 fix="add different photos, or give class folders without splits.",
             )
-
-    def _limit_validation(self) -> None:
-        judges = self._photos["validation"]
-        if len(judges) > MOST_VALIDATION:
-            self.warnings.append(
-                f"{MOST_VALIDATION} of {len(judges)} photos judge, by class share."
-            )
-            self._photos["validation"] = judges[:MOST_VALIDATION]
 
     def _read(self, photo: Photo) -> Read:
         if photo.sha256 in self._known:

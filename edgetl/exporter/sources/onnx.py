@@ -61,10 +61,11 @@ class OnnxSource:
         given = read_given(
             path, size=options.size, layout=options.layout or "auto", output=options.output
         )
-        self.normalize = by_colour = self._normalization(given, options)
+        self.normalize = self._by_channel = self._normalization(given, options)
         if options.order == "bgr":  # the file's first channel is blue
-            by_colour = Normalize(mean=by_colour.mean[::-1], std=by_colour.std[::-1])
-        self._by_channel = by_colour
+            self._by_channel = Normalize(
+                mean=self.normalize.mean[::-1], std=self.normalize.std[::-1]
+            )
         self.input: Input = ImageInput(
             height=given.height,
             width=given.width,

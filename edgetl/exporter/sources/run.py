@@ -45,8 +45,7 @@ class RunSource:
         chosen = self._kept[:count]
         if more := chosen[len(self._read) :]:
             self._read = np.concatenate([self._read, self.photos.read(more)[0]])
-        used = Calibration(n=len(chosen), sha256=fingerprint(chosen))
-        return self._read[: len(chosen)], used
+        return self._read[: len(chosen)], Calibration(n=len(chosen), sha256=fingerprint(chosen))
 
     def held_out(self, count: int) -> Pixels:
         return self.photos.read(self._out[:count])[0]

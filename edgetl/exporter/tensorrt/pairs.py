@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
 from edgetl.errors import TraceError
 from edgetl.exporter.onnx.checks import INPUT, NORMALIZED, PREPROCESS, Wires, label
-from edgetl.exporter.onnx.passes import attribute
-
-Array = npt.NDArray[np.generic]
+from edgetl.exporter.onnx.passes import Array, attribute
 
 _AGAIN = "export again with edgetl; if that does not help, report the model's architecture."
 
@@ -103,8 +100,8 @@ class QuantizedGraph:
         found = []
         for node in self.wires.readers(tensor):
             if node.op_type == "QuantizeLinear":
-                backs = self.wires.readers(node.output[0])
-                found += [r for back in backs for r in self.wires.readers(back.output[0])]
+                for back in self.wires.readers(node.output[0]):
+                    found += self.wires.readers(back.output[0])
             else:
                 found.append(node)
         return found

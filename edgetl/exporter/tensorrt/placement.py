@@ -100,8 +100,7 @@ class Placement:
         ends = [s for s, chain in chains.items() if chain and chain[-1][0] in self._integer]
         if not ends:
             return []  # nothing that computes in INT8 could take the sum in
-        alone = [s for s in ends if all(self._alone(*link) for link in chains[s])]
-        bare = self._bare(node, alone)
+        bare = self._bare(node, [s for s in ends if all(self._alone(*link) for link in chains[s])])
         return [slot for slot in range(len(node.input)) if slot != bare]
 
     def _gates(self, gate: str, features: str) -> bool:

@@ -127,9 +127,8 @@ class _Pairs:
             return self._made[tensor, axis]
         base = f"{tensor}/axis{axis}" if axis > 0 else tensor
         names = [f"{base}/scale", f"{base}/zero_point"]
-        zero = np.zeros(scale.shape, np.int8)
-        for name, array in zip(names, (scale, zero), strict=True):
-            self.constants.append(numpy_helper.from_array(array, name))
+        arrays = scale, np.zeros(scale.shape, np.int8)
+        self.constants += map(numpy_helper.from_array, arrays, names)
         whole, back = f"{base}/int8", f"{base}/dequantized"
         options = {} if axis < 0 else {"axis": axis}
         self.nodes += [

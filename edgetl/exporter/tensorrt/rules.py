@@ -174,8 +174,7 @@ def _check_gated(graph: QuantizedGraph, node: onnx.NodeProto, *, free: bool) -> 
         if sigmoid is None or sigmoid.op_type != "Sigmoid" or graph.constant(node.input[features]):
             continue
         inner = graph.source(sigmoid.input[0])
-        alone = graph.alone(inner) and graph.alone(sigmoid.output[0])
-        if graph.computes_int8(inner) and alone:
+        if graph.computes_int8(inner) and graph.alone(inner) and graph.alone(sigmoid.output[0]):
             if graph.through(node, gate):
                 broken(node, "the gate of Conv → Sigmoid → Mul stays bare")
             if free and not graph.through(node, features):
@@ -187,8 +186,7 @@ def _check_gated(graph: QuantizedGraph, node: onnx.NodeProto, *, free: bool) -> 
 
 def _check_concat(graph: QuantizedGraph, node: onnx.NodeProto, *, free: bool) -> None:
     """Inputs of a Concat whose output is quantized are quantized too, all with its scale."""
-    readers = graph.wires.readers(node.output[0])
-    after = [n for n in readers if n.op_type == "QuantizeLinear"]
+    after = [n for n in graph.wires.readers(node.output[0]) if n.op_type == "QuantizeLinear"]
     taken = [graph.through(node, slot) for slot in range(len(node.input))]
     if not after:
         if any(taken):

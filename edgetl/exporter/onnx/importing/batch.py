@@ -130,7 +130,6 @@ class Fixed:
             before = len(graph.initializer)
             node = self._plain(given)
             self._know(graph.initializer[before:])
-            before = len(graph.initializer)
             if node.op_type == "Reshape":
                 fresh = [self._reshaped(node)]
             else:

@@ -18,7 +18,6 @@ from edgetl.exporter.onnx.passes import refill
 from edgetl.inputs.base import Pixels
 from edgetl.spec import Normalize
 
-_TRIAL_SEED = 0
 _SAME = ("Identity", "Cast", "Dropout", "Flatten", "Squeeze", "Unsqueeze", "Reshape", "Transpose")
 _SCALING = ("Mul", "Div", "Add", "Sub", "Neg", "Clip", "Min", "Max", "Log", "Exp", "Pow", "Round")
 _SUMS = (1.0, 100.0)  # of probabilities
@@ -37,8 +36,10 @@ def find_logits(given: Given) -> Given:
     shape = _answer(given).shape
     _classes_axis(given, shape, given.model.graph.output[0].name)
     if len(shape) > 2:  # axes of 1 are left out
-        graph, old = given.model.graph, given.model.graph.output[0]
-        flat, kind = f"{old.name}/flat", old.type.tensor_type.elem_type
+        graph = given.model.graph
+        old = graph.output[0]
+        flat = f"{old.name}/flat"
+        kind = old.type.tensor_type.elem_type
         graph.node.append(helper.make_node("Flatten", [old.name], [flat], axis=1))
         refill(graph.output, [helper.make_tensor_value_info(flat, kind, None)])
     return given._replace(classes=_trial(given))
@@ -46,7 +47,7 @@ def find_logits(given: Given) -> Given:
 
 def _noise(given: Given) -> Pixels:
     shape = (given.batch or 2, given.height, given.width, 3)
-    return np.random.default_rng(_TRIAL_SEED).integers(0, 256, shape, np.uint8)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
 def _answer(given: Given) -> Any:
@@ -115,8 +116,7 @@ def _trial(given: Given) -> int:
 
 def _cut(given: Given) -> Given:
     """Make the input of a Softmax over the classes at the end the output; say so."""
-    graph = given.model.graph
-    node, scaled = _behind(graph)
+    node, scaled = _behind(given.model.graph)
     if node is not None and node.op_type == "Sigmoid":
         raise TraceError(
             f"{given.name} ends in {called(node)}: several classes may be true at once.",

@@ -36,9 +36,8 @@ def read_file(source: bytes | Path) -> GivenFile:
 
     Raises UsageError for a file that cannot be read, TraceError for what is no valid ONNX.
     """
-    name, home, data = "the ONNX model", None, b""
     if isinstance(source, bytes):
-        data = source
+        name, home, data = "the ONNX model", None, source
     else:
         name, home, data = source.name, source.parent, _bytes(source)
     try:

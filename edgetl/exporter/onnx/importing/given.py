@@ -117,7 +117,8 @@ def _choose_output(graph: onnx.GraphProto, name: str, asked: str | None) -> None
             fix="name that of the logits by --output NAME.",
         )
     if len(names) > 1:
-        refill(graph.output, [output for output in graph.output if output.name == asked])
+        kept = next(output for output in graph.output if output.name == asked)
+        refill(graph.output, [kept])
         drop_unused(graph)
 
 

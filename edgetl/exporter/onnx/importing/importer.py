@@ -107,8 +107,12 @@ def _rewritten(
     if folded := fold_batch_norm(model.graph):
         notes.append(f"batch normalisations folded into their convolutions: {folded}")
     _join(model.graph, given, normalize)
-    shape = (given.height, given.width, 3)
-    canonical = finish(model.graph, shape, {OUTPUT: (given.classes,)}, single=single)
+    canonical = finish(
+        model.graph,
+        (given.height, given.width, 3),
+        {OUTPUT: (given.classes,)},
+        single=single,
+    )
     return Imported(
         canonical=canonical,
         classes=given.classes,
@@ -269,8 +273,7 @@ def _logits(canonical: bytes, images: Pixels, name: str, *, single: bool) -> Log
         raise _mixed(name, f"fails: {first_line(error)}") from error
     if any(len(part) != len(block) for part, block in zip(parts, blocks, strict=True)):
         raise _mixed(name, f"returns {sum(map(len, parts))} rows for {len(images)} images.")
-    result: Logits = np.concatenate(parts)
-    return result
+    return np.concatenate(parts)
 
 
 def _mixed(name: str, what: str) -> TraceError:

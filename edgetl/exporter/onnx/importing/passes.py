@@ -216,8 +216,9 @@ def renumber(graph: onnx.GraphProto, names: dict[str, str]) -> None:
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
     """Element type of every tensor for which it can be inferred."""
-    graph = onnx.GraphProto(node=model.graph.node, input=model.graph.input, name="types")
-    graph.output.extend(model.graph.output)
+    graph = onnx.GraphProto(
+        node=model.graph.node, input=model.graph.input, output=model.graph.output, name="types"
+    )
     types = {i.name: int(i.data_type) for i in model.graph.initializer}
     for item in model.graph.initializer:  # weights are large, and only their types count
         graph.input.append(helper.make_tensor_value_info(item.name, item.data_type, item.dims))

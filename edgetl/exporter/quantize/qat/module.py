@@ -81,10 +81,6 @@ class OnnxModule(nn.Module):
                 found[node.input[1]] = self._weight(node, self.weight(node.input[1]))
         return found
 
-    def forget(self) -> None:
-        """Drop the ranges, so that the next images are observed afresh, with rounded weights."""
-        self.ranges.clear()
-
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The outputs alone."""
         return self.answer(images)[0]
@@ -127,9 +123,8 @@ class OnnxModule(nn.Module):
         if name in self.trained:
             tensor = self.weight(name)
             return self._weight(node, tensor) if index == 1 else tensor
-        if self.rounding is None or node.op_type not in _ROUNDED:
-            return values[name]
-        if node.name.startswith(PREPROCESS):
+        float_only = node.op_type not in _ROUNDED or node.name.startswith(PREPROCESS)
+        if self.rounding is None or float_only:
             return values[name]
         if name not in rounded:
             rounded[name] = self._activation(name, values[name])

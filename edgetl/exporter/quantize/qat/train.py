@@ -84,7 +84,7 @@ def train_integers(
 @torch.no_grad()
 def _observe(student: OnnxModule, images: Pixels) -> None:
     """Observe the ranges of activations afresh, from the second time on with rounded weights."""
-    student.forget()
+    student.ranges.clear()
     student.observe = True
     for block in _blocks(images):
         student(block)
