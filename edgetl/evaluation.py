@@ -91,6 +91,7 @@ def _evaluate_run(
         record.task,
         record.input,
         lambda images: reference_outputs(network, record, images),
+        settings=record.settings,
         table=table,
         advance=advance,
         trained_on={p.sha256 for p in photos if p.split != "test"},

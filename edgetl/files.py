@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from edgetl.errors import StorageError
+from edgetl.errors import StorageError, UsageError
 
 T = TypeVar("T")
 Hook = Callable[[type[Any], Any], Any]
@@ -97,6 +97,18 @@ def check_room(folder: Path, *, fix: str) -> None:
         raise StorageError(
             f"Cannot write into {near}: {error.strerror or error}.", fix=fix
         ) from error
+
+
+def check_replaceable(path: Path, start: bytes, option: str) -> None:
+    """UsageError where `path` holds what begins otherwise than what would be written over it."""
+    found = start
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        found = stream.read(len(start))
+    if found != start:
+        raise UsageError(
+            f"{option} {path} would write over a file of another kind.",
+            fix="choose another name, or remove that file.",
+        )
 
 
 def storage_error(error: OSError) -> StorageError:

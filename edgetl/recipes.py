@@ -26,7 +26,7 @@ def parse_toml(data: bytes, kind: type[T], *, where: str) -> T:
     try:
         return msgspec.convert(tomllib.loads(data.decode()), kind)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise UsageError(f"{where}: {error}", fix="correct that line of the file.") from error
+        raise UsageError(f"{where}: {error}.", fix="correct that line of the file.") from error
 
 
 def packaged(folder: str, kind: type[T]) -> dict[str, T]:

@@ -51,7 +51,7 @@ def bench(
 
 
 MEASURED = [
-    "recipe",
+    "candidate",
     "engine",
     "precision",
     "batch#",
@@ -98,4 +98,4 @@ def build(
     show(table("", BUILT, rows))
 
 
-BUILT = ["recipe", "engine", "precision", "batch#", "runs on", "built in s#", "MiB#"]
+BUILT = ["candidate", "engine", "precision", "batch#", "runs on", "built in s#", "MiB#"]

@@ -10,7 +10,7 @@ import typer
 from edgetl.cli.common import Debug, Json, emit, message, number, show, table, verb
 from edgetl.cli.rows import comparison_document
 from edgetl.errors import UsageError, missing_extra
-from edgetl.files import check_room
+from edgetl.files import check_replaceable, check_room
 from edgetl.options import CompareOptions
 from edgetl.progress import progress_bar
 from edgetl.runtime.compare.compare import compare as run
@@ -64,6 +64,7 @@ def _check_html(path: Path) -> None:
     """Refuse before anything runs what would fail at the end."""
     if path.is_dir():
         raise UsageError(f"--html {path} is a folder.", fix="name a file, such as compare.html.")
+    check_replaceable(path, b"<!doctype html", "--html")
     check_room(path.parent, fix="let --html name a file where you may write.")
     try:
         import edgetl.report.compare  # noqa: F401
@@ -76,9 +77,10 @@ def _check_html(path: Path) -> None:
 def _print(found: Comparison) -> None:
     known = f", the class of {found.known} is known" if found.known else ""
     title = f"{found.n} images{known}"
-    show(table(title, SIDES, [_side(i, side) for i, side in enumerate(found.sides, 1)]))
+    sides, pairs = ([name.replace("METRIC", found.metric) for name in c] for c in (SIDES, PAIRS))
+    show(table(title, sides, [_side(i, side) for i, side in enumerate(found.sides, 1)]))
     title = f"against {found.sides[0].name}; p: probability, KL in nats"
-    show(table(title, PAIRS, [_pair(i, pair) for i, pair in enumerate(found.pairs, 2)]))
+    show(table(title, pairs, [_pair(i, pair) for i, pair in enumerate(found.pairs, 2)]))
     for note in found.notes:
         show(note)
     for item in found.unread:
@@ -89,10 +91,10 @@ def _print(found: Comparison) -> None:
         show(table("worst first", columns, [_image(image) for image in found.images]))
 
 
-SIDES = ["", "candidate", "engine", "on", "precision#", "accuracy#"]
+SIDES = ["", "candidate", "engine", "on", "precision#", "METRIC#"]
 PAIRS = [
     "", "agreement#", "|Δlogit| max#", "mean#", "|Δp| max#", "mean#", "KL max#", "mean#",
-    "accuracy drop#",
+    "METRIC drop#",
 ]  # fmt: skip
 
 
@@ -118,6 +120,7 @@ def _pair(index: int, pair: Pair) -> list[str]:
 
 
 def _image(image: ComparedImage) -> list[str]:
-    answers = [f"{answer.label} {answer.probability:.3f}" for answer in image.answers]
+    both = zip(image.words, image.answers, strict=True)
+    answers = [f"{words} {answer.probability:.3f}" for words, answer in both]
     ends = [number(image.probability), number(image.kl)]
     return [image.image, image.truth or "–", *answers, *ends]

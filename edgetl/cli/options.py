@@ -15,7 +15,7 @@ from edgetl.options.base import Field, Options, fields
 from edgetl.recipes import parse_toml
 
 Refusal: Any = typer.BadParameter.__base__  # UsageError of click, wherever typer keeps it
-CONFIG = "TOML with these options; the command line goes first."
+CONFIG = "TOML with these options; the command line goes first. Paths are from where you are."
 
 
 def parameters(kind: type[Options]) -> list[inspect.Parameter]:
@@ -55,6 +55,10 @@ def from_file(kind: type[Options], path: Path) -> dict[str, Any]:
             f"Cannot read --config {path}: {error.strerror}.", fix="give a TOML file."
         ) from error
     homes = {key: field for field in fields(kind) for key in field.keys}
+    for key in parse_toml(data, dict[str, Any], where=str(path)):
+        if key not in homes:
+            known = ", ".join(sorted(homes))
+            raise UsageError(f"{path} has no option {key!r} to give.", fix=f"it may give {known}.")
     partial = msgspec.defstruct(
         kind.__name__,
         [(key, _partial(field), msgspec.UNSET) for key, field in homes.items()],

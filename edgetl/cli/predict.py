@@ -13,7 +13,7 @@ from edgetl.cli.common import Debug, Json, emit, message, number, show, table, v
 from edgetl.cli.rows import evaluation_row
 from edgetl.data.found import skipped_line
 from edgetl.data.walk import images_in
-from edgetl.errors import ImageError
+from edgetl.errors import ImageError, UsageError
 from edgetl.files import atomic_file, check_room
 from edgetl.options import EvaluateOptions, PredictOptions
 from edgetl.spec import SkippedFile
@@ -39,6 +39,11 @@ def predict(
     if draw:
         check_room(draw, fix="let --draw name a folder where you may write.")
     places = _drawings(paths)
+    given = {path.resolve() for path in paths}
+    if draw and (same := next((p for p in places if (draw / p).resolve() in given), None)):
+        raise UsageError(
+            f"--draw {draw} would write over the photo {same}.", fix="name another folder."
+        )
     undrawn = 0
     results: list[Result] = []
     with edgetl.load(bundle, options=options) as model:

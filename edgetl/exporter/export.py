@@ -18,7 +18,7 @@ from edgetl.exporter.job import ExportJob, Say
 from edgetl.exporter.plan import Plan, plan
 from edgetl.exporter.sources.open import open_source
 from edgetl.exporter.variants import add_placements, add_trained, search_pays, training_pays
-from edgetl.files import check_room, check_temporary_room, user_path
+from edgetl.files import check_replaceable, check_room, check_temporary_room, user_path
 from edgetl.options import ExportOptions, takes
 from edgetl.options.export import When
 from edgetl.runtime.bench.measure import measure
@@ -131,6 +131,7 @@ def _check(destination: Path, planned: Plan, asked: ExportOptions) -> None:
     """UsageError for what cannot be had of a plan, before anything is computed."""
     if destination.is_dir():
         raise UsageError(f"--out {destination} is a folder.", fix="name a file: NAME.edgetl")
+    check_replaceable(destination, b"PK", "--out")
     integers = any(recipe.precision == "int8" for recipe in planned.recipes)
     if asked.qat == "always" and not integers:
         raise UsageError(

@@ -88,7 +88,11 @@ class ImageInput(Record, Input, frozen=True, kw_only=True, tag="image"):
 
     def __str__(self) -> str:
         side = f"{self.width}" if self.width == self.height else f"{self.height}x{self.width}"
-        return f"{side} px by {self.fit}"
+        crop = f" of {self.crop:g}" if self.fit == "crop" and self.crop != CROP else ""
+        other = [
+            v for v, usual in ((self.interpolation, "bilinear"), (self.order, "rgb")) if v != usual
+        ]
+        return ", ".join([f"{side} px by {self.fit}{crop}", *other])
 
     def read(self, source: ImageSource) -> Read:
         """One image as uint8 `(height, width, 3)`, and how to find its photo again.

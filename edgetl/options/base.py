@@ -108,6 +108,8 @@ class Field(NamedTuple):
         if choices:
             wanted = f"among {', '.join(map(str, choices))}"
         shown = value if choices else repr(value)  # '224', a text, is not 224
+        if option.parse is sides and isinstance(value, (list, tuple)):
+            shown = "x".join(map(str, value))
         raise UsageError(f"{flag} {shown} is not possible.", fix=f"choose {wanted}.")
 
 

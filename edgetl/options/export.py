@@ -126,6 +126,11 @@ class ExportOptions(OnnxOptions, frozen=True, kw_only=True):
     ] = None
 
     def check(self) -> None:
+        if self.crop_pct is not None and self.fit not in (None, "crop"):
+            raise UsageError(
+                f"--crop-pct crops, and --fit {self.fit} shows all of a photo.",
+                fix="leave one of them away.",
+            )
         if self.budget_s is not None and self.search == "never":
             raise UsageError(
                 "--budget bounds a search, and --search never makes none.",

@@ -87,6 +87,10 @@ class CompareOptions(Options, frozen=True, kw_only=True):
             "Compare these of each bundle, as ort-fp32,ov-int8.", metavar="<names>", parse=names
         ),
     ] = ()
+    labels: Annotated[
+        str | None,
+        Option("CSV of what is true of the images, as finetune takes it.", metavar="<path>"),
+    ] = None
     top: Annotated[int, Option("Images to show, worst first.")] = 10
     threads: Threads = 0
 

@@ -47,7 +47,7 @@ def loss_svg(rows: list[EpochRow]) -> Markup:
 
 def metric_svg(rows: list[EpochRow], metric: Metric, probe: float | None) -> Markup:
     """The primary metric on validation against epoch, the probe's (0…1) as a dashed line."""
-    figure, axes = _axes(f"{metric.title[0].upper()}{metric.title[1:]} on validation")
+    figure, axes = _axes(f"Validation {metric.title}")
     values = [row.metrics[metric.name] for row in rows]
     _line(axes, [row.epoch for row in rows], values, FIRST, "by epoch")
     if probe is not None:

@@ -49,14 +49,16 @@ def read_run(folder: str | Path) -> RunRecord:
         record = decode_json(data, RunRecord, decode_stored) if version == RUN_VERSION else None
     except (msgspec.DecodeError, OSError) as error:
         raise RunError(
-            f"{path} cannot be read: {error}.", fix="restore it, or train into a new folder."
+            f"{path} cannot be read: {error}.",
+            fix="restore it, install the package that adds what it names, or train anew.",
         ) from error
     if record is None:
         raise RunError(
             f"{home} is a run of version {version}; this edgetl reads {RUN_VERSION}.",
             fix="use the edgetl that made it, or train again.",
         )
-    return record
+    settings = msgspec.convert(record.settings or {}, record.task.Settings)
+    return msgspec.structs.replace(record, settings=settings)
 
 
 def finished_run(folder: str | Path) -> RunRecord:

@@ -57,6 +57,7 @@ class RunRecord(Record, frozen=True, kw_only=True):
     strategy: str = ""  # what ships: probe, finetune or scratch
     stages: tuple[Stage, ...] = ()
     warnings: tuple[str, ...] = ()  # of framing and training; those of the photos are in `data`
+    settings: Any = None  # of the task, fitted on validation
     validation: Evaluation | None = None
     test: Evaluation | None = None
     seconds: float = 0.0

@@ -70,8 +70,16 @@ def _added() -> list[Part]:
         if any(point.group.startswith("edgetl.") for point in found.entry_points)
     )
     return [
-        Part(name="tasks", version=", ".join(TASKS.names()), purpose="finetune --task"),
-        Part(name="inputs", version=", ".join(INPUTS.names()), purpose="what a task reads"),
+        Part(
+            name="tasks",
+            version=", ".join(n for n in TASKS.names() if n in TASKS),
+            purpose="finetune --task",
+        ),
+        Part(
+            name="inputs",
+            version=", ".join(n for n in INPUTS.names() if n in INPUTS),
+            purpose="what a task reads",
+        ),
         Part(name="plug-ins", version=", ".join(packages) or "none", purpose="add to these"),
     ]
 

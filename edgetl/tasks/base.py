@@ -6,6 +6,9 @@ adds to it is its twin in edgetl/train/tasks.
 
 from __future__ import annotations
 
+import contextlib
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -13,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from edgetl.data.found import Found, Scan
 from edgetl.inputs.base import INPUTS, Geometry, Input
@@ -240,14 +243,22 @@ class Task:
     def draw(self, image: Image.Image, predictions: Sequence[Any]) -> Image.Image:
         """A copy of a photo in RGB with its predictions on it: here, their texts in a corner."""
         drawn = image.convert("RGB").copy()
+        lines = [self.text(prediction) for prediction in predictions]
         pen, size = ImageDraw.Draw(drawn), max(12, min(drawn.size) // 24)
-        for line, prediction in enumerate(predictions):
-            place = (size // 2, size // 2 + line * size * 5 // 4)
-            pen.text(place, self.text(prediction), "white", font_size=size, stroke_width=2,
-                     stroke_fill="black")  # fmt: skip
+        while True:
+            font, words = lettering(size, lines)
+            low = size * 5 // 4  # from one line to the next
+            wide = max((pen.textlength(text, font) for text in words), default=0)
+            if size <= 8 or (wide + size <= drawn.width and low * len(words) <= drawn.height):
+                break
+            size -= 1
+        for line, text in enumerate(words):
+            place = size // 2, size // 4 + line * low
+            pen.rectangle(pen.textbbox(place, text, font), fill="black", outline="black", width=2)
+            pen.text(place, text, "white", font)
         return drawn
 
-    def mistakes(self, outputs: Outputs, targets: Any) -> list[Mistake]:
+    def mistakes(self, outputs: Outputs, targets: Any, settings: Any = None) -> list[Mistake]:
         """Samples with wrong answers, the surest first."""
         return []
 
@@ -282,6 +293,17 @@ TASKS: Registry[type[Task]] = Registry(
 
 
 DEFAULT_TASK = "classification"
+
+
+def lettering(size: int, lines: Sequence[str]) -> tuple[Any, list[str]]:
+    """A font of that size that is here, and the lines as it can write them.
+
+    Where the system has no DejaVu, Pillow brings ASCII: accents are left out, all else is "?".
+    """
+    with contextlib.suppress(OSError):
+        return ImageFont.truetype("DejaVuSans.ttf", size), list(lines)
+    bare = (re.sub(r"[\u0300-\u036f]", "", unicodedata.normalize("NFKD", line)) for line in lines)
+    return ImageFont.load_default(size), [t.encode("ascii", "replace").decode() for t in bare]
 
 
 def take(outputs: Outputs, rows: Any) -> dict[str, npt.NDArray[np.float32]]:

@@ -195,7 +195,7 @@ class Classification(Record, LogitTask, frozen=True, kw_only=True, tag="classifi
         """Probabilities `(N, classes)`."""
         return np.asarray(softmax(outputs[LOGITS].astype(np.float64), settings.temperature))
 
-    def mistakes(self, outputs: Outputs, targets: Truth) -> list[Mistake]:
+    def mistakes(self, outputs: Outputs, targets: Truth, settings: Any = None) -> list[Mistake]:
         """By the probability of the class that comes first."""
         chance = softmax(outputs[LOGITS])
         predicted = chance.argmax(axis=1)

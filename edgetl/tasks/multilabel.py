@@ -74,7 +74,7 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
 
         if not table:
             raise UsageError(
-                "--task multilabel needs --labels: folders give each photo one class.",
+                "Several classes a photo need --labels: folders give each photo one.",
                 fix="give a CSV file with columns path and labels, as a.jpg,shirt|hat.",
             )
         return scan(root, table, column="labels", **options)
@@ -225,14 +225,12 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
     def decode(
         self, outputs: Outputs, settings: MultiLabelSettings, geometry: Geometry, *, top: int
     ) -> tuple[LabelPrediction, ...]:
-        """The `top` likeliest classes, present or not."""
-        chance, least = self.confidences(outputs, settings)[0], self._thresholds(settings)
-        best = np.argsort(-chance, kind="stable")[:top]
+        """Every class that is present, then the likeliest of the others, `top` or more."""
+        chance, called = self.confidences(outputs, settings)[0], self._called(outputs, settings)[0]
+        best = np.lexsort((-chance, ~called))[: max(top, int(called.sum()))]
         return tuple(
             LabelPrediction(
-                label=self.labels[i],
-                probability=float(chance[i]),
-                present=bool(chance[i] >= least[i]),
+                label=self.labels[i], probability=float(chance[i]), present=bool(called[i])
             )
             for i in best
         )
@@ -254,20 +252,22 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
         mark = "+" if prediction.present else "-"
         return f"{mark}{prediction.label} {prediction.probability:.3f}"
 
-    def mistakes(self, outputs: Outputs, targets: Truth) -> list[Mistake]:
-        """By the class that is furthest on the wrong side of one half."""
-        chance = self.confidences(outputs, MultiLabelSettings())
-        wrong = np.where(targets, 1 - chance, chance)
-        rows = np.argsort(-wrong.max(axis=1), kind="stable")
+    def mistakes(
+        self, outputs: Outputs, targets: Truth, settings: MultiLabelSettings | None = None
+    ) -> list[Mistake]:
+        """By the class on the wrong side of its threshold whose answer is the surest."""
+        chance = self.confidences(outputs, settings or MultiLabelSettings())
+        called = self._called(outputs, settings)
+        sure = np.where(called != targets, np.where(targets, 1 - chance, chance), -1).max(axis=1)
         return [
             Mistake(
                 row=int(row),
                 truth=self._named(targets[row]),
-                predicted=self._named(chance[row] >= EVEN),
-                confidence=float(wrong[row].max()),
+                predicted=self._named(called[row]),
+                confidence=float(sure[row]),
             )
-            for row in rows
-            if wrong[row].max() > EVEN
+            for row in np.argsort(-sure, kind="stable")
+            if sure[row] >= 0
         ]
 
     def _named(self, flags: Any) -> str:

@@ -236,6 +236,7 @@ def _finish(
     home, dataset = context.home, context.dataset
     clock = time.perf_counter()
     results: dict[Split, tuple[Evaluation, Outputs]] = {}
+    settings: Any = None
     splits: tuple[Split, ...] = ("validation", "test")
     for split in splits:
         rows = dataset.rows(split)
@@ -244,7 +245,9 @@ def _finish(
             outputs = known or forward_rows(
                 model, dataset.pixels, rows, record.normalize, device=context.config.device
             )
-            results[split] = dataset.task.evaluate(outputs, dataset.targets(rows)), outputs
+            targets = dataset.targets(rows)
+            settings = settings or dataset.task.fit(outputs, targets)  # on validation, as export's
+            results[split] = dataset.task.evaluate(outputs, targets, settings), outputs
     context.timings["evaluation"] = time.perf_counter() - clock
     scores = {split: evaluation for split, (evaluation, _) in results.items()}
     context.warn(guidance.never_right(scores, dataset.summary.counts["train"]))
@@ -252,13 +255,14 @@ def _finish(
     metadata = {"format": "pt", "edgetl": edgetl.__version__, "backbone": context.config.backbone}
     save_network(model, home / runs.MODEL, metadata)
     write_jsonl(home / runs.METRICS, history)
-    mistakes = worst_mistakes(dataset, shown, results[shown][1])
+    mistakes = worst_mistakes(dataset, shown, results[shown][1], settings)
     record = msgspec.structs.replace(
         record,
         status="finished",
         strategy=_shipped(context, stages).name,
         stages=tuple(stages),
         warnings=tuple(context.warnings),
+        settings=settings,
         validation=scores["validation"],
         test=scores.get("test"),
         seconds=round(time.perf_counter() - start, 3),
@@ -270,11 +274,13 @@ def _finish(
     return record
 
 
-def worst_mistakes(dataset: Dataset, split: Split, outputs: Outputs) -> list[Mistake]:
+def worst_mistakes(
+    dataset: Dataset, split: Split, outputs: Outputs, settings: Any
+) -> list[Mistake]:
     """Wrong answers on a split, the surest first, with JPEG thumbnails of what was seen."""
     rows = dataset.rows(split)
     found = []
-    for wrong in dataset.task.mistakes(outputs, dataset.targets(rows))[:MISTAKES]:
+    for wrong in dataset.task.mistakes(outputs, dataset.targets(rows), settings)[:MISTAKES]:
         image = Image.fromarray(np.asarray(dataset.pixels[rows[wrong.row]]))
         found.append(
             Mistake(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -36,6 +37,11 @@ def by_table(
     left = [path for path in seen.photos if path not in listed]
     several = [item.label for item in found if SEPARATOR in item.label]
     warnings = []
+    joined = [item.label for item in found if re.search("[,;/+]", item.label)]
+    if joined and column == "labels" and not several:
+        warnings.append(
+            f"{table.name} states {joined[0]} as one class: {SEPARATOR} separates several."
+        )
     if several and column == "label":
         warnings.append(
             f"{table.name} states {several[0]} as one class: where {SEPARATOR} separates several, "
@@ -116,16 +122,24 @@ def _separator(header: str, column: str) -> str:
 
 
 def _check_columns(table: Path, columns: list[str], column: str) -> None:
+    """DataError unless the named columns are those that are read, each once."""
     named = [name for name in columns if name]
     needed = {"path", column}
-    if not needed <= set(named) <= needed | _OPTIONAL or len(set(named)) < len(named):
+    wrong = [f"no {name}" for name in sorted(needed - {*named})]
+    wrong += [f"{name} twice" for name in dict.fromkeys(named) if named.count(name) > 1]
+    wrong += [f"{name}, which nothing reads" for name in named if name not in needed | _OPTIONAL]
+    if wrong:
+        fix = "name the columns in the first line; remove what nothing reads."
+        if {"label", "labels"} & {*named} - needed:
+            fix = (
+                "call the column label where each photo has one class, labels where it may have "
+                "several, and give the --task that reads it."
+            )
         raise DataError(
-            f"{table} has columns {', '.join(sorted(named)) or 'none'}; wanted are path, "
-            f"{column} and, if you like, split and group, with commas, semicolons or tabs between.",
-            fix="name the columns in the first line."
-            if not {"label", "labels"} & {*named}
-            else "call the column label where each photo has one class, labels where it may have "
-            "several, and give the --task that reads it.",
+            f"{table} has columns {', '.join(named) or 'none'}; wanted are path, {column} and, if "
+            "you like, split and group, with commas, semicolons or tabs between. There is "
+            f"{'; '.join(wrong)}.",
+            fix=fix,
         )
 
 

@@ -213,7 +213,7 @@ def _read_labels(path: Path, given: Given) -> tuple[str, ...]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"Cannot read labels file {path}: {error}.",
+            f"Cannot read class names {path}: {getattr(error, 'strerror', None) or error}.",
             fix="give a UTF-8 text file with one label a line, in output order.",
         ) from error
     labels = tuple(nfc(line.strip()) for line in lines)
@@ -225,11 +225,11 @@ def _read_labels(path: Path, given: Given) -> tuple[str, ...]:
     if twice:
         where = " and ".join(str(i) for i, label in enumerate(labels, 1) if label == twice[0])
         raise DataError(
-            f"{path} holds the label {twice[0]} in lines {where}.", fix="make labels distinct."
+            f"{path} names the class {twice[0]} in lines {where}.", fix="make labels distinct."
         )
     if len(labels) != given.classes:
         raise UsageError(
-            f"{path} holds {len(labels)} labels, but {given.name} has {given.classes} outputs.",
+            f"{path} names {len(labels)} classes, but {given.name} has {given.classes} outputs.",
             fix="give one label a line, for every output and in its order.",
         )
     return labels

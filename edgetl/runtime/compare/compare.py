@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, Union
 import numpy as np
 
 from edgetl.bundle import Bundle, Candidate, open_bundle
-from edgetl.data.names import shown
+from edgetl.data.names import nfc, shown
 from edgetl.data.walk import images_in
 from edgetl.engines import Outputs, Session, find_engine
 from edgetl.errors import DataError, EngineError, ImageError, UsageError
@@ -65,7 +65,7 @@ def compare(
     """Run candidates of bundles on images, one at a time, and compare each with the first.
 
     `images` are files, or folders that are searched; a folder named after a class states the truth
-    of its images. Each bundle gives its candidates named in `candidates` (recipes), or the fastest
+    of its images, or the table `labels` does. Each bundle gives its candidates named in `candidates` (recipes), or the fastest
     of each of `engines`, or just its fastest. Each image goes through every bundle's own
     preprocessing. `top` images are returned, those with other answers first, then by KL divergence.
     Raises UsageError, DataError, UnknownNameError, BundleError, EngineError.
@@ -79,7 +79,8 @@ def compare(
         wanted = _chosen(opened, asked.engines, asked.candidates)
         entries = _open(opened, wanted, asked.threads, stack)
         files = find_images(images, log.warning)
-        seen, unread = _run(entries, files, advance)
+        stated = _stated(entries[0].task, _listed(images), asked.labels)
+        seen, unread = _run(entries, files, stated, advance)
         if not seen:
             first = unread[0][1]
             raise DataError(
@@ -112,6 +113,26 @@ def find_images(
     if not found:
         raise DataError("No images were given.", fix="give image files, or folders of them.")
     return found
+
+
+def _stated(task: Task, images: list[Path], table: str | None) -> dict[Path, str] | None:
+    """What a table says of images, by file; None where there is no table."""
+    if table is None:
+        return None
+    if len(images) != 1 or not images[0].is_dir():
+        raise UsageError(
+            "--labels needs one folder, which its paths begin in.", fix="give --images FOLDER."
+        )
+    root = images[0].resolve()
+    known = tuple(nfc(label) for label in task.labels)
+    found = task.scan(root, table, need_train=False, known=known).photos
+    unknown = sorted({name for item in found for name in task.classes_of(item)} - set(known))
+    if unknown:
+        raise DataError(
+            f"The model does not know class {', '.join(unknown)} of {table}.",
+            fix=f"its classes are {', '.join(task.labels)}; correct the table.",
+        )
+    return {(root / item.path).resolve(): item.label for item in found}
 
 
 # --- who is compared ----------------------------------------------------------------------------
@@ -191,6 +212,7 @@ def _open(
 def _run(
     entries: list[_Entry],
     files: list[tuple[Path, tuple[str, ...]]],
+    stated: dict[Path, str] | None,
     advance: Callable[[int], None],
 ) -> tuple[list[_Seen], list[tuple[str, ImageError]]]:
     seen: list[_Seen] = []
@@ -209,7 +231,8 @@ def _run(
         reads = [ready[entry.bundle.manifest.input] for entry in entries]
         found = zip(entries, reads, strict=True)
         outputs = [entry.session.run(read.pixels[np.newaxis]) for entry, read in found]
-        truth = entries[0].task.truth_by_folders(folders)
+        by_folders = entries[0].task.truth_by_folders
+        truth = by_folders(folders) if stated is None else stated.get(path.resolve())
         seen.append(_Seen(str(path), truth, outputs, [read.geometry for read in reads]))
     return seen, unread
 
@@ -250,6 +273,7 @@ def _summary(
         )
     return Comparison(
         labels=entries[0].task.labels,
+        metric=entries[0].task.metrics[0].title,
         n=len(seen),
         known=int(scores.known.sum()),
         sides=tuple(sides),
@@ -273,6 +297,7 @@ def _notes(entries: list[_Entry], sides: list[Side], n: int, known: int) -> list
         if entry.task.labels != entries[0].task.labels
     ]
     if 0 < known < n:
-        notes.append(f"Accuracies are over the {known} of {n} images in folders named by class.")
+        title = entries[0].task.metrics[0].title
+        notes.append(f"{known} of {n} images are of known class; {title} is over these.")
     notes += [f"{s.name} gave NaN or infinity on {s.bad} of {n} images." for s in sides if s.bad]
     return notes

@@ -69,11 +69,12 @@ class Pair(Record, frozen=True, kw_only=True):
 
 
 class ComparedImage(Record, frozen=True, kw_only=True):
-    """One image; `answers` has the top-1 of each side, in their order."""
+    """One image; `answers` has the first prediction of each side, in their order."""
 
     image: str
     truth: str | None
     answers: tuple[Any, ...]  # the task's own predictions
+    words: tuple[str, ...]  # each side's whole answer, such as all classes that are present
     agree: bool
     kl: float | None  # the largest against the first, in nats; None where logits are not finite
     probability: float | None  # the largest difference against the first
@@ -90,8 +91,9 @@ class Comparison(Record, frozen=True, kw_only=True):
     """Outcome of `compare`: the first side is what the others are compared with."""
 
     labels: tuple[str, ...]  # in the first bundle's order
+    metric: str  # what the sides' `accuracy` is: the title of the task's primary metric
     n: int  # images compared
-    known: int  # of them, those whose folder is named after a class
+    known: int  # of them, those whose folder, or a table, states what is true
     sides: tuple[Side, ...]
     pairs: tuple[Pair, ...]
     images: tuple[ComparedImage, ...]  # worst first
@@ -128,6 +130,9 @@ class Scores:
         self.answers = [s.task.answers(o, s.settings) for s, o in zip(sides, whole, strict=True)]
         self.outputs = [self.task.aligned(o, s.task) for s, o in zip(sides, whole, strict=True)]
         self.known: Flags = np.array([label is not None for label in truth])
+        self.shown = dict(enumerate(truth))  # in the task's own words, where it has such
+        if named := self.task.named(self._targets(self.known)):
+            self.shown |= dict(zip(np.flatnonzero(self.known).tolist(), named, strict=True))
         both = list(zip(sides, self.outputs, strict=True))
         chance = [self.task.confidences(o, side.settings) for side, o in both]
         first = np.zeros(0) if chance[0] is None else chance[0]
@@ -201,12 +206,16 @@ class Scores:
         apart = [float(each[index].max()) for each in self.apart if each is not None]
         return ComparedImage(
             image=path,
-            truth=self.truth[index],
+            truth=self.shown.get(index),
             answers=tuple(
                 found[index][0]
                 if good[index] and found[index]
                 else Prediction(label=NOT_FINITE, probability=0.0)
                 for found, good in zip(self.tops, self.finite, strict=True)
+            ),
+            words=tuple(
+                said[index] if good[index] else NOT_FINITE
+                for said, good in zip(self.answers, self.finite, strict=True)
             ),
             agree=bool(self.same[:, index].all()),
             kl=float(self.kl[:, index].max()) if whole else None,

@@ -239,7 +239,7 @@ def test_labels_file(make: Make, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("blue\ngreen", UsageError, r"holds 2 labels, but colours\.onnx has 3 outputs"),
+        ("blue\ngreen", UsageError, r"names 2 classes, but colours\.onnx has 3 outputs"),
         ("blue\ngreen\nred\nblack", UsageError, "holds 4 labels"),
         ("", UsageError, "holds 0 labels"),
         ("blue\n\nred", DataError, "line 2 is empty"),
@@ -256,7 +256,7 @@ def test_refuses_labels(
 
 
 def test_refuses_a_labels_file_that_is_not_there(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="Cannot read labels file"):
+    with pytest.raises(UsageError, match="Cannot read class names"):
         make(class_names=tmp_path / "absent.txt")
 
 
