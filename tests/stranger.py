@@ -331,7 +331,8 @@ def answers(task: dict[str, Any], settings: dict[str, Any], logits: Array) -> li
         rows.append({"label": label, "probability": float(chance)})
         if task["type"] == "multilabel":
             rows[-1]["present"] = bool(chance >= threshold)
-    return sorted(rows, key=lambda row: -row["probability"])  # which keeps the order of equal ones
+    # which keeps the order of equal ones
+    return sorted(rows, key=lambda row: (not row.get("present", False), -row["probability"]))
 
 
 def self_test(manifest: dict[str, Any], read: Any, candidate: dict[str, Any], run: Run) -> None:
@@ -390,7 +391,8 @@ def main(words: list[str] | None = None) -> int:
             rows[-1]["error"] = str(error)
             continue
         kept[Path(path).name] = made
-        rows[-1]["predictions"] = found[: given.top]
+        present = sum(row.get("present", False) for row in found)
+        rows[-1]["predictions"] = found[: max(given.top, present)]
     if given.pixels:
         np.savez(given.pixels, **kept)
     json.dump(rows, sys.stdout, indent=1)

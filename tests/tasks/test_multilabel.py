@@ -135,12 +135,14 @@ def test_predictions_say_what_is_present() -> None:
     fitted = MultiLabelSettings(thresholds=(0.9, 0.2, 0.5))
     outputs = {"logits": np.array([[1.0, -1.0, -3.0]], np.float32)}
     first, second, third = TASK.decode(outputs, fitted, WHOLE, top=9)
-    assert [p.label for p in (first, second, third)] == ["hat", "shirt", "shoe"]
-    assert [p.present for p in (first, second, third)] == [False, True, False]
-    assert first.probability == pytest.approx(1 / (1 + np.exp(-1)))
+    assert [p.label for p in (first, second, third)] == ["shirt", "hat", "shoe"]
+    assert [p.present for p in (first, second, third)] == [True, False, False]
+    assert second.probability == pytest.approx(1 / (1 + np.exp(-1)))
     assert len(TASK.decode(outputs, fitted, WHOLE, top=2)) == 2
+    every = MultiLabelSettings(thresholds=(0.01, 0.01, 0.01))
+    assert len(TASK.decode(outputs, every, WHOLE, top=1)) == 3  # none that is present is hidden
     assert TASK.answers(outputs, fitted) == ["shirt"]
-    assert TASK.text(second) == "+shirt 0.269"
+    assert TASK.text(first) == "+shirt 0.269"
 
 
 def test_agreement_is_of_what_a_user_gets() -> None:
