@@ -120,6 +120,8 @@ def plural(kind: Any) -> str:
     """What a list or an object holds."""
     if get_origin(kind) in (tuple, dict):
         return type_in_words(kind).replace("list", "lists", 1).replace("object", "objects", 1)
+    if get_origin(kind) is Annotated:
+        return plural(get_args(kind)[0])
     return PLURALS.get(kind) or type_in_words(kind)
 
 

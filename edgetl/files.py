@@ -101,10 +101,10 @@ def check_room(folder: Path, *, fix: str) -> None:
 
 def check_replaceable(path: Path, start: bytes, option: str) -> None:
     """UsageError where `path` holds what begins otherwise than what would be written over it."""
-    found = start
+    found = b""
     with contextlib.suppress(OSError), path.open("rb") as stream:
         found = stream.read(len(start))
-    if found != start:
+    if found not in (b"", start):
         raise UsageError(
             f"{option} {path} would write over a file of another kind.",
             fix="choose another name, or remove that file.",

@@ -83,7 +83,7 @@ def test_run_and_bundle_are_scored_on_the_test_rows(job: Job, cli: Cli) -> None:
     run, bundle = scores
     assert run["n"] == bundle["n"] == SPLITS["test"] + 1
     assert run["map"] == pytest.approx(bundle["map"], abs=1e-3)
-    assert 0 <= run["macro_f1"] <= 1
+    assert run["macro_f1"] == pytest.approx(bundle["macro_f1"], abs=0.01)  # by the same thresholds
     done = cli("evaluate", job.bundle, job.photos, "--labels", job.table)
     assert "AP" in done.stdout
     assert f"mAP {edgetl.evaluate(job.bundle, job.photos, labels=str(job.table)).primary:.4f}" in (
@@ -112,7 +112,24 @@ def test_candidates_are_compared(job: Job, cli: Cli, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (pair,) = json.loads(done.stdout)["pairs"]
     assert 0.5 <= pair["agreement"] <= 1
-    assert page.read_text("utf-8").count("squash") >= 2
+    text = page.read_text("utf-8")
+    assert text.count("squash") >= 2
+    assert "What is true of the images was not given, so mAP is not known" in text
+
+
+def test_a_comparison_knows_what_a_table_states(job: Job, cli: Cli) -> None:
+    """The same score as `evaluate`, of all images that the table lists."""
+    words = ("--images", job.photos, "--candidates", "ort-fp32,ort-int8", "--labels", job.table)
+    done = cli("compare", job.bundle, *words, "--json", "--top", "3")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["metric"], found["known"], found["n"]) == ("mAP", found["n"], found["n"])
+    for side in found["sides"]:
+        assert 0.5 < side["accuracy"] <= 1
+    assert {*found["images"][0]} >= {"truth", "words", "answers"}
+    assert all(image["truth"] is not None for image in found["images"])
+    one = cli("compare", job.bundle, "--images", job.photos / "train-0.png", *words[2:])
+    assert "--labels needs one folder" in one.stderr
 
 
 def test_the_report_has_no_matrix(job: Job) -> None:

@@ -122,6 +122,10 @@ def test_a_page_that_cannot_be_written_fails_before_anything_runs(
     assert (done.returncode, done.stdout) == (1, "")
     assert "Cannot write into " in done.stderr
     assert "--html" in done.stderr
+    before = tiny_bundle.read_bytes()
+    done = cli("compare", tiny_bundle, *two, "--images", shapes, "--html", tiny_bundle)
+    assert "would write over a file of another kind" in done.stderr
+    assert tiny_bundle.read_bytes() == before
 
 
 def test_what_cannot_be_read_says_one_fix(cli: Cli, tiny_bundle: Path) -> None:

@@ -146,6 +146,7 @@ def test_options_of_the_other_source(options: tuple[str, ...], message: str, hom
         (("--size", "48"), "--size 48 contradicts given.onnx"),
         (("--layout", "nhwc"), "--layout nhwc contradicts"),
         (("--labels", "none.txt"), "Cannot read class names"),
+        (("--crop-pct", "0.9", "--fit", "pad"), "--crop-pct crops, and --fit pad shows all"),
         (("--max-drop", "2"), "--max-drop 2.0 is not possible"),
         (("--max-drop", "nan"), "--max-drop nan is not possible"),
         (("--budget", "0s"), "--budget 0 s leaves no time"),

@@ -160,6 +160,11 @@ def test_photos_are_drawn_each_under_a_name_of_its_own(
     assert len(json.loads(done.stdout)) == len(names) + 1
     drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
     assert drawn == ["1-2-2.png", "1-2.png", "1-3.png", "1.png"] or len(drawn) == len(names)
+    before = (tmp_path / "a/1.png").read_bytes()
+    same = cli("predict", tiny_bundle, "a", "--draw", "a")
+    assert (same.returncode, same.stdout) == (1, "")
+    assert "--draw a would write over the photo 1.png" in same.stderr
+    assert (tmp_path / "a/1.png").read_bytes() == before
     first, second = done.stderr.splitlines()
     assert first.startswith("edgetl: c/large.jpg is not drawn: ")
     assert second == "edgetl: wrote 4 drawings to drawn"

@@ -120,7 +120,7 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("thick = 3", "unknown field `thick`"),
+        ("thick = 3", "has no option 'thick' to give"),
         ("range_ = 3", "unknown field `range_`"),
         ('cut = "zigzag"', "zigzag"),
         ('thickness = "thin"', "thickness"),

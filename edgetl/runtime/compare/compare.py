@@ -66,8 +66,9 @@ def compare(
 
     `images` are files, or folders that are searched; a folder named after a class states the truth
     of its images, or the table `labels` does. Each bundle gives its candidates named in
-    `candidates` (recipes), or the fastest of each of `engines`, or just its fastest. Each image goes through every bundle's own
-    preprocessing. `top` images are returned, those with other answers first, then by KL divergence.
+    `candidates`, or the fastest of each of `engines`, or just its fastest. Each image goes through
+    every bundle's own preprocessing. `top` images are returned, those with other answers first,
+    then by KL divergence.
     Raises UsageError, DataError, UnknownNameError, BundleError, EngineError.
     """
     asked = CompareOptions.of(options, changes)
