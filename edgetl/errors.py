@@ -51,12 +51,11 @@ class UnknownNameError(EdgetlError):
     """A looked-up name is not known; the nearest known names are suggested."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, listing: str) -> None:
-        names = sorted(known)
-        close = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-        near = [n for n in names if n.startswith(name.lower())][:3] if name else []
-        near += [n for n in close if n not in near]
-        near += [n for n in names if name.lower() in n and n not in near]
-        near = near[:3]
+        names, word = sorted(known), name.lower()
+        found = [n for n in names if n.startswith(word)]
+        found += difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+        found += [n for n in names if word in n]
+        near = list(dict.fromkeys(found))[:3]
         hint = f"did you mean {', '.join(near)}?" if near else "no name is close."
         super().__init__(
             f"Unknown {kind} '{name}': {hint}", fix=f"choose one that `{listing}` lists."

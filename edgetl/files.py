@@ -39,8 +39,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         mode = _mode(path)
         # As `open` makes files: 0666 less the user's umask, or as an existing file has it.
         at = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        handle = os.open(at, flags, 0o666 if mode is None else 0o600)
+        handle = os.open(at, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
         temporary = at
         with os.fdopen(handle, "w+b") as stream:
             yield stream
@@ -107,9 +106,8 @@ def storage_error(error: OSError) -> StorageError:
             check_temporary_room()
         except StorageError as found:
             return found
-    where = error.filename or "a file or stdout"
     return StorageError(
-        f"Cannot read or write {where}: {error.strerror or error}.",
+        f"Cannot read or write {error.filename or 'a file or stdout'}: {error.strerror or error}.",
         fix="check the path, its permissions and the disk.",
     )
 

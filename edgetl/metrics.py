@@ -118,8 +118,7 @@ def divergences(reference: Logits, logits: Logits) -> npt.NDArray[np.float64]:
 def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
     scaled = logits.astype(np.float64)
     scaled -= scaled.max(axis=1, keepdims=True)
-    result: npt.NDArray[np.float64] = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
-    return result
+    return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
 
 
 def fit_temperature(logits: Logits, truth: Indices) -> float:

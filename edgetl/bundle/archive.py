@@ -139,8 +139,10 @@ def unpack(path: str | os.PathLike[str], folder: Path) -> list[Path]:
         with contextlib.suppress(OSError):  # a file, or a folder that may not be listed
             free = not os.path.lexists(folder) or not any(folder.iterdir())
         if not free:
-            what = f"Cannot unpack {bundle.path} into {folder}: it exists and is no empty folder."
-            raise BundleError(what, fix="name a folder that is new or empty.")
+            raise BundleError(
+                f"Cannot unpack {bundle.path} into {folder}: it exists and is no empty folder.",
+                fix="name a folder that is new or empty.",
+            )
         for member in bundle.members():
             write_bytes(folder / member, bundle.read(member))
         return [folder / member for member in bundle.members()]
@@ -155,8 +157,10 @@ def _naming(path: Path) -> Iterator[None]:
         what = "".join(c if c.isprintable() else "?" for c in error.message[:400])
         raise BundleError(f"Bundle {path} {what}.", fix=error.fix) from error.__cause__
     except OSError as error:
-        what = f"Bundle {path} cannot be read: {error.strerror or error}."
-        raise BundleError(what, fix="check the path, its permissions and the disk.") from error
+        raise BundleError(
+            f"Bundle {path} cannot be read: {error.strerror or error}.",
+            fix="check the path, its permissions and the disk.",
+        ) from error
 
 
 def _open_regular(path: Path) -> IO[bytes]:
@@ -166,8 +170,7 @@ def _open_regular(path: Path) -> IO[bytes]:
         raise BundleError("does not exist", fix="check the path.") from None
     # Looked at before it is opened: a FIFO would block and a device may react.
     require(stat.S_ISREG(mode), "is a folder or device, not a file", _GIVE)
-    flags = os.O_RDONLY | os.O_NONBLOCK
-    return os.fdopen(os.open(path, flags), "rb")
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
 
 
 def _exactly(stream: IO[bytes], offset: int, size: int) -> bytes:
@@ -184,8 +187,10 @@ def _check_hash(stream: IO[bytes], size: int) -> tuple[int, str]:
     if match is None or end < _END.size:
         zip_like = _exactly(stream, 0, min(size, 4)) == b"PK\x03\x04"
         require(zip_like, "is not an edgetl bundle" if size else "is empty", _GIVE)
-        what = "does not end in its SHA-256: it was cut off, has bytes added, or is another ZIP"
-        raise BundleError(what, fix=_COPY)
+        raise BundleError(
+            "does not end in its SHA-256: it was cut off, has bytes added, or is another ZIP",
+            fix=_COPY,
+        )
     digest, left = hashlib.sha256(), end
     stream.seek(0)
     while left and (block := stream.read(min(left, 1 << 20))):

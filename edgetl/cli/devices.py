@@ -26,10 +26,9 @@ def devices(
         if json:
             emit(device)
             return
-        facts = msgspec.to_builtins(device)
         rows = [
             [key, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
-            for key, value in facts.items()
+            for key, value in msgspec.to_builtins(device).items()
             if value is False or value not in ("", 0, [], (), None)
         ]
         show(table(device.title, ["field", "value"], rows))

@@ -51,8 +51,13 @@ def metric_svg(rows: list[EpochRow], metric: Metric, probe: float | None) -> Mar
     values = [row.metrics[metric.name] for row in rows]
     _line(axes, [row.epoch for row in rows], values, FIRST, "by epoch")
     if probe is not None:
-        label = f"probe, {percent(probe)}"
-        axes.axhline(probe, color=MUTED, linestyle=(0, (5, 3)), linewidth=1.4, label=label)
+        axes.axhline(
+            probe,
+            color=MUTED,
+            linestyle=(0, (5, 3)),
+            linewidth=1.4,
+            label=f"probe, {percent(probe)}",
+        )
     low, high = axes.get_ylim()
     room = max(0.0, 0.04 - (high - low)) / 2  # a flat curve must not look like a mountain range
     axes.set_ylim(max(low - room, -0.02), min(high + room, 1.02))

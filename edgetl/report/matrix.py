@@ -62,8 +62,14 @@ def matrix(evaluation: Evaluation, labels: tuple[str, ...]) -> Matrix | None:
     pairs = _pairs(labels, evaluation.confusion)
     n = len(labels)
     size = next((name for name, most in SIZES.items() if n <= most), "throng")
-    left = max(0, len(pairs) - PAIRS)
-    return Matrix(labels, rows, pairs[:PAIRS], left, n <= NUMBERS_UP_TO, size)
+    return Matrix(
+        labels=labels,
+        rows=rows,
+        pairs=pairs[:PAIRS],
+        pairs_left=max(0, len(pairs) - PAIRS),
+        numbers=n <= NUMBERS_UP_TO,
+        size=size,
+    )
 
 
 def _cell(labels: tuple[str, ...], truth: int, column: int, counts: tuple[int, ...]) -> Cell:

@@ -213,17 +213,18 @@ def _configuration(record: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]
     """Tables of names and values: options, images, weights, data, timings, versions."""
     config, origin = record.config, record.weights_origin
     images = msgspec.to_builtins(record.input)
-    options = [(key, text.detail(getattr(config, key))) for key in config.__struct_fields__]
-    options = [(key, _epochs(record) if key == "epochs" else value) for key, value in options]
-    normalize = record.normalize
+    options = [
+        (key, _epochs(record) if key == "epochs" else text.detail(getattr(config, key)))
+        for key in config.__struct_fields__
+    ]
     groups = [
         ("Options", options),
         (
             "Images",
             [
                 *((key, text.detail(value)) for key, value in images.items()),
-                ("mean", text.detail(normalize.mean)),
-                ("deviation", text.detail(normalize.std)),
+                ("mean", text.detail(record.normalize.mean)),
+                ("deviation", text.detail(record.normalize.std)),
             ],
         ),
         (

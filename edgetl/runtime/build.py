@@ -69,9 +69,8 @@ def build(
     TensorRT or its GPU is not here), and StorageError when an engine cannot be kept.
     """
     asked = BuildOptions.of(options, changes)
-    batch = asked.batch
     with open_bundle(bundle) as opened:
-        check_batch(opened, batch)
+        check_batch(opened, asked.batch)
         found = matching(opened, asked.engine, asked.precision)
         wanted = [c for c in found if builds(c)]
         ready = tuple(c.name for c in found if not builds(c))
@@ -85,19 +84,14 @@ def build(
         for candidate in wanted:
             progress(f"preparing {candidate.name}")
             try:
-                done.append(_built(opened, candidate, batch))
+                done.append(_built(opened, candidate, asked.batch))
             except EngineError as error:
                 failed[candidate.name] = error
         if not done:
             raise _none_built(opened, failed)
     skipped = tuple(
-        NotBuilt(
-            candidate=candidate.name,
-            reason=failed[candidate.name].message,
-            fix=failed[candidate.name].fix,
-        )
-        for candidate in wanted
-        if candidate.name in failed
+        NotBuilt(candidate=name, reason=error.message, fix=error.fix)
+        for name, error in failed.items()
     )
     return Built(engines=tuple(done), skipped=skipped, ready=ready)
 
@@ -126,8 +120,7 @@ def announce(bundle: Bundle, candidate: Candidate, batch: int) -> bool:
     if builds(candidate):
         builder, files, options = _given(bundle, candidate)
         with contextlib.suppress(StorageError):  # of the cache: opening the candidate says it
-            line = builder.pending(files, options, batch)
-            if line is not None:
+            if (line := builder.pending(files, options, batch)) is not None:
                 LOG.warning("%s", line)
                 return True
     return False

@@ -105,9 +105,8 @@ def ranked(bundle: Bundle, engine: str = AUTO, precision: str = AUTO) -> list[Ca
     p50_ms |= {name: t.p50_ms for name, t in local_timings(bundle.sha256, here).items()}
     order: list[Candidate] = []
     while here:
-        best = _best(bundle, here, p50_ms)
-        here.remove(best)
-        order.append(best)
+        order.append(_best(bundle, here, p50_ms))
+        here.remove(order[-1])
     return order
 
 

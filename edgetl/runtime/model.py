@@ -89,8 +89,7 @@ class Model(contextlib.AbstractContextManager["Model"]):
             outputs = self._session.run(read.pixels[np.newaxis])
             error = self._unusable(outputs, name)
             if error is None:
-                settings = self.candidate.settings
-                found = self.task.decode(outputs, settings, read.geometry, top=top)
+                found = self.task.decode(outputs, self.candidate.settings, read.geometry, top=top)
         except ImageError as unreadable:
             error = unreadable
         if error is not None and not keep_going:

@@ -160,8 +160,11 @@ def _preprocessing(bundle: Bundle) -> Check:
     found = bundle.manifest.input.read(bundle.read(golden.jpeg)).pixels
     expected = _array(bundle, golden.pixels)
     if found.shape != expected.shape:
-        detail = f"pixels are {found.shape}, not {expected.shape}"
-        return Check(name=PREPROCESSING, passed=False, detail=detail)
+        return Check(
+            name=PREPROCESSING,
+            passed=False,
+            detail=f"pixels are {found.shape}, not {expected.shape}",
+        )
     worst = int(np.abs(found.astype(np.int16) - expected).max())
     return Check(name=PREPROCESSING, passed=worst <= PIXEL_TOLERANCE, difference=worst)
 

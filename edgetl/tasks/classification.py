@@ -111,8 +111,7 @@ class Classification(Record, LogitTask, frozen=True, kw_only=True, tag="classifi
 
     def agreement(self, reference: Outputs, outputs: Outputs) -> Flags:
         """The same class comes first."""
-        same = outputs[LOGITS].argmax(axis=1) == reference[LOGITS].argmax(axis=1)
-        return np.asarray(same)
+        return np.asarray(outputs[LOGITS].argmax(axis=1) == reference[LOGITS].argmax(axis=1))
 
     def compare(self, outputs: Outputs, reference: Outputs, targets: Truth) -> dict[str, Score]:
         """Accuracy, macro-F1 and log-loss, with the intervals of metrics.py."""
@@ -153,8 +152,9 @@ class Classification(Record, LogitTask, frozen=True, kw_only=True, tag="classifi
         """The temperature."""
         if targets is None:
             return ClassificationSettings()
-        temperature = fit_temperature(outputs[LOGITS], targets)
-        return ClassificationSettings(temperature=temperature, calibrated=True)
+        return ClassificationSettings(
+            temperature=fit_temperature(outputs[LOGITS], targets), calibrated=True
+        )
 
     # --- results ------------------------------------------------------------------------------
 
@@ -186,8 +186,7 @@ class Classification(Record, LogitTask, frozen=True, kw_only=True, tag="classifi
 
     def confidences(self, outputs: Outputs, settings: ClassificationSettings) -> Values:
         """Probabilities `(N, classes)`."""
-        scaled = outputs[LOGITS].astype(np.float64)
-        return np.asarray(softmax(scaled, settings.temperature))
+        return np.asarray(softmax(outputs[LOGITS].astype(np.float64), settings.temperature))
 
     def mistakes(self, outputs: Outputs, targets: Truth) -> list[Mistake]:
         """By the probability of the class that comes first."""

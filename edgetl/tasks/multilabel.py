@@ -112,7 +112,8 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
         called = chance >= self._thresholds(settings)
         right, shown = (called & targets).sum(axis=0), targets.sum(axis=0)
         precision = right / np.maximum(called.sum(axis=0), 1)
-        recall, f1 = right / np.maximum(shown, 1), _f1(called, targets)
+        recall = right / np.maximum(shown, 1)
+        f1 = 2 * right / np.maximum(called.sum(axis=0) + shown, 1)
         ranked = average_precision(chance, targets)
         known = shown > 0
         return Evaluation(
@@ -183,10 +184,13 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
         )
         temperature = round(math.exp(best), 4)
         chance = sigmoid(logits / temperature)
-        thresholds = tuple(
-            _best_threshold(chance[:, i], targets[:, i]) for i in range(len(self.labels))
+        return MultiLabelSettings(
+            temperature=temperature,
+            calibrated=True,
+            thresholds=tuple(
+                _best_threshold(chance[:, i], targets[:, i]) for i in range(len(self.labels))
+            ),
         )
-        return MultiLabelSettings(temperature=temperature, calibrated=True, thresholds=thresholds)
 
     # --- results ------------------------------------------------------------------------------
 
@@ -254,11 +258,6 @@ def _loss(logits: npt.NDArray[Any], targets: npt.NDArray[Any]) -> Values:
     """Binary cross-entropy of each sample and class, `(N, C)`."""
     wide = logits.astype(np.float64)
     return np.asarray(np.logaddexp(0, wide) - targets * wide)
-
-
-def _f1(called: Truth, targets: Truth) -> Values:
-    both = called.sum(axis=0) + targets.sum(axis=0)
-    return np.asarray(2 * (called & targets).sum(axis=0) / np.maximum(both, 1))
 
 
 def _best_threshold(chance: Values, truth: Truth) -> float:

@@ -108,7 +108,6 @@ def _train(
     timings, kind = dict[str, float](), TASKS.find(config.task)
     spec = kind.reads(config.size, config.fit, config.depth)
     clock = time.perf_counter()
-    bar = partial(progress_bar, show=progress)
     dataset = load_dataset(
         config.data,
         kind,
@@ -117,7 +116,7 @@ def _train(
         labels_csv=config.labels or "",
         seed=config.seed,
         ignore=home,
-        bar=bar,
+        bar=partial(progress_bar, show=progress),
     )
     timings["photos"] = time.perf_counter() - clock
     for text in (*dataset.summary.warnings, *map(skipped_line, dataset.summary.skipped_files)):
@@ -146,9 +145,8 @@ def _train(
         record = msgspec.structs.replace(record, created_utc=before.created_utc)
     runs.write_run(home, record)  # first: it is what makes the folder a run
     write_bytes(home / runs.PHOTOS, photo_lines(dataset.photos))
-    held = held_out(dataset)
     context = Context(
-        home, config, spec, dataset, twin, info.normalize, progress, timings, [], held
+        home, config, spec, dataset, twin, info.normalize, progress, timings, [], held_out(dataset)
     )
     paths = [dataset.root / dataset.photos[i].path for i in dataset.rows("train")]
     context.warn(guidance.framing(paths, getattr(spec, "fit", "pad")))

@@ -290,17 +290,18 @@ def train(
         metrics, validation_loss = validation.score(
             trainer.average, trainer.normalize, trainer.device
         )
-        row = EpochRow(
-            stage=settings.stage,
-            epoch=trainer.epoch + 1,
-            loss=loss,
-            learning_rate=settings.body_rate * trainer._rate(),
-            metrics=metrics,
-            validation_loss=validation_loss,
-            images_per_s=rate,
-            seconds=time.perf_counter() - start,
+        trainer.finish_epoch(
+            EpochRow(
+                stage=settings.stage,
+                epoch=trainer.epoch + 1,
+                loss=loss,
+                learning_rate=settings.body_rate * trainer._rate(),
+                metrics=metrics,
+                validation_loss=validation_loss,
+                images_per_s=rate,
+                seconds=time.perf_counter() - start,
+            )
         )
-        trainer.finish_epoch(row)
         if not trainer.stale:
             validation.known[trainer.best] = validation.last
         checkpoint(trainer)

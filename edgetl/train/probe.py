@@ -23,10 +23,6 @@ class Head(NamedTuple):
     bias: Floats  # (classes,)
     strength: float  # scikit-learn's C that cross-validation chose
 
-    def logits(self, features: Floats) -> Floats:
-        """float32 `(N, classes)` of features `(N, D)`."""
-        return (features @ self.weight.T + self.bias).astype(np.float32)
-
 
 def fit_probe(
     features: Floats, truth: npt.NDArray[np.int64], groups: list[str], *, classes: int, seed: int

@@ -108,7 +108,6 @@ def fit_probe_stage(context: Context, model: Network) -> tuple[Network, Stage, E
     validation.known[probed] = validation.last
     seconds = time.perf_counter() - clock
     context.timings["probe"] = seconds
-    rows = context.dataset.rows("train")
     row = EpochRow(
         stage="probe",
         epoch=1,
@@ -116,7 +115,7 @@ def fit_probe_stage(context: Context, model: Network) -> tuple[Network, Stage, E
         learning_rate=0.0,
         metrics=metrics,
         validation_loss=loss,
-        images_per_s=len(rows) / seconds,
+        images_per_s=len(context.dataset.rows("train")) / seconds,
         seconds=seconds,
     )
     stage = Stage(

@@ -65,7 +65,7 @@ def main() -> None:
         bundle = open_bundle(job.bundle)
         if bundle.sha256 != job.sha256:
             raise BundleError(f"{job.bundle} was replaced meanwhile.", fix="measure it again.")
-        candidate = next(c for c in bundle.manifest.candidates if c.name == job.candidate)
+        candidate = bundle.manifest.candidate(job.candidate)
         session = open_session(bundle, candidate, threads=job.threads)
         # Drawn noise: no engine's speed here depends on the values, and no photo is needed.
         images = np.random.default_rng(0).integers(

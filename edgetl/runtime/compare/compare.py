@@ -82,8 +82,9 @@ def compare(
         seen, unread = _run(entries, files, advance)
         if not seen:
             first = unread[0][1]
-            what = f"None of the {len(files)} images can be read: {first.message}"
-            raise DataError(what, fix=first.fix)
+            raise DataError(
+                f"None of the {len(files)} images can be read: {first.message}", fix=first.fix
+            )
         return _summary(entries, seen, unread, asked.top)
 
 
@@ -231,21 +232,22 @@ def _summary(
     sides = []
     for index, entry in enumerate(entries):
         described, bundle = entry.session.describe(), entry.bundle
-        side = Side(
-            name=entry.name,
-            bundle=str(bundle.path),
-            bundle_sha256=bundle.sha256,
-            candidate=entry.candidate.name,
-            engine=described.engine,
-            engine_version=described.version,
-            provider=described.provider,
-            precision=described.precision,
-            temperature=getattr(entry.candidate.settings, "temperature", 1.0),
-            preprocess=bundle.manifest.input,
-            accuracy=scores.accuracy(index),
-            bad=int((~scores.finite[index]).sum()),
+        sides.append(
+            Side(
+                name=entry.name,
+                bundle=str(bundle.path),
+                bundle_sha256=bundle.sha256,
+                candidate=entry.candidate.name,
+                engine=described.engine,
+                engine_version=described.version,
+                provider=described.provider,
+                precision=described.precision,
+                temperature=getattr(entry.candidate.settings, "temperature", 1.0),
+                preprocess=bundle.manifest.input,
+                accuracy=scores.accuracy(index),
+                bad=int((~scores.finite[index]).sum()),
+            )
         )
-        sides.append(side)
     return Comparison(
         labels=entries[0].task.labels,
         n=len(seen),
