@@ -32,8 +32,14 @@ from PIL import Image, ImageFile
 from edgetl.errors import ImageError
 from edgetl.inputs.base import Geometry, Input, Pixels, Read
 from edgetl.inputs.decode import DEPTHS, FULL_DEPTH, MAX_PIXELS, is_wide_colour, load, to_rgb
-from edgetl.inputs.formats import open_image
-from edgetl.inputs.source import ImageSource, fix_for, reason_of, source_bytes, source_name
+from edgetl.inputs.formats import (
+    ImageSource,
+    fix_for,
+    open_image,
+    reason_of,
+    source_bytes,
+    source_name,
+)
 from edgetl.spec import LARGEST_SIDE, Fit, Interpolation, Order, Record, Size
 
 CROP = 224 / 256

@@ -12,7 +12,7 @@ import numpy as np
 from edgetl.bundle import Bundle, Candidate, open_bundle
 from edgetl.engines import Description, Images, Outputs, Session
 from edgetl.errors import EdgetlError, EngineError, ImageError, UsageError, shell
-from edgetl.inputs.source import ImageSource, is_source
+from edgetl.inputs.formats import ImageSource, is_source
 from edgetl.options import LoadOptions, takes
 from edgetl.runtime.choose import AUTO, named
 from edgetl.runtime.trust import open_best, open_named
