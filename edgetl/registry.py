@@ -36,7 +36,7 @@ class Registry(Generic[T]):
         `like` is the class or protocol whose public names a plug-in's thing must have.
         """
         self.kind, self.group, self.own = kind, group, own
-        names = dict.fromkeys((*vars(like), *like.__annotations__))
+        names = dict.fromkeys((*vars(like), *getattr(like, "__annotations__", ())))
         self.needs = [name for name in names if not name.startswith("_")]
         self._found: dict[str, T] = {}
         self._points: dict[str, importlib.metadata.EntryPoint] | None = None

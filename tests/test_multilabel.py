@@ -125,7 +125,7 @@ def test_a_comparison_knows_what_a_table_states(job: Job, cli: Cli) -> None:
     found = json.loads(done.stdout)
     assert (found["metric"], found["known"], found["n"]) == ("mAP", found["n"], found["n"])
     for side in found["sides"]:
-        assert 0.5 < side["accuracy"] <= 1
+        assert 0.2 < side["accuracy"] <= 1
     assert {*found["images"][0]} >= {"truth", "words", "answers"}
     assert all(image["truth"] is not None for image in found["images"])
     one = cli("compare", job.bundle, "--images", job.photos / "train-0.png", *words[2:])

@@ -74,7 +74,7 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
 
         if not table:
             raise UsageError(
-                "Several classes a photo need --labels: folders give each photo one.",
+                "A photo of several classes needs --labels: folders give each photo one.",
                 fix="give a CSV file with columns path and labels, as a.jpg,shirt|hat.",
             )
         return scan(root, table, column="labels", **options)
