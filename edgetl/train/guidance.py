@@ -111,8 +111,8 @@ def never_right(evaluations: Mapping[Split, Evaluation], trained: dict[str, int]
             by_text.setdefault(found, []).append(f"{split} ({evaluation.n} photos)")
     return [
         f"On {' and '.join(splits)}, {_classes(len(found))} never recognised: "
-        f"{shown(found, 5, '; ')}. A mean over all photos hides this: look at the scores by class, "
-        "and add photos of what is rare."
+        f"{shown(found, 5, '; ')}. A mean over all photos hides this: look at macro-F1 and "
+        "the scores by class, and add photos of what is rare."
         for found, splits in by_text.items()
     ]
 
