@@ -99,12 +99,12 @@ def check_room(folder: Path, *, fix: str) -> None:
         ) from error
 
 
-def check_replaceable(path: Path, start: bytes, option: str) -> None:
-    """UsageError where `path` holds what begins otherwise than what would be written over it."""
+def check_replaceable(path: Path, suffix: str, start: bytes, option: str) -> None:
+    """UsageError where a file neither is called nor begins as what would be written over it."""
     found = b""
     with contextlib.suppress(OSError), path.open("rb") as stream:
         found = stream.read(len(start))
-    if found not in (b"", start):
+    if found not in (b"", start) and path.suffix.lower() != suffix:
         raise UsageError(
             f"{option} {path} would write over a file of another kind.",
             fix="choose another name, or remove that file.",

@@ -64,7 +64,7 @@ def _check_html(path: Path) -> None:
     """Refuse before anything runs what would fail at the end."""
     if path.is_dir():
         raise UsageError(f"--html {path} is a folder.", fix="name a file, such as compare.html.")
-    check_replaceable(path, b"<!doctype html", "--html")
+    check_replaceable(path, ".html", b"<!doctype html", "--html")
     check_room(path.parent, fix="let --html name a file where you may write.")
     try:
         import edgetl.report.compare  # noqa: F401

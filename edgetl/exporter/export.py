@@ -131,7 +131,7 @@ def _check(destination: Path, planned: Plan, asked: ExportOptions) -> None:
     """UsageError for what cannot be had of a plan, before anything is computed."""
     if destination.is_dir():
         raise UsageError(f"--out {destination} is a folder.", fix="name a file: NAME.edgetl")
-    check_replaceable(destination, b"PK", "--out")
+    check_replaceable(destination, ".edgetl", b"PK", "--out")
     integers = any(recipe.precision == "int8" for recipe in planned.recipes)
     if asked.qat == "always" and not integers:
         raise UsageError(

@@ -6,9 +6,6 @@ adds to it is its twin in edgetl/train/tasks.
 
 from __future__ import annotations
 
-import contextlib
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -16,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from edgetl.data.found import Found, Scan
 from edgetl.inputs.base import INPUTS, Geometry, Input
@@ -24,6 +21,7 @@ from edgetl.inputs.image import sized
 from edgetl.metrics import Interval, bootstrap_rows
 from edgetl.registry import Registry
 from edgetl.spec import Fit, Photo, Record, Size
+from edgetl.tasks.drawing import write_on
 from edgetl.tasks.scores import (
     ClassDrop,
     ClassScore,
@@ -242,21 +240,7 @@ class Task:
 
     def draw(self, image: Image.Image, predictions: Sequence[Any]) -> Image.Image:
         """A copy of a photo in RGB with its predictions on it: here, their texts in a corner."""
-        drawn = image.convert("RGB").copy()
-        lines = [self.text(prediction) for prediction in predictions]
-        pen, size = ImageDraw.Draw(drawn), max(12, min(drawn.size) // 24)
-        while True:
-            font, words = lettering(size, lines)
-            low = size * 5 // 4  # from one line to the next
-            wide = max((pen.textlength(text, font) for text in words), default=0)
-            if size <= 8 or (wide + size <= drawn.width and low * len(words) <= drawn.height):
-                break
-            size -= 1
-        for line, text in enumerate(words):
-            place = size // 2, size // 4 + line * low
-            pen.rectangle(pen.textbbox(place, text, font), fill="black", outline="black", width=2)
-            pen.text(place, text, "white", font)
-        return drawn
+        return write_on(image, [self.text(prediction) for prediction in predictions])
 
     def mistakes(self, outputs: Outputs, targets: Any, settings: Any = None) -> list[Mistake]:
         """Samples with wrong answers, the surest first."""
@@ -293,17 +277,6 @@ TASKS: Registry[type[Task]] = Registry(
 
 
 DEFAULT_TASK = "classification"
-
-
-def lettering(size: int, lines: Sequence[str]) -> tuple[Any, list[str]]:
-    """A font of that size that is here, and the lines as it can write them.
-
-    Where the system has no DejaVu, Pillow brings ASCII: accents are left out, all else is "?".
-    """
-    with contextlib.suppress(OSError):
-        return ImageFont.truetype("DejaVuSans.ttf", size), list(lines)
-    bare = (re.sub(r"[\u0300-\u036f]", "", unicodedata.normalize("NFKD", line)) for line in lines)
-    return ImageFont.load_default(size), [t.encode("ascii", "replace").decode() for t in bare]
 
 
 def take(outputs: Outputs, rows: Any) -> dict[str, npt.NDArray[np.float32]]:

@@ -145,17 +145,9 @@ def _train(
         record = msgspec.structs.replace(record, created_utc=before.created_utc)
     runs.write_run(home, record)  # first: it is what makes the folder a run
     write_bytes(home / runs.PHOTOS, photo_lines(dataset.photos))
+    validation = held_out(dataset)
     context = Context(
-        home=home,
-        config=config,
-        spec=spec,
-        dataset=dataset,
-        twin=twin,
-        normalize=info.normalize,
-        progress=progress,
-        timings=timings,
-        warnings=[],
-        validation=held_out(dataset),
+        home, config, spec, dataset, twin, info.normalize, progress, timings, [], validation
     )
     paths = [dataset.root / dataset.photos[i].path for i in dataset.rows("train")]
     context.warn(guidance.framing(paths, spec))

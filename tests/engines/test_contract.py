@@ -329,7 +329,7 @@ def test_openvino_hint_must_be_honoured(tiny: Tiny) -> None:
     need("ov-fp32")
     if {"avx512_fp16", "amx_fp16", "fphp"} & set(this_machine().features):
         pytest.skip("this processor has FP16 arithmetic")
-    with pytest.raises(EngineError, match=r"runs in b?f[136]+ although f16 was asked for"):
+    with pytest.raises(EngineError, match=r"runs in b?f\d+ although f16 was asked for"):
         open_tiny(tiny, "ov-fp32", precision="fp16", session={openvino.HINT: "f16"})
 
 

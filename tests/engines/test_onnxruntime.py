@@ -61,12 +61,14 @@ def test_integers_do_not_overflow_where_the_processor_adds_in_pairs(
     arch: str, features: tuple[str, ...], recipe: str, careful: bool, *, request: Any
 ) -> None:
     tiny, images = request.getfixturevalue("tiny"), request.getfixturevalue("tiny_images")
-    expected = opened(tiny, recipe).run(images[:8])["logits"]
+    here = opened(tiny, recipe)
+    expected, right = here.run(images[:8])["logits"], "VNNI" not in here.describe().provider
     request.getfixturevalue("machine")(arch, *features)
     session = opened(tiny, recipe)
     assert entry(session, CAREFUL) == ("1" if careful else None)
     assert ("without VNNI" in session.describe().provider) is careful
-    assert np.abs(session.run(images[:8])["logits"] - expected).max() <= 0.02 * np.ptp(expected)
+    if careful or right:  # else they do overflow on the processor that runs this
+        assert np.abs(session.run(images[:8])["logits"] - expected).max() <= 0.02 * np.ptp(expected)
 
 
 def test_the_format_is_never_guessed(tiny: Tiny) -> None:

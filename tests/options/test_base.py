@@ -121,7 +121,7 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("thick = 3", "has no option 'thick' to give"),
-        ("range_ = 3", "unknown field `range_`"),
+        ("range_ = 3", "has no option 'range_'"),
         ('cut = "zigzag"', "zigzag"),
         ('thickness = "thin"', "thickness"),
         ("thickness =", "slice.toml"),

@@ -74,6 +74,7 @@ def outcome(photos: list[Path], **changes: Any) -> Comparison:
                 Prediction(label="disc", probability=0.75),
                 Prediction(label=NASTY, probability=0.625),
             ),
+            words=("disc", NASTY),
             agree=False,
             kl=0.1234,
             probability=0.3,
@@ -95,6 +96,7 @@ def outcome(photos: list[Path], **changes: Any) -> Comparison:
     )
     stated: dict[str, Any] = {
         "labels": ("disc", NASTY),
+        "metric": "accuracy",
         "n": 40,
         "known": 40,
         "sides": (side("ort-fp32"), side("ov-int8", accuracy=0.375)),

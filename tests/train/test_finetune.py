@@ -330,7 +330,7 @@ def test_no_data_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epoch = 3", "unknown field `epoch`"),
+        ("epoch = 3", "has no option 'epoch'"),
         ('strategy = "best"', "strategy"),
         ('seed = "big"', "seed"),
         ("size = ", "options.toml"),

@@ -13,6 +13,7 @@ import pytest
 
 from edgetl.errors import EngineError, UsageError
 from edgetl.exporter.quantize.nncf import nncf_int8
+from edgetl.machine import this_machine
 from edgetl.spec import Recipe
 
 Pictures = Callable[..., np.ndarray]
@@ -82,9 +83,11 @@ def test_it_is_close_quiet_and_takes_any_batch(
     assert capfd.readouterr() == ("", "")
     images = pictures(40, seed=1)
     reference = run_onnx(blocks_canonical, images)
+    vnni = this_machine().vnni or preset != "performance"
     for batch in (1, 3, None):
         logits = run(files, images, batch)
-        assert deviation(logits, reference[: len(logits)]) < 0.25
+        limit = 0.25 if vnni else 1.0  # OpenVINO's integers overflow on x86-64 without VNNI
+        assert deviation(logits, reference[: len(logits)]) < limit
 
 
 def test_preprocessing_stays_float32_and_biases_are_corrected(

@@ -240,10 +240,10 @@ def test_labels_file(make: Make, tmp_path: Path) -> None:
     ("text", "error", "message"),
     [
         ("blue\ngreen", UsageError, r"names 2 classes, but colours\.onnx has 3 outputs"),
-        ("blue\ngreen\nred\nblack", UsageError, "holds 4 labels"),
-        ("", UsageError, "holds 0 labels"),
+        ("blue\ngreen\nred\nblack", UsageError, "names 4 classes"),
+        ("", UsageError, "names 0 classes"),
         ("blue\n\nred", DataError, "line 2 is empty"),
-        ("blue\nred\nblue", DataError, "label blue in lines 1 and 3"),
+        ("blue\nred\nblue", DataError, "class blue in lines 1 and 3"),
         ("blue\ngreen\nrose", DataError, r"1 of 3 class folders .*the 3 labels: red\."),
     ],
 )

@@ -202,7 +202,7 @@ def test_where_the_truth_comes_from(pair: Path, shapes: Path, tmp_path: Path) ->
         assert (found.pairs[0].drop is None) == (truth is None)
     both = compare(pair, [single, deep / "x.png"], candidates=names)
     assert (both.n, both.known) == (2, 1)
-    assert "Accuracies are over the 1 of 2 images" in both.notes[0]
+    assert "1 of 2 images are of known class; accuracy is over these" in both.notes[0]
 
 
 def test_unreadable_images_are_named(pair: Path, wide: list[Path], tmp_path: Path) -> None:
