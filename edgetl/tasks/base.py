@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -36,13 +36,11 @@ from edgetl.tasks.scores import (
 
 __all__ = [
     "DEFAULT_TASK",
-    "LOGITS",
     "TASKS",
     "ClassDrop",
     "ClassScore",
     "Evaluation",
     "Flags",
-    "LogitTask",
     "Metric",
     "Mistake",
     "Output",
@@ -51,7 +49,6 @@ __all__ = [
     "Result",
     "Score",
     "Task",
-    "Temperature",
     "Values",
     "counted",
     "decode_stored",
@@ -63,9 +60,7 @@ __all__ = [
 Outputs = Mapping[str, npt.NDArray[np.float32]]  # arrays (N, …) by output
 Values = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-Temperature = Annotated[float, msgspec.Meta(ge=1e-3, le=1e3)]  # that logits are divided by
 RESAMPLES = 200
-LOGITS = "logits"
 
 
 class Unit(Record, frozen=True, kw_only=True):
@@ -245,24 +240,6 @@ class Task:
     def mistakes(self, outputs: Outputs, targets: Any, settings: Any = None) -> list[Mistake]:
         """Samples with wrong answers, the surest first."""
         return []
-
-
-class LogitTask(Task):
-    """Base of tasks whose one output is a logit of each class."""
-
-    __slots__ = ()
-
-    def outputs(self) -> tuple[Output, ...]:
-        """One: logits."""
-        return (Output(name=LOGITS, shape=(len(self.labels),)),)
-
-    def calibrated(self, outputs: Outputs, settings: Any) -> Outputs:
-        """Logits divided by the temperature."""
-        return {LOGITS: outputs[LOGITS] / np.float32(settings.temperature)}
-
-    def aligned(self, outputs: Outputs, theirs: Task) -> Outputs:
-        """Columns by label."""
-        return {LOGITS: outputs[LOGITS][:, [theirs.labels.index(label) for label in self.labels]]}
 
 
 TASKS: Registry[type[Task]] = Registry(

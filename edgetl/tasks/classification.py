@@ -24,20 +24,18 @@ from edgetl.metrics import (
 )
 from edgetl.spec import Photo, Record
 from edgetl.tasks.base import (
-    LOGITS,
     ClassDrop,
     ClassScore,
     Evaluation,
     Flags,
-    LogitTask,
     Metric,
     Mistake,
     Outputs,
     Prediction,
     Score,
-    Temperature,
     Values,
 )
+from edgetl.tasks.logits import LOGITS, LogitTask, Temperature
 
 Truth = npt.NDArray[np.int64]
 

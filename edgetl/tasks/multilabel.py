@@ -18,19 +18,17 @@ from edgetl.inputs.base import Geometry
 from edgetl.metrics import average_precision, lowest, sigmoid
 from edgetl.spec import Photo, Record
 from edgetl.tasks.base import (
-    LOGITS,
     ClassDrop,
     ClassScore,
     Evaluation,
     Flags,
-    LogitTask,
     Metric,
     Mistake,
     Outputs,
     Task,
-    Temperature,
     Values,
 )
+from edgetl.tasks.logits import LOGITS, LogitTask, Temperature
 
 EVEN = 0.5  # threshold of a class of which nothing is known
 Truth = npt.NDArray[np.bool_]

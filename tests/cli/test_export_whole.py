@@ -47,7 +47,7 @@ def test_a_full_disk(
     assert Typed(*given, "--search", "never").code == 0
     most = {"at once": 4096, "measuring": 40_000, "after the search": out.stat().st_size + 1000}
     out.write_bytes(b"the old bundle")
-    done = full(most[when], *given, "--search", "always", "--budget", "1s")
+    done = full(most[when], *given, "--search", "always", "--budget", "5s")
     assert "Cannot write" in done.error()
     assert "File too large" in done.error()
     assert ("search: trial" in done.err) == (when == "after the search")

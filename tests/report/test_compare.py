@@ -178,7 +178,7 @@ def test_nothing_known_nothing_asked(photos: list[Path]) -> None:
         notes=("b gave NaN or infinity on 40 of 40 images.",),
     )
     page = Page(render(blank))
-    assert "accuracies are not known" in page.text
+    assert "so accuracy is not known" in page.text
     assert "None was asked for." in page.text
     assert "x.jpg – Cannot read image x.jpg: it is empty." in page.text
     assert "NaN or infinity on 40" in page.text

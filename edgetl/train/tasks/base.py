@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from edgetl.registry import Registry
-from edgetl.tasks.base import LOGITS, Task
+from edgetl.tasks.base import Task
+from edgetl.tasks.logits import LOGITS
 from edgetl.train.backbones import Network, build_network
 from edgetl.train.probe import Head
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from edgetl.tasks.base import LOGITS
+from edgetl.tasks.logits import LOGITS
 from edgetl.train.probe import Head, fit_probe
 from edgetl.train.tasks.base import Tensors, TrainLogits
 

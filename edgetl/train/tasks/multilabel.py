@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from edgetl.tasks.base import LOGITS, Task
+from edgetl.tasks.base import Task
+from edgetl.tasks.logits import LOGITS
 from edgetl.train.probe import Head, fit_binary_probe
 from edgetl.train.tasks.base import Tensors, TrainLogits
 
