@@ -137,11 +137,8 @@ def near_groups(
 def same_pairs(hashes: list[str]) -> list[tuple[int, int]]:
     """Pairs (first, later) of byte-identical files."""
     first: dict[str, int] = {}
-    pairs: list[tuple[int, int]] = []
-    for index, value in enumerate(hashes):
-        if first.setdefault(value, index) != index:
-            pairs.append((first[value], index))
-    return pairs
+    earliest = [first.setdefault(value, index) for index, value in enumerate(hashes)]
+    return [(same, index) for index, same in enumerate(earliest) if same != index]
 
 
 def join(count: int, pairs: list[tuple[int, int]]) -> list[int]:
