@@ -170,11 +170,8 @@ def _read(path: str | Path) -> str:
 
 def _facts(path: str | Path) -> dict[str, str]:
     """A file of lines as `key: value`; of a key that is there twice, the first."""
-    facts: dict[str, str] = {}
-    for line in _read(path).splitlines():
-        key, _, value = line.partition(":")
-        facts.setdefault(key.strip(), value.strip())
-    return facts
+    lines = (line.partition(":") for line in reversed(_read(path).splitlines()))
+    return {key.strip(): value.strip() for key, _, value in lines}
 
 
 def _mib(path: str | Path, key: str) -> float | None:
