@@ -77,8 +77,7 @@ def _sorted_out(
         different = len({base[row] for row in rows})
         if different > 1:
             total = totals[kinds[rows[0]]]
-            large = different > min(max(FEW, LARGE_SHARE * total), max(TINY, total / 2))
-            large = large or different == total
+            large = different > min(max(FEW, LARGE_SHARE * total), max(TINY, total / 2), total - 1)
             (crowds if large else whole).append(sorted(rows))
     return whole, crowds
 
