@@ -94,10 +94,8 @@ def available_cores(root: Path = Path("/")) -> int:
     Affinity counts, and the CPU quotas of its control groups, rounded to whole cores. `root` is
     where /proc and the control groups are looked up.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
     return min([cores, *(max(1, round(quota)) for quota in _quotas(root))])
 
 

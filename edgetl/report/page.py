@@ -152,8 +152,7 @@ def _no_mistakes(evaluation: Evaluation | None, split: str) -> str:
     """What stands where the pictures would, when there are none."""
     if evaluation is None:
         return "Nothing was evaluated, so no mistakes are known."
-    rows = enumerate(evaluation.confusion)
-    wrong = evaluation.n - sum(counts[truth] for truth, counts in rows)
+    wrong = evaluation.n - sum(row[truth] for truth, row in enumerate(evaluation.confusion))
     if evaluation.confusion and not wrong:
         photos = text.plural(evaluation.n, f"{split} photo")
         return f"None: every one of the {photos} was classified correctly."
