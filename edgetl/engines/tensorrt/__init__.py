@@ -176,13 +176,11 @@ class _Maker:
     def engine(self, batch: int, *, must_keep: bool = False) -> _Made:
         """The engine of a batch size, loaded; StorageError if it must be kept and cannot be."""
         parts = self.parts(batch)
-        found = self._cached(parts)
-        if found is None:
-            with self.cache.building():
-                found = self._cached(parts, quiet=True)  # by a process that we waited for
-                if found is None:
-                    return self._built(parts, must_keep=must_keep)
-        return found
+        if found := self._cached(parts):
+            return found
+        with self.cache.building():
+            by_another = self._cached(parts, quiet=True)  # a process that we waited for
+            return by_another or self._built(parts, must_keep=must_keep)
 
     def _cached(self, parts: Parts, *, quiet: bool = False) -> _Made | None:
         held = self.cache.take(parts, quiet=quiet)
