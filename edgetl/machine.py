@@ -94,10 +94,8 @@ def available_cores(root: Path = Path("/")) -> int:
     Affinity counts, and the CPU quotas of its control groups, rounded to whole cores. `root` is
     where /proc and the control groups are looked up.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
     return min([cores, *(max(1, round(quota)) for quota in _quotas(root))])
 
 
@@ -170,11 +168,8 @@ def _read(path: str | Path) -> str:
 
 def _facts(path: str | Path) -> dict[str, str]:
     """A file of lines as `key: value`; of a key that is there twice, the first."""
-    facts: dict[str, str] = {}
-    for line in _read(path).splitlines():
-        key, _, value = line.partition(":")
-        facts.setdefault(key.strip(), value.strip())
-    return facts
+    lines = (line.partition(":") for line in reversed(_read(path).splitlines()))
+    return {key.strip(): value.strip() for key, _, value in lines}
 
 
 def _mib(path: str | Path, key: str) -> float | None:

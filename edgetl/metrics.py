@@ -56,18 +56,15 @@ def evaluate_logits(logits: Logits, truth: Indices, classes: int) -> Counts:
 
 def cross_entropy(logits: Logits, truth: Indices, temperature: float = 1.0) -> float:
     """Mean negative log-likelihood in nats."""
-    scaled = logits.astype(np.float64) / temperature
-    top = scaled.max(axis=1, keepdims=True)
-    norm = top[:, 0] + np.log(np.exp(scaled - top).sum(axis=1))
-    return float((norm - scaled[np.arange(len(truth)), truth]).mean()) if len(truth) else math.nan
+    likelihoods = _log_softmax(logits, temperature)[np.arange(len(truth)), truth]
+    return float(-likelihoods.mean()) if len(truth) else math.nan
 
 
 def paired_rise(reference: Logits, logits: Logits, truth: Indices) -> tuple[float, Interval]:
     """Log-loss gained against the reference on the same photos, in nats, with a 95 % interval."""
     rows = np.arange(len(truth))
-    return _paired_mean(
-        _log_softmax(reference)[rows, truth].astype(np.float64) - _log_softmax(logits)[rows, truth]
-    )
+    rises = _log_softmax(reference)[rows, truth] - _log_softmax(logits)[rows, truth]
+    return _paired(float(rises.mean()), rises)
 
 
 def paired_macro_f1_drop(
@@ -80,10 +77,7 @@ def paired_macro_f1_drop(
     """
     before, each_before = _macro_f1(reference, truth, classes)
     after, each_after = _macro_f1(predicted, truth, classes)
-    _, (low, high) = _paired_mean(each_before - each_after)
-    drop = before - after
-    half = (high - low) / 2
-    return drop, (drop - half, drop + half)
+    return _paired(before - after, each_before - each_after)
 
 
 def _macro_f1(
@@ -100,13 +94,10 @@ def _macro_f1(
     return float((f1 * counts).sum()), each * len(truth)
 
 
-def _paired_mean(changes: npt.NDArray[np.float64]) -> tuple[float, Interval]:
-    """Mean of paired differences, and 1.96 standard errors to each side; infinite for one."""
-    mean = float(changes.mean())
-    if len(changes) < 2:
-        return mean, (-math.inf, math.inf)
-    half = 1.96 * float(changes.std(ddof=1)) / math.sqrt(len(changes))
-    return mean, (mean - half, mean + half)
+def _paired(change: float, each: npt.NDArray[np.float64]) -> tuple[float, Interval]:
+    """A change, and 1.96 standard errors of those of `each` photo to both sides; infinite for 1."""
+    error = float(each.std(ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else math.inf
+    return change, (change - 1.96 * error, change + 1.96 * error)
 
 
 def divergences(reference: Logits, logits: Logits) -> npt.NDArray[np.float64]:
@@ -115,8 +106,8 @@ def divergences(reference: Logits, logits: Logits) -> npt.NDArray[np.float64]:
     return np.asarray((np.exp(p) * (p - q)).sum(axis=1))
 
 
-def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
-    scaled = logits.astype(np.float64)
+def _log_softmax(logits: Logits, temperature: float = 1.0) -> npt.NDArray[np.float64]:
+    scaled = logits.astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
     return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
 
@@ -134,12 +125,10 @@ def fit_temperature(logits: Logits, truth: Indices) -> float:
     rows, others = np.arange(len(truth)), max(1, logits.shape[1] - 1)
 
     def loss(log_temperature: float) -> float:
-        scaled = logits.astype(np.float64) / math.exp(log_temperature)
-        scaled -= scaled.max(axis=1, keepdims=True)
-        right = scaled[rows, truth]
-        wrong = scaled.sum(axis=1) - right
-        norm = np.log(np.exp(scaled).sum(axis=1))
-        return float((norm - (1 - doubt) * right - doubt / others * wrong).mean())
+        likelihoods = _log_softmax(logits, math.exp(log_temperature))
+        right = likelihoods[rows, truth]
+        wrong = likelihoods.sum(axis=1) - right
+        return float(-((1 - doubt) * right + doubt / others * wrong).mean())
 
     return round(math.exp(lowest(loss, math.log(0.05), math.log(20.0))), 4)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import edgetl
-from edgetl.cli.common import Debug, Json, emit, message, number, show, table, verb
+from edgetl.cli.common import Answer, Debug, Json, message, number, table, verb
 from edgetl.options import BenchOptions, BuildOptions
 from edgetl.progress import status_line
 
@@ -19,7 +19,7 @@ def bench(
     options: BenchOptions,
     json: Json = False,
     debug: Debug = False,
-) -> None:
+) -> Answer:
     """Measure the candidates of a bundle here, in turns; the fastest is then what runs here."""
     with status_line(show=not json) as progress:
         done = edgetl.bench(bundle, options=options, progress=progress)
@@ -27,9 +27,6 @@ def bench(
         message(f"not measured: {item.candidate}: {item.reason} Fix: {item.fix}")
     for note in done.notes:
         message(note)
-    if json:
-        emit(done)
-        return
     rows = [
         [
             row.candidate,
@@ -47,7 +44,7 @@ def bench(
         ]
         for row in done.rows
     ]
-    show(table(f"on {done.rows[0].machine}", MEASURED, rows))
+    return done, [table(f"on {done.rows[0].machine}", MEASURED, rows)]
 
 
 MEASURED = [
@@ -72,16 +69,13 @@ def build(
     options: BuildOptions,
     json: Json = False,
     debug: Debug = False,
-) -> None:
+) -> Answer:
     """Build a bundle's engines for this machine now, instead of at the first bench or predict."""
     with status_line(show=not json) as progress:
         done = edgetl.build(bundle, options=options, progress=progress)
     for item in done.skipped:
         message(f"not built: {item.candidate}: {item.reason} Fix: {item.fix}")
-    if json:
-        emit(done)
-        return
-    if done.ready:
+    if done.ready and not json:
         message(f"needs no build: {', '.join(done.ready)}")
     rows = [
         [
@@ -95,7 +89,7 @@ def build(
         ]
         for row in done.engines
     ]
-    show(table("", BUILT, rows))
+    return done, [table("", BUILT, rows)]
 
 
 BUILT = ["candidate", "engine", "precision", "batch#", "runs on", "built in s#", "MiB#"]

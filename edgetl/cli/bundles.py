@@ -10,7 +10,7 @@ import typer
 
 from edgetl.bundle import Bundle, open_bundle
 from edgetl.bundle import unpack as unpack_bundle
-from edgetl.cli.common import Debug, Json, emit, message, number, show, table, verb
+from edgetl.cli.common import Answer, Debug, Json, emit, message, number, show, table, verb
 from edgetl.cli.rows import manifest_document
 from edgetl.runtime.selftest import Check, mending, self_test, verdict
 
@@ -103,11 +103,7 @@ def unpack(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     json: Json = False,
     debug: Debug = False,
-) -> None:
+) -> Answer:
     """Write a bundle's members as plain files, for C++, Triton or DeepStream."""
-    written = unpack_bundle(bundle, folder)
-    if json:
-        emit({"folder": str(folder), "files": [str(path) for path in written]})
-        return
-    for path in written:
-        show(str(path))
+    written = [str(path) for path in unpack_bundle(bundle, folder)]
+    return {"folder": str(folder), "files": written}, written

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -23,6 +23,8 @@ from edgetl.errors import EdgetlError
 from edgetl.files import encode_json, storage_error
 from edgetl.progress import Interrupt
 
+Shown = str | Callable[[], Any]  # a line, or what draws a table
+Answer = tuple[Any, Iterable[Shown]]  # the document of --json, and what is shown without it
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 WIDEST = 10_000  # columns of a table in a file or a pipe: no line is broken there
 
@@ -51,10 +53,11 @@ Debug = Annotated[
 ]
 
 
-def verb(run: Callable[..., None]) -> Callable[..., None]:
+def verb(run: Callable[..., Answer | None]) -> Callable[..., None]:
     """Turn errors of a verb into one line on stderr (and JSON) and exit 1; Ctrl-C is 130.
 
-    Its parameter `options`, a struct of edgetl.options, becomes an option for each field.
+    What it returns is printed, unless it has printed all by itself. Its parameter `options`, a
+    struct of edgetl.options, becomes an option for each field.
     """
     hints = get_type_hints(run, include_extras=True)
     kind = hints.get("options")
@@ -68,7 +71,9 @@ def verb(run: Callable[..., None]) -> Callable[..., None]:
             with noted_interrupts():
                 if kind is not None:
                     given["options"] = chosen(kind, given)
-                return run(**given)
+                if answer := run(**given):
+                    _print(*answer)
+                return
         except KeyboardInterrupt:
             Interrupt.noted = False
             message("interrupted")
@@ -140,6 +145,14 @@ def message(text: str) -> None:
     sys.stderr.flush()
 
 
+def _print(document: Any, shown: Iterable[Shown]) -> None:
+    if State.json:
+        emit(document)
+    else:
+        for item in shown:
+            show(item)
+
+
 def emit(value: Any) -> None:
     """One JSON document to stdout, in UTF-8 whatever stdout's encoding: else in ASCII."""
     text = encode_json(value).decode()
@@ -149,7 +162,7 @@ def emit(value: Any) -> None:
     sys.stdout.flush()
 
 
-def show(item: Any) -> None:
+def show(item: Shown) -> None:
     """A line of text, or a table, to stdout; its letters as they are, none of them markup.
 
     A table is as wide as the terminal, and as wide as it needs to be where stdout is none.
@@ -162,14 +175,18 @@ def show(item: Any) -> None:
         width = None if sys.stdout.isatty() else WIDEST
         console = Console(width=width, highlight=False, markup=False, emoji=False)
         with console.capture() as captured:  # rich would end the program on a broken pipe
-            console.print(item)
+            console.print(item())
         text = captured.get()
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
-def table(title: str, columns: list[str], rows: list[list[str]]) -> Any:
-    """A rich table; columns whose names end in "#" hold numbers."""
+def table(title: str, columns: list[str], rows: list[list[str]]) -> Shown:
+    """A table; columns whose names end in "#" hold numbers."""
+    return functools.partial(_drawn, title, columns, rows)
+
+
+def _drawn(title: str, columns: list[str], rows: list[list[str]]) -> Any:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

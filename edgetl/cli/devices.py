@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from edgetl.cli.common import Debug, Json, emit, show, table, verb
+from edgetl.cli.common import Answer, Debug, Json, table, verb
 from edgetl.errors import missing_extra
 from edgetl.machine import this_machine
 from edgetl.recipes import all_devices, find_device
@@ -19,24 +19,17 @@ def devices(
     name: Annotated[str | None, typer.Argument(help="One profile in full.")] = None,
     json: Json = False,
     debug: Debug = False,
-) -> None:
+) -> Answer:
     """List the targets of `export`, or show one."""
     if name is not None:
         device = find_device(name)
-        if json:
-            emit(device)
-            return
         rows = [
             [key, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
             for key, value in msgspec.to_builtins(device).items()
             if value is False or value not in ("", 0, [], (), None)
         ]
-        show(table(device.title, ["field", "value"], rows))
-        return
-    found = all_devices()
-    if json:
-        emit(list(found.values()))
-        return
+        return device, [table(device.title, ["field", "value"], rows)]
+    found = list(all_devices().values())
     rows = [
         [
             d.name,
@@ -44,23 +37,20 @@ def devices(
             "yes" if d.runtime else "no: raw ONNX by unpack",
             ", ".join(d.members or d.recipes),
         ]
-        for d in found.values()
+        for d in found
     ]
-    show(table("", ["target", "device", "runtime", "recipes or members"], rows))
-    show(f"cpu is this machine: {this_machine().fingerprint}")
+    listed = table("", ["target", "device", "runtime", "recipes or members"], rows)
+    return found, [listed, f"cpu is this machine: {this_machine().fingerprint}"]
 
 
 @verb
-def backbones(json: Json = False, debug: Debug = False) -> None:
+def backbones(json: Json = False, debug: Debug = False) -> Answer:
     """List the backbones that `finetune` knows, with their ImageNet figures by torchvision."""
     try:
         from edgetl.train.backbones import all_backbones
     except ModuleNotFoundError as error:
         raise missing_extra("train", "edgetl backbones") from error
     found = sorted(all_backbones().values(), key=lambda b: b.parameters)
-    if json:
-        emit(found)
-        return
     rows = [
         [
             b.name,
@@ -72,19 +62,17 @@ def backbones(json: Json = False, debug: Debug = False) -> None:
         for b in found
     ]
     columns = ["backbone", "M parameters#", "GFLOP at 224 px#", "ImageNet top-1#", "weights"]
-    show(table("", columns, rows))
+    return found, [table("", columns, rows)]
 
 
 @verb
-def doctor(json: Json = False, debug: Debug = False) -> None:
+def doctor(json: Json = False, debug: Debug = False) -> Answer:
     """Say what is here, what is missing, and the exact fix."""
     machine, parts = this_machine(), examine()
-    if json:
-        emit({"machine": machine, "parts": parts})
-        return
-    show(
+    about = (
         f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB, {machine.arch}, "
         f"{machine.system}; {', '.join(machine.features) or 'no known features'}"
     )
     rows = [[p.name, p.version or "missing", p.purpose, p.fix] for p in parts]
-    show(table("", ["part", "version", "for", "fix"], rows))
+    listed = table("", ["part", "version", "for", "fix"], rows)
+    return {"machine": machine, "parts": parts}, [about, listed]

@@ -11,9 +11,9 @@ import typer
 import edgetl
 from edgetl.bundle.manifest import Candidate, FrontPoint
 from edgetl.cli.common import (
+    Answer,
     Debug,
     Json,
-    emit,
     message,
     number,
     show,
@@ -35,7 +35,7 @@ def export(
     options: ExportOptions,
     json: Json = False,
     debug: Debug = False,
-) -> None:
+) -> Answer:
     """Build, check and measure every candidate for a target; ship what passes the gate."""
     last: list[Candidate] = []
 
@@ -50,12 +50,13 @@ def export(
     finally:
         if last and not json:
             shown = [_row(c, done.chosen if done else "") for c in last]
-            show(table("", [_renamed(last, name) for name in COLUMNS], shown))
-    if json:
-        rows = [candidate_row(c, done.task) for c in done.candidates]
-        emit(msgspec.to_builtins(done) | {"candidates": rows})
-        return
-    _tell(done, options)
+            metric = next((name for c in last for name in c.scores), "score")
+            columns = [name.replace("METRIC", metric) for name in COLUMNS]
+            show(table("", columns, shown))
+    if not json:
+        _tell(done, options)
+    rows = [candidate_row(c, done.task) for c in done.candidates]
+    return msgspec.to_builtins(done) | {"candidates": rows}, []
 
 
 def _tell(done: Export, options: ExportOptions) -> None:
@@ -118,7 +119,7 @@ COLUMNS = [
     "candidate",
     "engine",
     "precision",
-    "score#",
+    "METRIC#",
     "drop#",
     "95 % interval#",
     "n#",
@@ -151,9 +152,3 @@ def _row(candidate: Candidate, chosen: str) -> list[str]:
         number(candidate.p50_ms, 3),
         ("refused: " if candidate.rejected else "") + verdict,
     ]
-
-
-def _renamed(candidates: list[Candidate], column: str) -> str:
-    """The column of scores is called as the task's primary metric is."""
-    first = next((name for c in candidates for name in c.scores), "score")
-    return f"{first}#" if column == "score#" else column

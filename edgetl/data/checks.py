@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from edgetl.data.found import Found
@@ -131,29 +130,25 @@ def _cause(name: str, photos: list[Photo], groups: int) -> tuple[str, str]:
 
 def _others(missing: list[str]) -> str:
     """A sentence on further classes that are missing."""
-    if len(missing) == 1:
-        return ""
-    return f" Missing as well: {shown(missing[1:])}."
+    return f" Missing as well: {shown(missing[1:])}." if len(missing) > 1 else ""
 
 
 def _places(items: list[Found]) -> str:
     """Where photos are: "validation (3 photos, val/bird/1.png for one)"."""
-    firsts: dict[str, str] = {}
-    counts: Counter[str] = Counter()
+    places: dict[str, list[str]] = {}
     for item in items:
-        place = TITLES[item.split] if item.split else "no split"
-        firsts.setdefault(place, item.path)
-        counts[place] += 1
+        places.setdefault(TITLES[item.split] if item.split else "no split", []).append(item.path)
     return " and ".join(
-        f"{place} ({n} photo{'s' * (n != 1)}, {firsts[place]}{' for one' * (n != 1)})"
-        for place, n in counts.items()
+        f"{place} ({len(paths)} photos, {paths[0]} for one)"
+        if len(paths) > 1
+        else f"{place} (1 photo, {paths[0]})"
+        for place, paths in places.items()
     )
 
 
 def dark_warning(looks: list[Look], spec: Input) -> list[str]:
     """A warning about 16-bit files whose samples use few of the bits that are kept."""
-    stated = isinstance(spec, ImageInput) and spec.rules == 2
-    depth = getattr(spec, "depth", FULL_DEPTH) if stated else FULL_DEPTH
+    depth = spec.depth if isinstance(spec, ImageInput) and spec.rules == 2 else FULL_DEPTH
     wide = [seen.bits for seen in looks if seen.bits]
     all_dim = bool(wide) and max(wide) <= depth - DIM
     dark = wide if all_dim else [bits for bits in wide if bits <= depth - DARK]

@@ -88,7 +88,7 @@ class Groups:
         self.of = np.arange(count)  # group id of each photo: some member's number
         self.members = [[i] for i in range(count)]  # by group id; empty where merged away
 
-    def merge(self, photo: int, others: Rows) -> None:
+    def merge(self, photo: int, others: Rows | list[int]) -> None:
         """Put photos into one group; the largest keeps its id."""
         ids = sorted({int(self.of[photo]), *self.of[others].tolist()})
         keep = max(ids, key=lambda group: len(self.members[group]))
@@ -137,24 +137,14 @@ def near_groups(
 def same_pairs(hashes: list[str]) -> list[tuple[int, int]]:
     """Pairs (first, later) of byte-identical files."""
     first: dict[str, int] = {}
-    pairs: list[tuple[int, int]] = []
-    for index, value in enumerate(hashes):
-        if first.setdefault(value, index) != index:
-            pairs.append((first[value], index))
-    return pairs
+    earliest = [first.setdefault(value, index) for index, value in enumerate(hashes)]
+    return [(same, index) for index, same in enumerate(earliest) if same != index]
 
 
 def join(count: int, pairs: list[tuple[int, int]]) -> list[int]:
     """Group id of each of `count` items: the smallest index among all that pairs connect."""
-    parent = list(range(count))
-
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    for i, j in pairs:
-        low, high = sorted((root(i), root(j)))
-        parent[high] = low
-    return [root(item) for item in range(count)]
+    groups = Groups(count)
+    for first, other in pairs:
+        groups.merge(first, [other])
+    smallest = [min(members, default=0) for members in groups.members]
+    return [smallest[group] for group in groups.of.tolist()]

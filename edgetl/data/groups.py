@@ -77,8 +77,7 @@ def _sorted_out(
         different = len({base[row] for row in rows})
         if different > 1:
             total = totals[kinds[rows[0]]]
-            large = different > min(max(FEW, LARGE_SHARE * total), max(TINY, total / 2))
-            large = large or different == total
+            large = different > min(max(FEW, LARGE_SHARE * total), max(TINY, total / 2), total - 1)
             (crowds if large else whole).append(sorted(rows))
     return whole, crowds
 
@@ -120,13 +119,12 @@ def seeded_split(
     remaining groups only just suffice for its empty sides takes one of these, so that it gets a
     photo on every side if it has enough groups of its own, and on the first sides if it has fewer.
     """
-    classes = sorted(set(labels))
+    classes, columns = np.unique(np.array(labels), return_inverse=True)
     sides = list(shares)
     members: dict[int, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
-    column = {label: i for i, label in enumerate(classes)}
-    totals = np.bincount([column[label] for label in labels], minlength=len(classes))
+    totals = np.bincount(columns)
     quota = np.array([[max(1.0, shares[side] * total) for total in totals] for side in sides])
     taken = np.zeros_like(quota)
     order = sorted(members)
@@ -134,8 +132,7 @@ def seeded_split(
     order.sort(key=lambda group: -len(members[group]))  # stable: seeded among equals
     result: list[Split] = ["train"] * len(labels)
     counted = {
-        group: np.bincount([column[labels[i]] for i in rows], minlength=len(classes))
-        for group, rows in members.items()
+        group: np.bincount(columns[rows], minlength=len(classes)) for group, rows in members.items()
     }
     waiting = (np.array(list(counted.values())) > 0).sum(axis=0)  # groups of each class
     for group in order:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,41 +26,34 @@ GREY = np.array([0.299, 0.587, 0.114], np.float32)
 EXIF_IFD, TAKEN, CHANGED = 0x8769, 0x9003, 0x0132
 
 
+@dataclass(slots=True)
 class Look:
     """One photo as read: `error` is set instead of the rest where it cannot be."""
 
-    __slots__ = ("bits", "error", "geometry", "grid", "pixels", "sha256", "stored", "thumb")
-
-    def __init__(self) -> None:
-        self.error = ""
-        self.sha256 = ""
-        self.pixels: Pixels | None = None  # (H, W, 3)
-        self.geometry: Geometry | None = None
-        self.bits = 0  # of the largest sample of a 16-bit or wider file; 0 for 8-bit images
-        self.stored = (0, 0)  # width and height in the file
-        self.grid: npt.NDArray[np.float32] | None = None  # (24, 24)
-        self.thumb: Pixels | None = None  # (8, 8, 3)
+    error: str = ""
+    sha256: str = ""
+    pixels: Pixels | None = None  # (H, W, 3)
+    geometry: Geometry | None = None
+    bits: int = 0  # of the largest sample of a 16-bit or wider file; 0 for 8-bit images
+    stored: tuple[int, int] = (0, 0)  # width and height in the file
+    grid: npt.NDArray[np.float32] | None = None  # (24, 24)
+    thumb: Pixels | None = None  # (8, 8, 3)
 
 
 def look(path: Path, spec: Input) -> Look:
     """Read one file; never raises for what is wrong with the file itself."""
-    seen = Look()
     try:
         data = path.read_bytes()
     except OSError as error:
-        seen.error = error.strerror or str(error)
-        return seen
+        return Look(error.strerror or str(error))
     if not data:
-        seen.error = "the file is empty"
-        return seen
-    seen.sha256 = sha256_bytes(data)
+        return Look("the file is empty")
+    sha256 = sha256_bytes(data)
     try:
-        seen.pixels, seen.geometry, seen.bits, seen.stored = spec.read(data)
+        read = spec.read(data)
     except ImageError as error:
-        seen.error = error.message.removeprefix("Cannot read image <bytes>: ").rstrip(".")
-        return seen
-    seen.grid, seen.thumb = signature(seen.pixels)
-    return seen
+        return Look(error.message.removeprefix("Cannot read image <bytes>: ").rstrip("."), sha256)
+    return Look("", sha256, *read, *signature(read.pixels))
 
 
 def signature(image: Pixels) -> tuple[npt.NDArray[np.float32], Pixels]:

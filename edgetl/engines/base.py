@@ -170,9 +170,11 @@ def accepted(images: Images, wanted: tuple[int, ...]) -> Images:
     return np.ascontiguousarray(images)
 
 
-def closed() -> EngineError:
-    """The error for every use of a closed session."""
-    return EngineError("The session is closed.", fix="load the bundle again.")
+def still_open(held: T | None) -> T:
+    """What a session holds until it is closed; EngineError once it is."""
+    if held is None:
+        raise EngineError("The session is closed.", fix="load the bundle again.")
+    return held
 
 
 def imported(title: str, package: str) -> Any:

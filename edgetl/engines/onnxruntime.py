@@ -14,9 +14,9 @@ from edgetl.engines.base import (
     Setting,
     accepted,
     check_settings,
-    closed,
     first_line,
     imported,
+    still_open,
 )
 from edgetl.engines.onnx_wire import check_sealed
 from edgetl.errors import EngineError
@@ -99,9 +99,7 @@ class OrtSession:
 
     def run(self, images: Images) -> Outputs:
         """Every output, float32 `(N, …)`."""
-        session = self._session  # another thread may close it meanwhile
-        if session is None:
-            raise closed()
+        session = still_open(self._session)  # another thread may close it meanwhile
         block = accepted(images, self._wanted)
         try:
             found = session.run(list(self._outputs), {self._input: block})
@@ -118,8 +116,7 @@ class OrtSession:
 
     def describe(self) -> Description:
         """What the session reports of itself."""
-        if self._session is None:
-            raise closed()
+        still_open(self._session)
         return Description(
             engine=name,
             version=version(),

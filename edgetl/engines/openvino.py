@@ -25,8 +25,8 @@ from edgetl.engines.base import (
     Setting,
     accepted,
     check_settings,
-    closed,
     imported,
+    still_open,
 )
 from edgetl.engines.onnx_wire import check_sealed
 from edgetl.engines.ov_run import Compiled
@@ -208,8 +208,7 @@ class OvSession:
 
     def run(self, images: Images) -> Outputs:
         """Every output, float32 `(N, …)`."""
-        if self._first is None:
-            raise closed()
+        still_open(self._first)
         block = accepted(images, self._wanted)
         compiled = self._compiled(len(block))
         try:
@@ -228,16 +227,13 @@ class OvSession:
 
     def outputs(self) -> dict[str, tuple[int, ...]]:
         """As the model compiled for one image states them."""
-        if self._first is None:
-            raise closed()
-        both = zip(self._first.names, self._first.model.outputs, strict=True)
+        first = still_open(self._first)
+        both = zip(first.names, first.model.outputs, strict=True)
         return {name: tuple(output.shape)[1:] for name, output in both}
 
     def describe(self) -> Description:
         """What the compiled model reports of itself; 1 thread where no CPU computes."""
-        first = self._first
-        if first is None:
-            raise closed()
+        first = still_open(self._first)
         on_cpu = self._device == "CPU"
         return Description(
             engine=name,

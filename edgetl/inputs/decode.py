@@ -79,10 +79,9 @@ def to_rgb(image: Image.Image, depth: int, *, wide_colour: bool = False) -> tupl
     Grey samples of more than 8 bits keep the upper 8 of `depth` bits. Raises ImageError where they
     do not fit `depth`, or where nothing but black would be left.
     """
-    mode = image.mode
     if wide_colour:
         return _flat(image), _colour_bits(image, depth)
-    if mode.startswith("I") or mode == "F":
+    if image.mode.startswith(("I", "F")):
         return _narrowed(image, depth)
     return _flat(image), 0
 

@@ -143,8 +143,11 @@ def _seen(source: ImageSource, spec: ImageInput, *, scaled: bool) -> _Seen:
     name = source_name(source)
     try:
         found = _decoded(source, spec if scaled else None)
-        turned = _turned(found.image)
-        rgb, bits = to_rgb(_upright(found.image, turned), depth, wide_colour=found.wide_colour)
+        image = found.image
+        turned = _turned(image)
+        if turned in UPRIGHT:
+            image = image.transpose(UPRIGHT[turned])
+        rgb, bits = to_rgb(image, depth, wide_colour=found.wide_colour)
         photo = found.stored[::-1] if turned in SIDEWAYS else found.stored
         return _Seen(rgb, photo, bits, found.stored)
     except ImageError as error:
@@ -185,11 +188,6 @@ def _turned(image: Image.Image) -> int:
     """The orientation that EXIF data state, 1…8."""
     found: int = image.getexif().get(ORIENTATION_TAG, 1)
     return found
-
-
-def _upright(image: Image.Image, turned: int) -> Image.Image:
-    turn = UPRIGHT.get(turned)
-    return image if turn is None else image.transpose(turn)
 
 
 def _wanted(image: ImageFile.ImageFile, spec: ImageInput) -> tuple[int, int]:

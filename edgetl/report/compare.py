@@ -10,7 +10,7 @@ from PIL import Image
 
 from edgetl.errors import ImageError
 from edgetl.files import write_bytes
-from edgetl.inputs.base import Input, Pixels
+from edgetl.inputs.base import Input
 from edgetl.report import text, thumbnail
 from edgetl.runtime.compare.comparison import ComparedImage, Comparison, Pair
 
@@ -94,13 +94,8 @@ def _places(found: Comparison) -> list[str]:
 def _thumbnail(image: ComparedImage, spec: Input) -> str:
     """The image as a candidate saw it, as a data URI; "" when it cannot be read any more."""
     try:
-        seen = Image.fromarray(_rgb(image.image, spec))
+        seen = spec.read(image.image).pixels
     except ImageError:
         return ""
-    return text.data_uri(thumbnail(seen, THUMBNAIL))
-
-
-def _rgb(path: str, spec: Input) -> Pixels:
-    """The pixels for a page, whatever order the network reads colours in."""
-    seen = spec.read(path).pixels
-    return seen[..., ::-1] if getattr(spec, "order", "rgb") == "bgr" else seen
+    shown = seen[..., ::-1] if getattr(spec, "order", "rgb") == "bgr" else seen
+    return text.data_uri(thumbnail(Image.fromarray(shown), THUMBNAIL))

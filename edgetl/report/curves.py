@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from edgetl.report.text import percent
-from edgetl.runs.record import EpochRow, RunRecord
+from edgetl.runs.record import EpochRow
 from edgetl.tasks.base import Metric
 
 # Colours that stand for the page's variables: matplotlib draws with the left ones, and the
@@ -63,11 +63,6 @@ def metric_svg(rows: list[EpochRow], metric: Metric, probe: float | None) -> Mar
     axes.set_ylim(max(low - room, -0.02), min(high + room, 1.02))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, "g")))
     return _svg(figure, axes, metric.name)
-
-
-def probe_level(record: RunRecord) -> float | None:
-    """The primary metric of the probe on validation, 0…1, where one was trained."""
-    return next((stage.primary for stage in record.stages if stage.name == "probe"), None)
 
 
 def _axes(title: str) -> tuple[Any, Any]:

@@ -23,13 +23,6 @@ class Cell(msgspec.Struct, frozen=True):
     title: str
 
 
-class Row(msgspec.Struct, frozen=True):
-    """All photos of one true class."""
-
-    label: str
-    cells: list[Cell]
-
-
 class Confusion(msgspec.Struct, frozen=True):
     """A confusion: photos of `truth` taken for `predicted`, and their share (0…1) of `truth`."""
 
@@ -43,7 +36,7 @@ class Matrix(msgspec.Struct, frozen=True):
     """What the template draws; `size` is one of SIZES or throng."""
 
     labels: tuple[str, ...]
-    rows: list[Row]
+    rows: list[tuple[str, list[Cell]]]  # by true class
     pairs: list[Confusion]
     pairs_left: int
     numbers: bool
@@ -56,7 +49,7 @@ def matrix(evaluation: Evaluation, labels: tuple[str, ...]) -> Matrix | None:
         return None
     labels = evaluation.labels or labels
     rows = [
-        Row(label, [_cell(labels, truth, column, counts) for column in range(len(counts))])
+        (label, [_cell(labels, truth, column, counts) for column in range(len(counts))])
         for truth, (label, counts) in enumerate(zip(labels, evaluation.confusion, strict=True))
     ]
     pairs = _pairs(labels, evaluation.confusion)

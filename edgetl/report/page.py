@@ -93,7 +93,8 @@ def _curves(record: RunRecord, history: list[EpochRow]) -> dict[str, Any]:
     """Both curves and the rows behind them, or the reason why there are none."""
     rows = curves.trained_rows(history)
     if len(rows) > 1:
-        metric, probe = record.task.metrics[0], curves.probe_level(record)
+        metric = record.task.metrics[0]
+        probe = next((stage.primary for stage in record.stages if stage.name == "probe"), None)
         best = max(rows, key=lambda row: record.task.rank(row.metrics, 0.0))
         return {
             "figures": [
@@ -142,23 +143,16 @@ def _classes(evaluation: Evaluation | None) -> list[tuple[ClassScore, str]]:
     scores = sorted(evaluation.per_class, key=lambda score: (not score.n, score.f1, score.label))
     seen = [score.f1 for score in scores if score.n]
     lowest = seen[0] if seen and seen[0] < seen[-1] else None
-    never = evaluation.never_predicted()
-    return [
-        (score, "never predicted" if score.label in never else _lowest(score, lowest))
-        for score in scores
-    ]
-
-
-def _lowest(score: ClassScore, lowest: float | None) -> str:
-    return "lowest F1" if score.n and score.f1 == lowest else ""
+    marks = {score.label: "lowest F1" for score in scores if score.n and score.f1 == lowest}
+    marks |= dict.fromkeys(evaluation.never_predicted(), "never predicted")
+    return [(score, marks.get(score.label, "")) for score in scores]
 
 
 def _no_mistakes(evaluation: Evaluation | None, split: str) -> str:
     """What stands where the pictures would, when there are none."""
     if evaluation is None:
         return "Nothing was evaluated, so no mistakes are known."
-    rows = enumerate(evaluation.confusion)
-    wrong = evaluation.n - sum(counts[truth] for truth, counts in rows)
+    wrong = evaluation.n - sum(row[truth] for truth, row in enumerate(evaluation.confusion))
     if evaluation.confusion and not wrong:
         photos = text.plural(evaluation.n, f"{split} photo")
         return f"None: every one of the {photos} was classified correctly."

@@ -93,15 +93,14 @@ def _version(name: str) -> str | None:
 
 def _weights() -> Part:
     named = os.environ.get("EDGETL_WEIGHTS", "")
-    part = Part(name="EDGETL_WEIGHTS", version="not set", purpose="weights without a network")
-    if not named:
-        return part
+    part = Part(name="EDGETL_WEIGHTS", version=None, purpose="weights without a network")
     try:
-        here = user_path(named).is_dir()
+        if not named or user_path(named).is_dir():
+            return msgspec.structs.replace(part, version=named or "not set")
+        fix = f"{named} is no folder: correct or unset EDGETL_WEIGHTS"
     except StorageError as error:
-        return msgspec.structs.replace(part, version=None, fix=str(error))
-    fix = "" if here else f"{named} is no folder: correct or unset EDGETL_WEIGHTS"
-    return msgspec.structs.replace(part, version=named if here else None, fix=fix)
+        fix = str(error)
+    return msgspec.structs.replace(part, fix=fix)
 
 
 def _cache() -> Part:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,16 @@ class Check(Record, frozen=True, kw_only=True):
 
 def self_test(bundle: Bundle) -> list[Check]:
     """Run the preprocessing and every shipped candidate on the golden inputs and compare."""
-    checks: list[Check] = []
-    for candidate in (None, *shipped(bundle)):
-        try:
-            checks.append(_run(bundle, candidate) if candidate else _preprocessing(bundle))
-        except EdgetlError as error:
-            name = candidate.name if candidate else PREPROCESSING
-            checks.append(Check(name=name, passed=False, detail=str(error)))
-    return checks
+    first = _guarded(PREPROCESSING, _preprocessing, bundle)
+    return [first, *(_guarded(c.name, _run, bundle, c) for c in shipped(bundle))]
+
+
+def _guarded(name: str, run: Callable[..., Check], *given: Any) -> Check:
+    """A check; one that failed, where the engine does, or the bundle's arrays are none."""
+    try:
+        return run(*given)
+    except EdgetlError as error:
+        return Check(name=name, passed=False, detail=str(error))
 
 
 def verdict(checks: list[Check]) -> bool | None:
@@ -78,10 +81,7 @@ def _run(bundle: Bundle, candidate: Candidate) -> Check:
 
 def check_session(bundle: Bundle, candidate: Candidate, session: Session) -> Check:
     """An opened candidate on the golden inputs, one at a time, against its own golden outputs."""
-    try:
-        return _compared(bundle, candidate, session)
-    except EdgetlError as error:  # the engine fails, or the bundle's arrays are none
-        return Check(name=candidate.name, passed=False, detail=str(error))
+    return _guarded(candidate.name, _compared, bundle, candidate, session)
 
 
 def _compared(bundle: Bundle, candidate: Candidate, session: Session) -> Check:

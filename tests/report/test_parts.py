@@ -36,11 +36,12 @@ def test_matrix(classes: int, numbers: bool, size: str) -> None:
     assert found is not None
     assert (found.numbers, found.size) == (numbers, size)
     assert f".matrix.{size} " in (text.HERE / "report.css").read_text() or size == "few"
-    right, wrong = found.rows[0].cells[:2]
+    (label, (right, wrong, *_)), (_, last) = found.rows[0], found.rows[-1]
+    assert label == "class 0"
     assert (right.n, right.style, right.opacity) == (8, "d x", "0.83")
     assert (wrong.n, wrong.style, wrong.opacity) == (2, "m", "0.31")
     assert wrong.title == f"class 0 → class 1: 2 of 10 (20{NBSP}%)"
-    assert {cell.n for cell in found.rows[-1].cells} == {0}
+    assert {cell.n for cell in last} == {0}
     assert [(pair.truth, pair.predicted, pair.n) for pair in found.pairs] == [
         ("class 0", "class 1", 2)
     ]

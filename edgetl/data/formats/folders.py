@@ -165,13 +165,16 @@ def _classes(
             fix="put the photos into one folder a class, named after the class.",
         )
     labels = _labels(home, list(level.folders))
-    inner = {
+    inner = {  # photos of each class by the folder that they lie in within its own, "" if in none
         labels[name]: Counter(_sub(path.removeprefix(f"{level.home}{name}/")) for path in photos)
         for name, photos in level.folders.items()
     }
     result = Labelled([], [], [])
     if not set(inner) <= set(known):
-        result.warnings.extend(_check_classes_are_clear(home, inner))
+        _check_annotated(home, inner)
+        _check_wrapped(home, inner)
+        _check_splits(home, inner)
+        result.warnings.extend(_check_same(home, inner))
     others = [file for file in seen.others if file.path.startswith(level.home)]
     for name, photos in level.folders.items():
         start = f"{level.home}{name}/"
@@ -191,8 +194,7 @@ def _classes(
 
 def _sub(path: str) -> str:
     """The folder in a class folder in which a photo lies, "" if in none."""
-    name, slash, _ = path.partition("/")
-    return name if slash else ""
+    return path.rpartition("/")[0].partition("/")[0]
 
 
 def _labels(home: Path, names: list[str]) -> dict[str, str]:
@@ -216,18 +218,6 @@ def _labels(home: Path, names: list[str]) -> dict[str, str]:
 
 
 # --- whether class folders can be anything else than classes, by what lies in them ------------
-
-
-def _check_classes_are_clear(home: Path, inner: dict[str, Counter[str]]) -> list[str]:
-    """Warnings about the class folders in `home`; DataError where they may be no classes.
-
-    `inner` has, for each class folder, the number of photos in each folder in it, and in itself
-    under "".
-    """
-    _check_annotated(home, inner)
-    _check_wrapped(home, inner)
-    _check_splits(home, inner)
-    return _check_same(home, inner)
 
 
 def _check_annotated(home: Path, inner: dict[str, Counter[str]]) -> None:

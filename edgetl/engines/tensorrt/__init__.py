@@ -26,8 +26,8 @@ from edgetl.engines.base import (
     Recent,
     accepted,
     check_settings,
-    closed,
     imported,
+    still_open,
 )
 from edgetl.engines.onnx_wire import check_sealed
 from edgetl.engines.tensorrt import build as trt_build
@@ -54,14 +54,14 @@ def missing(session: dict[str, str] | None = None) -> Missing | None:
         )
     if cuda.runtime() is None:
         return Missing("The CUDA runtime (libcudart) is not installed.", "install it, or JetPack")
-    if not cuda.device_count():
+    if reason := cuda.silence():
         return Missing(
-            f"No CUDA device answers here ({cuda.silence()}).",
+            f"No CUDA device answers here ({reason}).",
             "run this on the machine that has the GPU",
         )
     given = session or {}
-    if reason := mistyped(given.get("typing", "")):
-        return reason
+    if refusal := mistyped(given.get("typing", "")):
+        return refusal
     core = given.get("dla", "")
     return dla_refusal(_tensorrt(), int(core)) if core.isdecimal() else None
 
@@ -176,13 +176,11 @@ class _Maker:
     def engine(self, batch: int, *, must_keep: bool = False) -> _Made:
         """The engine of a batch size, loaded; StorageError if it must be kept and cannot be."""
         parts = self.parts(batch)
-        found = self._cached(parts)
-        if found is None:
-            with self.cache.building():
-                found = self._cached(parts, quiet=True)  # by a process that we waited for
-                if found is None:
-                    return self._built(parts, must_keep=must_keep)
-        return found
+        if found := self._cached(parts):
+            return found
+        with self.cache.building():
+            by_another = self._cached(parts, quiet=True)  # a process that we waited for
+            return by_another or self._built(parts, must_keep=must_keep)
 
     def _cached(self, parts: Parts, *, quiet: bool = False) -> _Made | None:
         held = self.cache.take(parts, quiet=quiet)
@@ -211,13 +209,15 @@ class _Maker:
                 fix="free GPU memory and try again.",
             )
         try:
-            held = self.cache.keep(parts, plan.data, placement=plan.placement, build_s=build_s)
+            held: Held | None = self.cache.keep(
+                parts, plan.data, placement=plan.placement, build_s=build_s
+            )
             self.cache.keep_timings(path, plan.timings)
         except StorageError as error:
             if must_keep:
                 raise
             LOG.warning("the engine is not kept and will be built again next time: %s", error)
-            return _Made(engine, None, plan.placement, cached=False)
+            held = None
         return _Made(engine, held, plan.placement, cached=False)
 
 
@@ -252,10 +252,9 @@ class TrtSession:
     def run(self, images: Images) -> Outputs:
         """Every output, float32 `(N, …)`."""
         with self._lock:
-            if self._maker is None:
-                raise closed()
+            maker = still_open(self._maker)
             block = accepted(images, self._first.input_shape[1:])
-            loaded = self._sizes.get(len(block)) or self._load(self._maker, len(block))
+            loaded = self._sizes.get(len(block)) or self._load(maker, len(block))
             # They lie in the engine's own buffers, which the next run overwrites.
             return {name: values.copy() for name, values in loaded.run(block).items()}
 
@@ -265,8 +264,7 @@ class TrtSession:
 
     def describe(self) -> Description:
         """The GPU in use, what runs on a DLA, and whether a CUDA graph is launched."""
-        if self._maker is None:
-            raise closed()
+        still_open(self._maker)
         return Description(
             engine=name,
             version=version(),

@@ -87,14 +87,6 @@ def words(library: Any, code: int) -> str:
     return text.decode(errors="replace") if text else f"error {code}"
 
 
-def device_count() -> int:
-    """CUDA devices that can be used; 0 when there is no driver."""
-    library, count = runtime(), ctypes.c_int(0)
-    if library is None or library.cudaGetDeviceCount(ctypes.byref(count)):
-        return 0
-    return count.value
-
-
 def silence() -> str:
     """Why no device answers, in CUDA's words; empty when one does."""
     library, count = runtime(), ctypes.c_int(0)

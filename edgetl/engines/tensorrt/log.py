@@ -59,9 +59,9 @@ def log_of(trt: Any) -> Any:
 
 def runtime_of(trt: Any, dla: int | None = None) -> Any:
     """TensorRT's runtime, which never runs host code that a plan brings along."""
-    if not cuda.device_count():  # TensorRT 8.6.0 would crash the process
+    if reason := cuda.silence():  # TensorRT 8.6.0 would crash the process
         raise EngineError(
-            f"No CUDA device answers here ({cuda.silence()}).",
+            f"No CUDA device answers here ({reason}).",
             fix="run this on the machine that has the GPU.",
         )
     log = log_of(trt)

@@ -92,7 +92,6 @@ class Loaded:
                 f"TensorRT refused the memory of {tensor}: {log_of(self._trt).taken()}.",
                 fix="free GPU memory and try again.",
             )
-        assert buffer.host.value is not None
         return buffer
 
     def _ends(self) -> tuple[str, list[str]]:

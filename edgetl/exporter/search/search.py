@@ -199,24 +199,18 @@ class Search:
         return self._whole
 
     def _run(self, parts: tuple[str, ...], hint: str) -> Trial:
-        measured = NEVER, NEVER
+        ratio = apart = NEVER
         with self._failing(), self._opened(parts, hint) as session:
             images, reference = self.context.held_out()
             outputs = join([session.run(images[i : i + 1]) for i in range(len(images))])
             itself = not parts and hint == self.hints[0]
             ratio = 1.0 if itself else time_ratio(session, self._reference(), images[:1])
             # infinite when outputs are not finite
-            found = min(mean_distance(self.context.source.task, reference, outputs), NEVER)
-            measured = ratio, found
-        return Trial(parts=parts, hint=hint, ratio=measured[0], divergence=measured[1])
+            apart = min(mean_distance(self.context.source.task, reference, outputs), NEVER)
+        return Trial(parts=parts, hint=hint, ratio=ratio, divergence=apart)
 
-    @contextlib.contextmanager
-    def _opened(self, parts: tuple[str, ...], hint: str) -> Iterator[Session]:
-        session = open_built(self._built(parts), hint)
-        try:
-            yield session
-        finally:
-            session.close()
+    def _opened(self, parts: tuple[str, ...], hint: str) -> contextlib.closing[Session]:
+        return contextlib.closing(open_built(self._built(parts), hint))
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -15,9 +13,10 @@ from edgetl.exporter.onnx.passes import Array, attribute
 _AGAIN = "export again with edgetl; if that does not help, report the model's architecture."
 
 
-def broken(node: onnx.NodeProto, rule: str) -> NoReturn:
-    """Raise the TraceError of a broken rule."""
-    raise TraceError(f"{label(node)} breaks a rule of TensorRT: {rule}.", fix=_AGAIN)
+def rule(node: onnx.NodeProto, holds: object, words: str) -> None:
+    """TraceError, with the rule in words, where it does not hold at a node."""
+    if not holds:
+        raise TraceError(f"{label(node)} breaks a rule of TensorRT: {words}.", fix=_AGAIN)
 
 
 class QuantizedGraph:
@@ -31,8 +30,8 @@ class QuantizedGraph:
         quantized: set[str] = set()
         for node in proto.graph.node:
             if node.op_type == "QuantizeLinear":
-                if node.input[0] in quantized:
-                    broken(node, "a tensor has one Q/DQ pair, which its readers share")
+                unseen = node.input[0] not in quantized
+                rule(node, unseen, "a tensor has one Q/DQ pair, which its readers share")
                 quantized.add(node.input[0])
                 self._check_quantize(node)
             elif node.op_type == "DequantizeLinear":
@@ -45,44 +44,49 @@ class QuantizedGraph:
         scale = self.parameters(node)
         source = self.wires.maker.get(node.input[0])
         early = source is not None and source.name.startswith(PREPROCESS)
-        if (early and node.input[0] != NORMALIZED) or node.input[0] == INPUT:
-            broken(node, "preprocessing is never quantized")
-        if node.input[0] not in self.wires.constants and scale.size != 1:
-            broken(node, "activations have one scale")
+        network = node.input[0] == NORMALIZED or not (early or node.input[0] == INPUT)
+        rule(node, network, "preprocessing is never quantized")
+        one = scale.size == 1 or node.input[0] in self.wires.constants
+        rule(node, one, "activations have one scale")
         others = [n for n in self.wires.readers(node.output[0]) if n.op_type != "DequantizeLinear"]
-        if others or node.output[0] in self.wires.outputs:
-            broken(node, "only a DequantizeLinear reads what a QuantizeLinear makes")
+        inside = not others and node.output[0] not in self.wires.outputs
+        rule(node, inside, "only a DequantizeLinear reads what a QuantizeLinear makes")
 
     def _check_dequantize(self, node: onnx.NodeProto) -> None:
         """That a DQ undoes a Q."""
-        first = self.wires.maker.get(node.input[0])
-        if first is None or first.op_type != "QuantizeLinear":
-            broken(node, "weights are floats behind a QuantizeLinear, since TensorRT 8 needs that")
-        same = np.array_equal(self.parameters(first), self.parameters(node))
-        if not same or attribute(first, "axis", 1) != attribute(node, "axis", 1):
-            broken(node, "both halves of a pair have the same scale and axis")
-        if node.output[0] in self.wires.outputs:
-            broken(node, "outputs of the network are not quantized")
-        if not self.wires.readers(node.output[0]):
-            broken(node, "a pair without readers is left out")
-        self.pairs[node.output[0]] = first
+        rule(
+            node,
+            self.wires.made_by(node.input[0]) == "QuantizeLinear",
+            "weights are floats behind a QuantizeLinear, since TensorRT 8 needs that",
+        )
+        first = self.wires.maker[node.input[0]]
+        scale = np.array_equal(self.parameters(first), self.parameters(node))
+        axis = attribute(first, "axis", 1) == attribute(node, "axis", 1)
+        rule(node, scale and axis, "both halves of a pair have the same scale and axis")
+        back = node.output[0]
+        rule(node, back not in self.wires.outputs, "outputs of the network are not quantized")
+        rule(node, self.wires.readers(back), "a pair without readers is left out")
+        self.pairs[back] = first
 
     def parameters(self, node: onnx.NodeProto) -> Array:
         """The scale of a Q or DQ, whose constants are as they must be."""
-        constants = [self.wires.constants.get(name) for name in node.input[1:]]
-        if len(constants) != 2 or constants[0] is None or constants[1] is None:
-            broken(node, "scale and zero-point are constants in the file")
-        if constants[1].data_type != onnx.TensorProto.INT8:
-            broken(node, "the type is int8")
-        scale, zero = (numpy_helper.to_array(c) for c in constants if c is not None)
-        if zero.any():
-            broken(node, "zero-points are 0")
-        if constants[0].data_type != self.kind:
-            broken(node, "a scale has the floating-point type of what it scales")
-        if scale.shape != zero.shape or scale.ndim > 1 or not scale.size:
-            broken(node, "scale and zero-point have the same shape, () or (channels,)")
-        if not (np.isfinite(scale) & (scale > 0)).all():
-            broken(node, "scales are finite and positive")
+        constants = [self.wires.constants[n] for n in node.input[1:] if n in self.wires.constants]
+        both = len(constants) == len(node.input) - 1 == 2
+        rule(node, both, "scale and zero-point are constants in the file")
+        rule(node, constants[1].data_type == onnx.TensorProto.INT8, "the type is int8")
+        scale, zero = map(numpy_helper.to_array, constants)
+        rule(node, not zero.any(), "zero-points are 0")
+        rule(
+            node,
+            constants[0].data_type == self.kind,
+            "a scale has the floating-point type of what it scales",
+        )
+        rule(
+            node,
+            scale.shape == zero.shape and scale.ndim < 2 and scale.size,
+            "scale and zero-point have the same shape, () or (channels,)",
+        )
+        rule(node, (np.isfinite(scale) & (scale > 0)).all(), "scales are finite and positive")
         return np.asarray(scale)
 
     # --- reading past the pairs ---

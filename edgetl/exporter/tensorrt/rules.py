@@ -16,7 +16,7 @@ from edgetl.exporter.onnx.checks import (
     parse_onnx,
 )
 from edgetl.exporter.onnx.passes import attribute, inferred_shapes
-from edgetl.exporter.tensorrt.pairs import QuantizedGraph, broken
+from edgetl.exporter.tensorrt.pairs import QuantizedGraph, rule
 
 WEAK_OPSET, STRONG_OPSET = 17, 19  # QuantizeLinear takes float16 from 19 on
 
@@ -59,8 +59,8 @@ def check_trt_qdq(
         if node.op_type in _PRODUCTS:
             rows = math.prod(shapes.get(node.output[0], [])[:-1])
             _check_product(graph, node, rows, free=free)
-        elif node.op_type in _POOLS and free and not graph.through(node, 0):
-            broken(node, "the input of average pooling is quantized")
+        elif node.op_type in _POOLS and free:
+            rule(node, graph.through(node, 0), "the input of average pooling is quantized")
         elif node.op_type == "Add":
             _check_sum(graph, node, free=free)
         elif node.op_type == "Mul":
@@ -74,38 +74,41 @@ def _check_readers(graph: QuantizedGraph, node: onnx.NodeProto, *, early: bool, 
     for slot, name in enumerate(node.input):
         if name not in graph.pairs:
             continue
-        if early:
-            broken(node, "preprocessing is never quantized")
-        if node.op_type in _ACTIVATIONS:
-            broken(node, "no Q/DQ stands between a layer and its activation")
-        if node.op_type not in _READERS:
-            broken(node, "this operator stays in floating point, without Q/DQ")
-        if graph.constant(name) and not (slot == 1 and node.op_type in _PRODUCTS):
-            broken(node, "a bias is not quantized, nor another constant but weights")
-        if not free:
-            broken(node, "this node was to stay in floating point")
+        kind = node.op_type
+        rule(node, not early, "preprocessing is never quantized")
+        rule(node, kind not in _ACTIVATIONS, "no Q/DQ stands between a layer and its activation")
+        rule(node, kind in _READERS, "this operator stays in floating point, without Q/DQ")
+        rule(
+            node,
+            (slot == 1 and kind in _PRODUCTS) or not graph.constant(name),
+            "a bias is not quantized, nor another constant but weights",
+        )
+        rule(node, free, "this node was to stay in floating point")
 
 
 def _check_product(graph: QuantizedGraph, node: onnx.NodeProto, rows: int, *, free: bool) -> None:
     """Both inputs of a Conv, Gemm or MatMul go through pairs where INT8 pays, else neither."""
     both = graph.through(node, 0), graph.through(node, 1)
     pays = _pays(graph, node, rows)
-    if any(both) and not pays:
-        broken(node, "a layer this small, or without constant weights, stays in floating point")
-    if any(both) and not all(both):
-        broken(node, "activations and weights are quantized together")
-    if free and pays and not all(both):
-        broken(node, "activations and weights of this layer are quantized")
     if not any(both):
+        rule(node, not (free and pays), "activations and weights of this layer are quantized")
         return
+    rule(node, pays, "a layer this small, or without constant weights, stays in floating point")
+    rule(node, all(both), "activations and weights are quantized together")
     quantize = graph.pairs[node.input[1]]
     shape = list(graph.wires.constants[quantize.input[0]].dims)
     transposed = node.op_type == "Gemm" and attribute(node, "transB", 0)
     axis = 0 if node.op_type == "Conv" or transposed else 1
-    if attribute(quantize, "axis", 1) != axis:
-        broken(node, f"its weight is scaled along axis {axis}, its output channels")
-    if graph.parameters(quantize).shape != (shape[axis],):
-        broken(node, f"its weight has one scale for each of {shape[axis]} output channels")
+    rule(
+        node,
+        attribute(quantize, "axis", 1) == axis,
+        f"its weight is scaled along axis {axis}, its output channels",
+    )
+    rule(
+        node,
+        graph.parameters(quantize).shape == (shape[axis],),
+        f"its weight has one scale for each of {shape[axis]} output channels",
+    )
 
 
 def _pays(graph: QuantizedGraph, node: onnx.NodeProto, rows: int) -> bool:
@@ -133,19 +136,26 @@ def _check_sum(graph: QuantizedGraph, node: onnx.NodeProto, *, free: bool) -> No
     taken = [graph.through(node, slot) for slot in range(len(terms))]
     residual = len(set(terms)) == 2 and not any(graph.constant(name) for name in terms)
     ends = [_conv_end(graph, name) if residual else (False, False) for name in terms]
-    if not any(integer_conv for integer_conv, _ in ends):
-        if any(taken):
-            broken(node, "a sum stays in floating point where no branch ends in a quantized Conv")
-        return
+    integer = any(integer_conv for integer_conv, _ in ends)
     if not any(taken):
-        if free:
-            broken(node, "inputs of a residual sum are quantized, but for one branch")
+        rule(
+            node,
+            not (free and integer),
+            "inputs of a residual sum are quantized, but for one branch",
+        )
         return
-    bare = [slot for slot, through in enumerate(taken) if not through]
-    if bare and ends[bare[0]] != (True, True):
-        broken(node, "only a branch that ends in a quantized Conv, read by nothing else, is bare")
-    if not bare and (True, True) in ends:
-        broken(node, "one branch that ends in a quantized Conv stays bare")
+    rule(node, integer, "a sum stays in floating point where no branch ends in a quantized Conv")
+    bare = [end for end, through in zip(ends, taken, strict=True) if not through]
+    rule(
+        node,
+        not bare or bare[0] == (True, True),
+        "only a branch that ends in a quantized Conv, read by nothing else, is bare",
+    )
+    rule(
+        node,
+        bare or (True, True) not in ends,
+        "one branch that ends in a quantized Conv stays bare",
+    )
 
 
 def _conv_end(graph: QuantizedGraph, tensor: str) -> tuple[bool, bool]:
@@ -175,13 +185,22 @@ def _check_gated(graph: QuantizedGraph, node: onnx.NodeProto, *, free: bool) -> 
             continue
         inner = graph.source(sigmoid.input[0])
         if graph.computes_int8(inner) and graph.alone(inner) and graph.alone(sigmoid.output[0]):
-            if graph.through(node, gate):
-                broken(node, "the gate of Conv → Sigmoid → Mul stays bare")
-            if free and not graph.through(node, features):
-                broken(node, "the features of Conv → Sigmoid → Mul are quantized")
+            rule(
+                node,
+                not graph.through(node, gate),
+                "the gate of Conv → Sigmoid → Mul stays bare",
+            )
+            rule(
+                node,
+                graph.through(node, features) or not free,
+                "the features of Conv → Sigmoid → Mul are quantized",
+            )
             return
-    if graph.through(node, 0) or graph.through(node, 1):
-        broken(node, "a product without a gate of Conv → Sigmoid stays in floating point")
+    rule(
+        node,
+        not (graph.through(node, 0) or graph.through(node, 1)),
+        "a product without a gate of Conv → Sigmoid stays in floating point",
+    )
 
 
 def _check_concat(graph: QuantizedGraph, node: onnx.NodeProto, *, free: bool) -> None:
@@ -189,11 +208,14 @@ def _check_concat(graph: QuantizedGraph, node: onnx.NodeProto, *, free: bool) ->
     after = [n for n in graph.wires.readers(node.output[0]) if n.op_type == "QuantizeLinear"]
     taken = [graph.through(node, slot) for slot in range(len(node.input))]
     if not after:
-        if any(taken):
-            broken(node, "a Concat stays in floating point unless its output is quantized")
+        rule(
+            node,
+            not any(taken),
+            "a Concat stays in floating point unless its output is quantized",
+        )
         return
-    if free and not all(taken) and not any(graph.constant(name) for name in node.input):
-        broken(node, "inputs of a Concat whose output is quantized are quantized")
+    stays = not free or any(graph.constant(name) for name in node.input)
+    rule(node, all(taken) or stays, "inputs of a Concat whose output is quantized are quantized")
     pairs = [*after, *(graph.pairs[name] for name in node.input if name in graph.pairs)]
-    if any(taken) and len({float(graph.parameters(q).item()) for q in pairs}) != 1:
-        broken(node, "inputs and output of a Concat have one scale")
+    same = not any(taken) or len({float(graph.parameters(q).item()) for q in pairs}) == 1
+    rule(node, same, "inputs and output of a Concat have one scale")

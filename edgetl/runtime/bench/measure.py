@@ -63,9 +63,9 @@ def bench(
     with open_bundle(bundle) as opened:
         check_batch(opened, batch)
         found = matching(opened, engine, precision)
-        seconds = asked.duration
-        turns = Turns(opened, threads=threads, batch=batch, duration=seconds, progress=progress)
-        runs = turns.take(found)
+        runs = Turns(
+            opened, threads=threads, batch=batch, duration=asked.duration, progress=progress
+        ).take(found)
         rows, skipped = _rows(opened, runs, batch), _skipped(runs)
         if not rows:
             absent = all(isinstance(run.error, EngineMissingError) for run in runs)
@@ -105,8 +105,8 @@ def _remember(bundle: Bundle, runs: list[Run], rows: list[Measurement]) -> list[
                 )
     timings: dict[str, Timing] | None = None
     if rows:
-        before = local_timings(bundle.sha256, [run.candidate for run in runs])
-        before = _exported(bundle, rows) | before
+        here = local_timings(bundle.sha256, [run.candidate for run in runs])
+        before = _exported(bundle, rows) | here
         timings, why = merged(before, {row.candidate: timing(row) for row in rows})
         if why:
             notes.append(

@@ -129,11 +129,10 @@ def _reading(
 ) -> threading.Thread:
     """A thread that hands over each line of a pipe: nothing else can wait for one with a limit."""
     assert stream is not None
-    pipe = stream
 
     def read() -> None:
-        with pipe:
-            for line in pipe:
+        with stream:
+            for line in stream:
                 take(line)
         if end is not None:
             take(end)

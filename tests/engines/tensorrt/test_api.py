@@ -131,7 +131,7 @@ from edgetl.engines.tensorrt import cuda
 from edgetl.engines.tensorrt import build as trt_build
 from edgetl.engines.tensorrt import log as trt_log
 from edgetl.errors import EngineError
-if cuda.device_count():
+if not cuda.silence():
     raise SystemExit("a GPU answers here")
 wanted = Options(precision="int8", session={"typing": tensorrt.mistyped("weak") and "strong"
                                             or "weak"})

@@ -135,7 +135,7 @@ class TensorRT:
 @pytest.fixture(autouse=True)
 def _a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "free_memory", lambda: 2**30)
-    monkeypatch.setattr(cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(cuda, "silence", lambda: "")
 
 
 def build_for(trt: TensorRT, precision: str, timings: bytes = b"", **session: str) -> Any:
@@ -238,7 +238,7 @@ def test_dla_refusals_say_why() -> None:
 
 def test_no_runtime_is_made_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT 8.6.0 crashes the process then."""
-    monkeypatch.setattr(cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(cuda, "silence", lambda: "no device")
     trt: Any = TensorRT("10.3.0")
     trt.Runtime = lambda _: pytest.fail("made")
     with pytest.raises(EngineError, match="No CUDA device answers here"):

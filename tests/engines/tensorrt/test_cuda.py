@@ -83,7 +83,6 @@ def proxy_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StandIn]:
 
 def test_without_a_library_everything_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "runtime", lambda: None)
-    assert cuda.device_count() == 0
     assert cuda.silence() == "libcudart was not found"
     for use in (cuda.compute_capability, cuda.device_name, cuda.free_memory, cuda.Stream):
         with pytest.raises(EngineError, match="libcudart was not found") as error:
@@ -131,9 +130,8 @@ def test_the_library_that_finds_a_device_is_taken(monkeypatch: pytest.MonkeyPatc
 def test_a_real_runtime_without_a_gpu_is_refused_in_its_own_words() -> None:
     if cuda.runtime() is None:
         pytest.skip("no CUDA runtime is installed")
-    if cuda.device_count():
+    if not cuda.silence():
         pytest.skip("a GPU answers here")
-    assert cuda.silence()
     assert int(cuda.runtime_version().split(".")[0]) >= 10
     for use in (cuda.device_name, cuda.compute_capability, cuda.free_memory, cuda.Stream):
         with pytest.raises(EngineError) as error:

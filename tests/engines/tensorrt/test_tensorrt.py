@@ -88,7 +88,7 @@ class Board:
         monkeypatch.setattr(trt_build, "build", self.build)
         for name, value in {
             "runtime": object,
-            "device_count": lambda: 1,
+            "silence": lambda: "",
             "device_name": lambda: "Orin",
             "compute_capability": lambda: "8.7",
             "runtime_version": lambda: "11.4",
