@@ -29,12 +29,7 @@ VERBS = (
 )  # fmt: skip
 GATE_LIMIT = 0.003  # nats at the default --max-drop
 PLUGIN = ROOT / "tests" / "plugin"
-PARTS = (
-    ("task", "Blobs", "decode"),
-    ("read", "Grey", "read"),
-    ("engine", "open", ""),
-    ("backend", "RefOnnx", "build"),
-)
+PARTS = (("task", "Blobs", "decode"), ("engine", "open", ""))
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 

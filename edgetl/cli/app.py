@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 import edgetl
 from edgetl.cli import bench, bundles, compare, devices, export, finetune, predict
-from edgetl.cli.common import State, report
+from edgetl.cli.common import State, log_to_stderr, report
 from edgetl.cli.interrupts import INTERRUPTED
 from edgetl.cli.options import Refusal
 from edgetl.errors import UsageError
@@ -29,6 +29,7 @@ class Verbs(TyperGroup):
         """Parse and run `args`, sys.argv by default; exits."""
         words = sys.argv[1:] if args is None else list(args)
         State.json, State.debug = _asks_for_json(words), False
+        log_to_stderr()  # plug-ins may be warned of while options are parsed
         try:
             code = super().main(words, *rest, **options | {"standalone_mode": False})
         except typer.Abort:

@@ -64,7 +64,6 @@ def verb(run: Callable[..., Answer | None]) -> Callable[..., None]:
 
     @functools.wraps(run)
     def wrapped(**given: Any) -> None:
-        _log_to_stderr()
         if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not fit its encoding
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
@@ -130,7 +129,7 @@ class _Lines(logging.Formatter):
         return plain(text) if record.name == "edgetl" else text
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
     """Show warnings as lines of the command."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines("edgetl: %(message)s"))
