@@ -63,7 +63,7 @@ def _figures(found: Comparison) -> list[tuple[str, str, str]]:
         if len(scores) > 2:
             value, order = "–".join((min(scores, key=float), max(scores, key=float))), "all of them"
         known = f"{order}, on {text.plural(found.known, 'image')} of known class"
-        figures.append((f"{found.metric} in %", value, known))
+        figures.append((f"score: {found.metric} in %", value, known))
     apart = [pair.probability_max for pair in found.pairs if pair.probability_max is not None]
     if apart:
         figures.append(("largest change of a probability", f"{max(apart):.3f}", "of 0…1"))
