@@ -16,8 +16,8 @@ from edgetl.engines.base import (
     Setting,
     accepted,
     check_settings,
-    closed,
     first_line,
+    still_open,
 )
 from edgetl.engines.onnx_wire import check_sealed
 from edgetl.errors import EngineError
@@ -73,8 +73,7 @@ class Reference:
 
     def run(self, images: Images) -> Outputs:
         """Every output, float32 `(N, …)`."""
-        if not self._open:
-            raise closed()
+        still_open(self._open or None)
         block = accepted(images, self._wanted)
         parts = np.split(block, len(block)) if self._split else [block]
         found = [self._evaluator.run(list(self._outputs), {"images": part}) for part in parts]
@@ -87,8 +86,7 @@ class Reference:
 
     def describe(self) -> Description:
         """NumPy on one core."""
-        if not self._open:
-            raise closed()
+        still_open(self._open or None)
         return Description(
             engine=name, version=version(), provider="NumPy", precision=self._precision, threads=1
         )
