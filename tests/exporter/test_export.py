@@ -101,6 +101,7 @@ def one(candidates: tuple[Candidate, ...], recipe: str) -> Candidate:
 # --- this machine -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_line_end_to_end(cli: Cli, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "shapes.edgetl"
     options = ("--search", "never", "--json")
@@ -142,6 +143,7 @@ def test_the_command_line_end_to_end(cli: Cli, trained: Path, tmp_path: Path) ->
     assert [p.name for p in tmp_path.iterdir()] == ["shapes.edgetl"]
 
 
+@pytest.mark.slow
 def test_the_table_shows_refused_candidates_too(
     trained: Path,
     tmp_path: Path,
@@ -208,6 +210,7 @@ def test_what_was_asked_for_and_is_refused_is_an_error_and_no_file(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rescued", [True, False])
 def test_a_search_may_find_what_was_refused_as_a_whole(
     rescued: bool, trained: Path, tmp_path: Path, quick: None, spoil: Callable[[str], None]
@@ -325,6 +328,7 @@ def test_a_candidate_for_a_jetson_says_what_scored_it(trained: Path, tmp_path: P
     assert done.chosen == "trt-fp16-dla-strong"
 
 
+@pytest.mark.slow
 def test_one_bundle_for_this_machine_and_others(
     trained: Path, tmp_path: Path, quick: None, cli: Cli
 ) -> None:
@@ -542,6 +546,7 @@ def _group_lives(group: int) -> bool:
 # --- real photos ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_shipped_fp32_agrees_with_pytorch_on_real_photos(shared: Path, tmp_path: Path) -> None:
     weights = shared / "weights" / "mobilenet_v2-imagenet1k.safetensors"
     if not weights.is_file():

@@ -496,6 +496,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_like_an_uninterrupted_one(
     options: dict[str, Any], whole: dict[str, Any], tmp_path: Path, single: None
 ) -> None:
