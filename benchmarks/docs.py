@@ -228,9 +228,9 @@ def pinning() -> str:
     )
 
 
-def versions() -> str:
+def versions(results: str = "versions") -> str:
     """The chosen candidate of this version against an earlier one's."""
-    rows = read_rows("versions")
+    rows = read_rows(results)
     if not rows:
         return "Not measured yet.\n"
     body = [[row["name"], row["old"], row["new"], f"{row['ratio']:.3f}"] for row in rows]
@@ -369,6 +369,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "gate-study": gate_study,
     "pinning": pinning,
     "versions": versions,
+    "versions-foundation": lambda: versions("versions_foundation"),
     "tensorrt-api": tensorrt_api,
     "training-step": step,
     "end-to-end": end_to_end,

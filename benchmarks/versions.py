@@ -1,10 +1,10 @@
 """The chosen candidate of two versions of edgetl, each run by its own version, in turns.
 
-    python -m benchmarks.versions --old PYTHON NAME=OLD.edgetl,NEW.edgetl …
+    python -m benchmarks.versions --old PYTHON [--results NAME] NAME=OLD.edgetl,NEW.edgetl …
 
 PYTHON is an interpreter that holds the earlier version. For each NAME two processes are loaded,
 one a version, and take turns of as many runs; both are only ever asked through the public API.
-Writes results/versions.jsonl with the time of every run. Run it on a quiet machine.
+Writes results/versions.jsonl (or NAME.jsonl) with the time of every run. Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--old", required=True)
+    options.add_argument("--results", default="versions")
     options.add_argument("pairs", nargs="+")
     given = options.parse_args()
     rows = []
@@ -95,7 +96,7 @@ def main() -> None:
         row = race(name, [(given.old, Path(old)), (sys.executable, Path(new))])
         print({key: value for key, value in row.items() if "samples" not in key}, flush=True)
         rows.append(row)
-    write_rows("versions", rows)
+    write_rows(given.results, rows)
 
 
 if __name__ == "__main__":
