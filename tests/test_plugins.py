@@ -23,6 +23,7 @@ KINDS = ("round", "square")
 PHOTOS = 200  # of each kind
 SIZES = ((120, 72), (80, 112), (150, 100), (64, 96))
 ENGINES = ("onnxruntime", "openvino", "refonnx")
+pytestmark = pytest.mark.slow  # the whole job, several times
 
 
 class Home(NamedTuple):
