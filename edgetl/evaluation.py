@@ -16,13 +16,13 @@ from edgetl.data.checks import check_bad
 from edgetl.data.found import Found, Scan, data_folder
 from edgetl.data.ingest import look_all
 from edgetl.data.names import nfc
-from edgetl.errors import DataError, UsageError, missing_extra
+from edgetl.errors import UsageError, missing_extra
 from edgetl.files import read_jsonl, user_path
 from edgetl.inputs.base import Geometry, Input, Pixels
 from edgetl.options import EvaluateOptions, LoadOptions, fields, takes
 from edgetl.runtime.model import load
 from edgetl.spec import Photo, SkippedFile
-from edgetl.tasks.base import Evaluation, Outputs, Task, join
+from edgetl.tasks.base import Evaluation, Outputs, Task, check_known, join
 
 log = logging.getLogger("edgetl")
 
@@ -108,13 +108,8 @@ def labelled_samples(data: str | os.PathLike[str], task: Task, table: str) -> tu
     tested = tuple(item for item in found.photos if item.split == "test")
     if tested:
         found = msgspec.structs.replace(found, photos=tested)
-    unknown = sorted({name for item in found.photos for name in task.classes_of(item)} - set(known))
-    if unknown:
-        raise DataError(
-            f"The model does not know class {', '.join(unknown)} of {root}.",
-            fix=f"its classes are {', '.join(task.labels)}; "
-            + ("correct the table." if table else "rename or remove the folders."),
-        )
+    fix = "correct the table." if table else "rename or remove the folders."
+    check_known(task, found.photos, str(root), fix)
     return root, found
 
 

@@ -44,7 +44,7 @@ def predict(
         raise UsageError(
             f"--draw {draw} would write over the photo {same}.", fix="name another folder."
         )
-    undrawn = 0
+    drawn = 0
     results: list[Result] = []
     with edgetl.load(bundle, options=options) as model:
         if not json:
@@ -57,15 +57,14 @@ def predict(
                 try:
                     photo = model.manifest.input.photo(path)
                 except ImageError as error:  # such as a photo that is too large to be drawn whole
-                    undrawn += 1
                     message(f"{path} is not drawn: {error.message}")
                 else:
                     with atomic_file(draw / place) as stream:
                         model.task.draw(photo, result.predictions).save(stream, "PNG")
+                    drawn += 1
             if not json:
                 _print(result, model.task)
     if draw:
-        drawn = sum(result.error is None for result in results) - undrawn
         message(f"wrote {drawn} drawings to {draw}")
     if json:
         emit(results)

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgetl.data.found import Found, Scan
+from edgetl.data.names import nfc
+from edgetl.errors import DataError
 from edgetl.inputs.base import INPUTS, Geometry, Input
 from edgetl.inputs.image import sized
 from edgetl.metrics import Interval, bootstrap_rows
@@ -281,6 +283,16 @@ def counted(samples: Sequence[Photo], task: Task) -> dict[str, dict[str, int]]:
             shown = [name for sample in chosen for name in task.classes_of(sample)]
             found[split] = {label: shown.count(label) for label in task.labels}
     return found
+
+
+def check_known(task: Task, samples: Sequence[Found], where: str, fix: str) -> None:
+    """DataError for samples of classes that the task does not have."""
+    known = {nfc(label) for label in task.labels}
+    if unknown := sorted({name for one in samples for name in task.classes_of(one)} - known):
+        raise DataError(
+            f"The model does not know class {', '.join(unknown)} of {where}.",
+            fix=f"its classes are {', '.join(task.labels)}; {fix}",
+        )
 
 
 def _drop(metric: Metric, mine: dict[str, float], reference: dict[str, float]) -> float:

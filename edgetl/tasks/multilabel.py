@@ -110,8 +110,8 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
         self, outputs: Outputs, targets: Truth, settings: MultiLabelSettings | None = None
     ) -> Evaluation:
         """mAP over the classes that are true of something, and macro-F1 by the thresholds."""
-        chance = self.confidences(outputs, settings or MultiLabelSettings())
-        called = self._called(outputs, settings)
+        chance = self.confidences(outputs, settings)
+        called = self._called(chance, settings)
         right, shown = (called & targets).sum(axis=0), targets.sum(axis=0)
         precision = right / np.maximum(called.sum(axis=0), 1)
         recall = right / np.maximum(shown, 1)
@@ -138,8 +138,7 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
             ),
         )
 
-    def _called(self, outputs: Outputs, settings: MultiLabelSettings | None) -> Truth:
-        chance = self.confidences(outputs, settings or MultiLabelSettings())
+    def _called(self, chance: Values, settings: MultiLabelSettings | None) -> Truth:
         return np.asarray(chance >= self._thresholds(settings))
 
     def _thresholds(self, settings: MultiLabelSettings | None) -> Values:
@@ -165,7 +164,8 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
     ) -> Flags:
         """The same classes are present."""
         before, after = (
-            self._called(*one) for one in zip((reference, outputs), fitted, strict=True)
+            self._called(self.confidences(o, own), own)
+            for o, own in zip((reference, outputs), fitted, strict=True)
         )
         return np.asarray((before == after).all(axis=1))
 
@@ -178,7 +178,7 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
     ) -> tuple[ClassDrop, ...]:
         """By whether a class is present."""
         both = zip((outputs, reference), fitted, strict=True)
-        right, before = (self._called(*one) == targets for one in both)
+        right, before = (self._called(self.confidences(o, own), own) == targets for o, own in both)
         lost = before.sum(axis=0) - right.sum(axis=0)
         drops = [
             ClassDrop(label=label, lost=int(lost[i]), n=len(targets))
@@ -224,7 +224,8 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
         self, outputs: Outputs, settings: MultiLabelSettings, geometry: Geometry, *, top: int
     ) -> tuple[LabelPrediction, ...]:
         """Every class that is present, then the likeliest of the others, `top` or more."""
-        chance, called = self.confidences(outputs, settings)[0], self._called(outputs, settings)[0]
+        chance = self.confidences(outputs, settings)[0]
+        called = self._called(chance, settings)
         best = np.lexsort((-chance, ~called))[: max(top, int(called.sum()))]
         return tuple(
             LabelPrediction(
@@ -235,15 +236,17 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
 
     def answers(self, outputs: Outputs, settings: MultiLabelSettings) -> list[str]:
         """The classes that are present."""
-        return [self._named(row) for row in self._called(outputs, settings)]
+        called = self._called(self.confidences(outputs, settings), settings)
+        return [self._named(row) for row in called]
 
     def named(self, targets: Truth) -> list[str]:
         """Its classes."""
         return [self._named(row) for row in targets]
 
-    def confidences(self, outputs: Outputs, settings: MultiLabelSettings) -> Values:
+    def confidences(self, outputs: Outputs, settings: MultiLabelSettings | None) -> Values:
         """Probabilities `(N, classes)`."""
-        return sigmoid(outputs[LOGITS].astype(np.float64) / settings.temperature)
+        temperature = settings.temperature if settings else 1.0
+        return sigmoid(outputs[LOGITS].astype(np.float64) / temperature)
 
     def text(self, prediction: LabelPrediction) -> str:
         """Present classes with a mark."""
@@ -254,8 +257,8 @@ class MultiLabel(Record, LogitTask, frozen=True, kw_only=True, tag="multilabel")
         self, outputs: Outputs, targets: Truth, settings: MultiLabelSettings | None = None
     ) -> list[Mistake]:
         """By the class on the wrong side of its threshold whose answer is the surest."""
-        chance = self.confidences(outputs, settings or MultiLabelSettings())
-        called = self._called(outputs, settings)
+        chance = self.confidences(outputs, settings)
+        called = self._called(chance, settings)
         sure = np.where(called != targets, np.where(targets, 1 - chance, chance), -1).max(axis=1)
         return [
             Mistake(

@@ -22,7 +22,7 @@ from edgetl.runtime.choose import listed
 from edgetl.runtime.compare.comparison import Answers, Comparison, Scores, Side, Unread
 from edgetl.runtime.session import open_session
 from edgetl.runtime.trust import best_candidate
-from edgetl.tasks.base import Task, join
+from edgetl.tasks.base import Task, check_known, join
 
 log = logging.getLogger("edgetl")
 
@@ -127,12 +127,7 @@ def _stated(task: Task, images: list[Path], table: str | None) -> dict[Path, str
     root = images[0].resolve()
     known = tuple(nfc(label) for label in task.labels)
     found = task.scan(root, table, need_train=False, known=known).photos
-    unknown = sorted({name for item in found for name in task.classes_of(item)} - set(known))
-    if unknown:
-        raise DataError(
-            f"The model does not know class {', '.join(unknown)} of {table}.",
-            fix=f"its classes are {', '.join(task.labels)}; correct the table.",
-        )
+    check_known(task, found, table, "correct the table.")
     return {(root / item.path).resolve(): item.label for item in found}
 
 
