@@ -108,8 +108,12 @@ def labelled_samples(data: str | os.PathLike[str], task: Task, table: str) -> tu
     tested = tuple(item for item in found.photos if item.split == "test")
     if tested:
         found = msgspec.structs.replace(found, photos=tested)
-    fix = "correct the table." if table else "rename or remove the folders."
-    check_known(task, found.photos, str(root), fix)
+    check_known(
+        task,
+        found.photos,
+        str(root),
+        "correct the table." if table else "rename or remove the folders.",
+    )
     return root, found
 
 

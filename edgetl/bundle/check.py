@@ -85,8 +85,9 @@ def check_manifest(manifest: Manifest, sizes: dict[str, int]) -> None:
         require(_HEX.fullmatch(a.sha256), f"states no valid SHA-256 of artifact {a.path!r}")
     labels = manifest.task.labels
     require(len(set(labels)) == len(labels), "names a class twice")
-    stated = manifest.task.outputs()
-    require(manifest.outputs == stated, "has outputs that are not those of its task")
+    require(
+        manifest.outputs == manifest.task.outputs(), "has outputs that are not those of its task"
+    )
     names = {c.name for c in manifest.candidates}
     require(len(names) == len(manifest.candidates), "describes a candidate twice")
     for c in manifest.candidates:
