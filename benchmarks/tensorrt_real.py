@@ -104,12 +104,13 @@ def networks(
     from edgetl.exporter.tensorrt.qdq import trt_qdq
     from edgetl.inputs.image import ImageInput
     from edgetl.spec import Normalize
-    from edgetl.train.backbones import build_network
-    from edgetl.train.weights import load_weights
+    from edgetl.train.backbones import build_network, find_backbone
+    from edgetl.train.weights import find_weights, load_weights
 
     model = build_network(backbone, CLASSES, "logits", seed=0)
     trained = backbone in weights.name and weights.is_file()
-    origin = load_weights(model, backbone, str(weights) if trained else "none")
+    info = find_backbone(backbone)
+    origin = load_weights(model, info, find_weights(info, str(weights) if trained else "none"))
     if not trained:
         fit_batch_norm(model, calibration)
     canonical = trace(model.eval(), ImageInput(), Normalize())

@@ -29,11 +29,12 @@ from edgetl.options import FinetuneConfig
 from edgetl.spec import Normalize
 from edgetl.tasks.classification import Classification
 from edgetl.train.augment import Batches
+from edgetl.train.backbones import find_backbone
 from edgetl.train.dataset import Dataset, load_dataset
 from edgetl.train.loop import Hyperparameters, Trainer
 from edgetl.train.strategies import Context, held_out, settings_for, training_pixels
 from edgetl.train.tasks.base import twin_of
-from edgetl.train.weights import load_weights
+from edgetl.train.weights import find_weights, load_weights
 
 STEPS = 12
 BATCH = 32
@@ -66,7 +67,8 @@ def our_steps(context: Context, weights: Path, settings: Hyperparameters) -> Ite
     """One step of edgetl's loop a turn."""
     dataset = context.dataset
     model = context.twin.network("mobilenet_v2", seed=0)
-    load_weights(model, "mobilenet_v2", str(weights))
+    info = find_backbone("mobilenet_v2")
+    load_weights(model, info, find_weights(info, str(weights)))
     rows = dataset.rows("train")
     batches = Batches(
         training_pixels(context, rows),

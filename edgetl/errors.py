@@ -50,7 +50,9 @@ class UsageError(EdgetlError):
 class UnknownNameError(EdgetlError):
     """A looked-up name is not known; the nearest known names are suggested."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, listing: str) -> None:
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], *, listing: str, note: str = ""
+    ) -> None:
         names, word = sorted(known), name.lower()
         found = [n for n in names if n.startswith(word)]
         found += difflib.get_close_matches(word, names, n=3, cutoff=0.5)
@@ -58,7 +60,7 @@ class UnknownNameError(EdgetlError):
         near = list(dict.fromkeys(found))[:3]
         hint = f"did you mean {', '.join(near)}?" if near else "no name is close."
         super().__init__(
-            f"Unknown {kind} '{name}': {hint}", fix=f"choose one that `{listing}` lists."
+            f"Unknown {kind} '{name}': {hint}", fix=f"choose one that `{listing}` lists.{note}"
         )
         self.name, self.nearest = name, near
 

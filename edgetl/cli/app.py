@@ -13,7 +13,19 @@ import typer
 from typer.core import TyperGroup
 
 import edgetl
-from edgetl.cli import bench, bundles, compare, devices, export, finetune, predict
+from edgetl.cli import (
+    backbones,
+    bench,
+    bundles,
+    compare,
+    demo,
+    devices,
+    export,
+    finetune,
+    predict,
+    samples,
+    weights,
+)  # fmt: skip
 from edgetl.cli.common import State, log_to_stderr, report
 from edgetl.cli.interrupts import INTERRUPTED
 from edgetl.cli.options import Refusal
@@ -97,5 +109,8 @@ app.command("compare")(compare.compare)
 app.command("inspect")(bundles.inspect)
 app.command("unpack")(bundles.unpack)
 app.command("devices")(devices.devices)
-app.command("backbones")(devices.backbones)
+app.command("backbones")(backbones.backbones)
+app.add_typer(weights.app, name="weights")
+app.command("samples")(samples.samples)
+app.command("demo")(demo.demo)
 app.command("doctor")(devices.doctor)

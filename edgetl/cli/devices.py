@@ -1,4 +1,4 @@
-"""`edgetl devices`, `edgetl backbones` and `edgetl doctor`."""
+"""`edgetl devices` and `edgetl doctor`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import msgspec
 import typer
 
 from edgetl.cli.common import Answer, Debug, Json, table, verb
-from edgetl.errors import missing_extra
 from edgetl.machine import this_machine
 from edgetl.recipes import all_devices, find_device
 from edgetl.runtime.doctor import examine
@@ -41,28 +40,6 @@ def devices(
     ]
     listed = table("", ["target", "device", "runtime", "recipes or members"], rows)
     return found, [listed, f"cpu is this machine: {this_machine().fingerprint}"]
-
-
-@verb
-def backbones(json: Json = False, debug: Debug = False) -> Answer:
-    """List the backbones that `finetune` knows, with their ImageNet figures by torchvision."""
-    try:
-        from edgetl.train.backbones import all_backbones
-    except ModuleNotFoundError as error:
-        raise missing_extra("train", "edgetl backbones") from error
-    found = sorted(all_backbones().values(), key=lambda b: b.parameters)
-    rows = [
-        [
-            b.name,
-            f"{b.parameters / 1e6:.2f}",
-            f"{b.gflops:.3f}",
-            f"{b.imagenet_top1:.4f}",
-            b.weights,
-        ]
-        for b in found
-    ]
-    columns = ["backbone", "M parameters#", "GFLOP at 224 px#", "ImageNet top-1#", "weights"]
-    return found, [table("", columns, rows)]
 
 
 @verb

@@ -12,6 +12,7 @@ import edgetl
 from edgetl.cli.common import Debug, Json, emit, message, number, show, table, verb
 from edgetl.cli.rows import evaluation_row
 from edgetl.data.found import skipped_line
+from edgetl.data.samples import real_path
 from edgetl.data.walk import images_in
 from edgetl.errors import ImageError, UsageError
 from edgetl.files import atomic_file, check_room
@@ -34,7 +35,9 @@ def predict(
 ) -> None:
     """Classify images; one that cannot be read has an error in its row, and the exit code is 1."""
     paths = [
-        p for image in images for p in (images_in(image, message) if image.is_dir() else [image])
+        p
+        for image in map(real_path, images)
+        for p in (images_in(image, message) if image.is_dir() else [image])
     ]
     if draw:
         check_room(draw, fix="let --draw name a folder where you may write.")

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from edgetl.data.samples import is_sample, sample_folder
 from edgetl.errors import DataError
 from edgetl.files import encode_json, user_path
 from edgetl.spec import Photo, Record, SkippedFile, Split
@@ -35,7 +36,9 @@ class Scan(Record, frozen=True, kw_only=True):
 
 
 def data_folder(data: str | os.PathLike[str]) -> Path:
-    """The data folder as an absolute path; DataError when there is none."""
+    """The data folder as an absolute path, that of a sample too; DataError when there is none."""
+    if is_sample(data):
+        return sample_folder(os.fspath(data)).resolve()
     root = user_path(data)
     if not root.exists():
         raise DataError(f"No data folder at {root}.", fix="give the path of a folder of photos.")

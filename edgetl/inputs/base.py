@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgetl.registry import Registry
+from edgetl.spec import Interpolation
 
 Pixels = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.floating[Any]]
@@ -59,6 +60,10 @@ class Input:
     def size(self) -> tuple[int, int]:
         """(width, height), as Pillow wants it."""
         return self.shape[1], self.shape[0]
+
+    def seen(self, crop: float, interpolation: Interpolation) -> Input:  # noqa: ARG002
+        """As the weights of a backbone saw photos; inputs that crop and resize none stay."""
+        return self
 
     def enlarged(self) -> Input:
         """What random crops are taken from in training: more of each photo, where it shows less."""

@@ -81,8 +81,12 @@ class ImageInput(Record, Input, frozen=True, kw_only=True, tag="image"):
         """(height, width, 3)."""
         return self.height, self.width, 3
 
+    def seen(self, crop: float, interpolation: Interpolation) -> ImageInput:
+        """Of that crop and filter."""
+        return msgspec.structs.replace(self, crop=crop, interpolation=interpolation)
+
     def enlarged(self) -> ImageInput:
-        """Of the same scale, with nothing cropped yet."""
+        """A little larger, with nothing cropped yet."""
         high, wide = (round(side / CROP / 8) * 8 for side in (self.height, self.width))
         return msgspec.structs.replace(self, height=high, width=wide, crop=1.0)
 

@@ -13,7 +13,7 @@ from edgetl.tasks.base import DEFAULT_TASK, TASKS
 class FinetuneOptions(Options, frozen=True, kw_only=True):
     """Options of `edgetl finetune`."""
 
-    backbone: Annotated[str, Option("See `edgetl backbones`.")] = "mobilenet_v2"
+    backbone: Annotated[str, Option("See `edgetl backbones`.")] = "efficientnet_lite0"
     weights: Annotated[
         str | None, Option("imagenet, none, or a file.", default="imagenet", metavar="<path>")
     ] = None
@@ -23,16 +23,17 @@ class FinetuneOptions(Options, frozen=True, kw_only=True):
         Option("Passes over the photos.", default="by the number of photos", low=1),
     ] = None
     size: Annotated[
-        Size,
+        Size | None,
         Option(
             "Pixels a side, or HEIGHTxWIDTH.",
+            default="the backbone's",
             metavar="<size>",
             parse=sides,
             low=32,
             high=1024,
-            step=8,
+            step=4,
         ),
-    ] = 224
+    ] = None
     fit: Annotated[Fit, Option("How a photo fits that size.")] = "crop"
     flip: Annotated[bool, Option("Never mirror training photos.", flags=("--no-flip",))] = True
     seed: Annotated[int, Option("Of every random draw.", low=0, high=2**32 - 1)] = 0
@@ -72,5 +73,6 @@ class FinetuneConfig(FinetuneOptions, frozen=True, kw_only=True, forbid_unknown_
     """
 
     data: str  # absolute; "" in a bundle
+    size: Size  # pixels
     weights: str  # "imagenet", "none" or an absolute path
     device: Literal["cpu", "cuda"]  # that trained

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edgetl.data.found import data_folder
+from edgetl.data.samples import is_sample
 from edgetl.data.walk import walk
 from edgetl.errors import DataError, RunError
 from edgetl.files import read_jsonl, sha256_bytes, sha256_file
@@ -27,6 +28,8 @@ class RunPhotos:
         """`moved_to` is where the photos are now; DataError counts the missing ones."""
         self.record = record
         self.photos = _listed(run / PHOTOS, record.data.sha256)
+        if not moved_to and is_sample(record.config.data):
+            moved_to = record.config.data
         self.root = data_folder(moved_to) if moved_to else Path(record.data.root)
         self.paths = {photo.path: self.root / photo.path for photo in self.photos}
         needed = [photo for photo in self.photos if photo.split != "test"]

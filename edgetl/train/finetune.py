@@ -20,6 +20,7 @@ from PIL import Image
 
 import edgetl
 from edgetl.data.found import photo_lines, skipped_line
+from edgetl.data.samples import is_sample
 from edgetl.errors import DataError, UsageError, WeightsError
 from edgetl.files import user_path, write_bytes, write_jsonl
 from edgetl.options import FinetuneConfig, FinetuneOptions, takes
@@ -42,7 +43,7 @@ from edgetl.train.strategies import (
     named_photos,
 )
 from edgetl.train.tasks.base import twin_of
-from edgetl.train.weights import load_weights, save_network
+from edgetl.train.weights import find_weights, load_weights, save_network
 
 log = logging.getLogger("edgetl")
 MISTAKES, THUMBNAIL = 24, 160  # shown in the report, and their longest side in pixels
@@ -65,24 +66,36 @@ def finetune(
     RunError or StorageError.
     """
     start = time.perf_counter()
-    config = resolve(os.fspath(data), FinetuneOptions.of(options, changes))
+    chosen = FinetuneOptions.of(options, changes)
+    info = find_backbone(chosen.backbone)
+    config = resolve(os.fspath(data), chosen, info)
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other.", fix="give one of them.")
-    info = find_backbone(config.backbone)
     home = user_path(out)
     with runs.locked(home):
         going_on = runs.claim(home, config, resume=resume, overwrite=overwrite)
         return _train(home, config, info, going_on=going_on, start=start, progress=progress)
 
 
-def resolve(data: str, options: FinetuneOptions) -> FinetuneConfig:
-    """What a run on the photos in `data` is to be; UsageError where torch sees no such device."""
+def resolve(data: str, options: FinetuneOptions, info: BackboneInfo) -> FinetuneConfig:
+    """What a run on the photos in `data` is to be.
+
+    UsageError where torch sees no such device, or the backbone takes no images of that size.
+    """
+    size = options.size or info.size
+    if info.only_size and size != info.size:
+        raise UsageError(
+            f"{info.name} takes images of {info.size}x{info.size} pixels and no others.",
+            fix=f"give --size {info.size}, or another --backbone.",
+        )
     weights = options.weights or ("none" if options.strategy == "scratch" else "imagenet")
     cuda = torch.cuda.is_available()
     if options.device == "cuda" and not cuda:
         raise UsageError("--device cuda: torch sees no CUDA device here.", fix="use --device cpu.")
     chosen: dict[str, Any] = {
-        "data": _absolute(data),
+        "data": data if is_sample(data) else _absolute(data),
+        "backbone": info.name,
+        "size": size,
         "weights": weights if weights in ("imagenet", "none") else _absolute(weights),
         "strategy": "scratch" if weights == "none" else options.strategy,
         "device": "cuda" if options.device != "cpu" and cuda else "cpu",
@@ -106,7 +119,10 @@ def _train(
 ) -> RunRecord:
     keep_to_cores()
     timings, kind = dict[str, float](), TASKS.find(config.task)
-    spec = kind.reads(config.size, config.fit, config.depth)
+    spec = kind.reads(config.size, config.fit, config.depth).seen(info.crop, info.interpolation)
+    bar = partial(progress_bar, show=progress)
+    # first: a download that fails should not wait for the photos
+    place = find_weights(info, config.weights, bar=partial(bar, unit="bytes"))
     clock = time.perf_counter()
     dataset = load_dataset(
         config.data,
@@ -116,14 +132,14 @@ def _train(
         labels_csv=config.labels or "",
         seed=config.seed,
         ignore=home,
-        bar=partial(progress_bar, show=progress),
+        bar=bar,
     )
     timings["photos"] = time.perf_counter() - clock
     for text in (*dataset.summary.warnings, *map(skipped_line, dataset.summary.skipped_files)):
         log.warning("%s", text)
     twin = twin_of(dataset.task)
     model = twin.network(config.backbone, seed=config.seed)
-    origin = load_weights(model, config.backbone, config.weights)
+    origin = load_weights(model, info, place)
     for text in origin.notes:
         log.warning(text)
     record = RunRecord(

@@ -24,8 +24,8 @@ from edgetl.tasks.base import Outputs, Task
 from edgetl.train.augment import Batches, jitter
 from edgetl.train.backbones import Network
 from edgetl.train.infer import NotFiniteError, bf16_pays, forward_rows
-from edgetl.train.state_dicts import read_safetensors
 from edgetl.train.tasks.base import TrainTask
+from edgetl.train.weights.state_dicts import read_safetensors
 
 
 class Hyperparameters(Strict, frozen=True, kw_only=True):

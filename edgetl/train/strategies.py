@@ -28,7 +28,7 @@ from edgetl.runs.record import EpochRow, Stage
 from edgetl.spec import Normalize
 from edgetl.train import guidance
 from edgetl.train.augment import Batches
-from edgetl.train.backbones import Network
+from edgetl.train.backbones import Network, find_backbone
 from edgetl.train.dataset import Dataset
 from edgetl.train.infer import FEATURES, NotFiniteError, bf16_pays, forward_rows
 from edgetl.train.loop import Hyperparameters, Trainer, Validation, train
@@ -191,6 +191,7 @@ def settings_for(
     photos: int,
 ) -> Hyperparameters:
     """The recipe of a stage, whose network is deployed at `size` (width, height)."""
+    smaller = stage == "finetune" and not find_backbone(config.backbone).only_size
     pretrained = stage == "finetune"
     wanted = FINETUNE_PHOTOS if pretrained else SCRATCH_PHOTOS
     most = 30 if pretrained else 100
@@ -200,7 +201,7 @@ def settings_for(
         stage=stage,
         epochs=epochs,
         batch=BATCH,
-        train_size=(small[0], small[1]) if pretrained else size,
+        train_size=(small[0], small[1]) if smaller else size,
         head_rate=5e-4 if pretrained else 2e-3,
         body_rate=4e-4 if pretrained else 2e-3,
         bottom_rate=0.1 if pretrained else 1.0,

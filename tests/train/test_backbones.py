@@ -7,8 +7,8 @@ import torch
 import torchvision
 
 from edgetl.errors import UnknownNameError, WeightsError
-from edgetl.train import backbones
 from edgetl.train.backbones import all_backbones, find_backbone
+from edgetl.train.backbones.torchvision import cut_head
 from edgetl.train.weights import assign
 from tests.helpers import build_classifier
 
@@ -91,7 +91,7 @@ def test_an_unknown_name_brings_the_nearest(wrong: str, near: str) -> None:
 
 def test_a_network_without_a_known_head_is_refused() -> None:
     with pytest.raises(WeightsError, match="Backbone odd has no head"):
-        backbones._cut_head(torch.nn.Sequential(torch.nn.Linear(4, 7)), "odd")
+        cut_head(torch.nn.Sequential(torch.nn.Linear(4, 7)), "odd")
 
 
 def test_auxiliary_heads_are_left_out_and_their_input_change_is_kept() -> None:

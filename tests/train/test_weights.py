@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import http.server
 import os
 import pickle
 import shlex
+import socket
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import safetensors.torch
@@ -22,13 +26,21 @@ import torch
 import torchvision
 
 from edgetl.errors import WeightsError
-from edgetl.train.backbones import Network, all_backbones
-from edgetl.train.state_dicts import read_tensors
-from edgetl.train.weights import load_weights, restore_network, save_network
+from edgetl.spec import WeightsOrigin
+from edgetl.train import weights as starting
+from edgetl.train.backbones import BackboneInfo, Network, all_backbones, find_backbone
+from edgetl.train.weights import find_weights, restore_network, save_network
+from edgetl.train.weights.fetch import fetch
+from edgetl.train.weights.state_dicts import read_tensors
 from tests.helpers import build_classifier
 
 NET = "squeezenet1_1"
 MakeWeights = Callable[..., Path]
+
+
+def load_weights(model: Network, backbone: str | BackboneInfo, weights: str) -> WeightsOrigin:
+    info = find_backbone(backbone) if isinstance(backbone, str) else backbone
+    return starting.load_weights(model, info, find_weights(info, weights))
 
 
 @pytest.fixture
@@ -425,6 +437,8 @@ class Server:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.how = ""
+        self.done = threading.Event()
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -435,7 +449,12 @@ class Server:
                 self.send_response(404 if data is None else 200)
                 self.send_header("Content-Length", str(len(data or b"")))
                 self.end_headers()
-                self.wfile.write(data or b"")
+                part = data or b""
+                if outer.how in ("cut", "silent"):
+                    part = part[:1000]
+                self.wfile.write(part)
+                if outer.how == "silent":
+                    outer.done.wait(10)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -446,6 +465,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.http.server_port}"
 
     def close(self) -> None:
+        self.done.set()
         self.http.shutdown()
         self.thread.join()
         self.http.server_close()
@@ -461,77 +481,91 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     running.close()
 
 
-def publish(server: Server, monkeypatch: pytest.MonkeyPatch, data: bytes, stated: str = "") -> str:
-    """Let torchvision's enum point to `data` on the server; returns the file's name."""
+def published(server: Server, data: bytes, stated: str = "") -> BackboneInfo:
+    """The backbone as if its weights were `data`, on the server, with a hash in their name."""
     name = f"{NET}-{stated or hashlib.sha256(data).hexdigest()[:8]}.pth"
     server.files[name] = data
-    value = torchvision.models.get_model_weights(NET).DEFAULT.value
-    monkeypatch.setattr(value, "url", f"{server.url}/{name}")
-    return name
+    return msgspec.structs.replace(find_backbone(NET), url=f"{server.url}/{name}")
 
 
 def test_imagenet_is_fetched_once_and_checked(
-    model: Network,
-    weights_file: MakeWeights,
-    server: Server,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    model: Network, weights_file: MakeWeights, server: Server, tmp_path: Path
 ) -> None:
     path = weights_file(NET, ".pth")
-    name = publish(server, monkeypatch, path.read_bytes())
+    info, said = published(server, path.read_bytes()), []
     for _ in range(2):
-        origin = load_weights(model, NET, "imagenet")
+        origin = load_weights(model, info, "imagenet")
         assert body_equals(model, path)
-        assert origin.source == "torchvision SqueezeNet1_1_Weights.IMAGENET1K_V1"
         assert origin.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        said.append(origin.source)
+    what = "torchvision SqueezeNet1_1_Weights.IMAGENET1K_V1"
+    assert said == [f"{what}, fetched", f"{what}, found in torch's cache"]
+    name = Path(info.url).name
     assert server.asked == [name]
     cached = tmp_path / "torch" / "hub" / "checkpoints" / name
     cached.write_bytes(b"damaged")
     with pytest.raises(WeightsError, match="is damaged: its SHA-256 does not begin with"):
-        load_weights(model, NET, "imagenet")
+        load_weights(model, info, "imagenet")
 
 
-def test_a_wrong_hash_is_refused_and_not_kept(
-    model: Network,
-    weights_file: MakeWeights,
-    server: Server,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    publish(server, monkeypatch, weights_file(NET, ".pth").read_bytes(), stated="deadbeef")
-    with pytest.raises(WeightsError, match="invalid hash value"):
-        load_weights(model, NET, "imagenet")
-    assert not list((tmp_path / "torch" / "hub" / "checkpoints").iterdir())
-
-
-def test_a_malicious_download_runs_nothing(
-    model: Network, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_malicious_download_runs_nothing(model: Network, server: Server, tmp_path: Path) -> None:
     source, victim = tmp_path / "w.pth", tmp_path / "victim"
     torch.save({"w": Malicious(victim)}, source)
-    publish(server, monkeypatch, source.read_bytes())
-    with pytest.raises(WeightsError, match="Cannot fetch the ImageNet weights"):
-        load_weights(model, NET, "imagenet")
+    with pytest.raises(WeightsError, match="holds pickled objects"):
+        load_weights(model, published(server, source.read_bytes()), "imagenet")
     assert not victim.exists()
 
 
-@pytest.mark.parametrize("how", ["absent", "down"])
-def test_without_the_file_it_says_what_to_fetch_and_where_to_put_it(
-    model: Network,
-    server: Server,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    how: str,
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("absent", "answers 404"),
+        ("down", "cannot be reached: Connection refused"),
+        ("another", "has the SHA-256 .*, which does not begin with deadbeef"),
+        ("page", "answers with a web page"),
+        ("cut", r"broke off after \d+ of \d+ bytes"),
+        ("silent", "nothing came for 0.2 s"),
+    ],
+)
+def test_what_is_not_the_file_is_refused_and_not_kept(
+    weights_file: MakeWeights, server: Server, tmp_path: Path, how: str, why: str
 ) -> None:
-    name = publish(server, monkeypatch, b"")
-    server.files.clear()
-    if how == "down":
-        value = torchvision.models.get_model_weights(NET).DEFAULT.value
-        monkeypatch.setattr(value, "url", f"http://127.0.0.1:1/{name}")
-    with pytest.raises(WeightsError, match=f"Cannot fetch the ImageNet weights of {NET}") as got:
-        load_weights(model, NET, "imagenet")
-    for part in (name, str(tmp_path / "torch" / "hub" / "checkpoints"), "EDGETL_WEIGHTS"):
+    """It says what to fetch, where to put it, and which backbones need no network."""
+    data = weights_file(NET, ".pth").read_bytes()
+    page = b"<!DOCTYPE html><title>Log in</title>"
+    info = published(
+        server, page if how == "page" else data, "deadbeef" if how == "another" else ""
+    )
+    server.how = how
+    if how == "absent":
+        server.files.clear()
+    elif how == "down":
+        info = msgspec.structs.replace(info, url=f"http://127.0.0.1:1/{Path(info.url).name}")
+    start = time.monotonic()
+    with pytest.raises(
+        WeightsError, match=f"Cannot fetch the ImageNet weights of {NET}.*{why}"
+    ) as got:
+        find_weights(info, "imagenet", stall_s=0.2)
+    assert time.monotonic() - start < 5
+    home = tmp_path / "torch" / "hub" / "checkpoints"
+    for part in (Path(info.url).name, str(home), "EDGETL_WEIGHTS", "here are efficientnet_lite0"):
         assert part in got.value.fix
+    assert not home.exists() or not list(home.iterdir())
+
+
+def test_a_host_that_takes_no_connection_is_given_up_soon(tmp_path: Path) -> None:
+    """A socket whose queue is full answers nothing, as a network does that drops packets."""
+    with socket.socket() as deaf, contextlib.ExitStack() as waiting:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(deaf.getsockname())
+        start = time.monotonic()
+        with pytest.raises(WeightsError, match=r"cannot be reached: (no connection|timed out)"):
+            fetch(f"http://127.0.0.1:{deaf.getsockname()[1]}/w.pth", tmp_path / "w.pth")
+        assert time.monotonic() - start < 4
 
 
 # --- a run's own weights ----------------------------------------------------------------------

@@ -16,6 +16,7 @@ from edgetl.inputs.base import Pixels
 from edgetl.runs.folder import finished_run
 from edgetl.runs.samples import RunPhotos, fingerprint
 from edgetl.tasks.base import Outputs
+from edgetl.train.backbones import fused
 from edgetl.train.infer import load_network, reference_outputs
 
 HELD_OUT = 64  # at most a quarter of the training photos, but at least one
@@ -55,7 +56,8 @@ class RunSource:
 
     def canonical(self) -> bytes:
         names = tuple(output.name for output in self.task.outputs())
-        return trace(self.model, self.input, self.normalize, names)
+        network = fused(self.model, self.record.config.backbone)
+        return trace(network, self.input, self.normalize, names)
 
     def provenance(self, versions: dict[str, str], max_drop: float) -> Provenance:
         record = self.record

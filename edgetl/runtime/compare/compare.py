@@ -13,6 +13,7 @@ import numpy as np
 
 from edgetl.bundle import Bundle, Candidate, open_bundle
 from edgetl.data.names import nfc, shown
+from edgetl.data.samples import real_path
 from edgetl.data.walk import images_in
 from edgetl.engines import Outputs, Session, find_engine
 from edgetl.errors import DataError, EngineError, ImageError, UsageError
@@ -91,9 +92,8 @@ def compare(
 
 
 def _listed(paths: PathLike | Sequence[PathLike]) -> list[Path]:
-    if isinstance(paths, (str, os.PathLike)):
-        return [Path(paths)]
-    return [Path(path) for path in paths]
+    several = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    return [real_path(Path(path)) for path in several]
 
 
 def find_images(

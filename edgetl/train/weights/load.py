@@ -1,25 +1,21 @@
-"""Starting weights: torchvision's, a file's, or none; and how a network is stored."""
+"""Starting weights: ImageNet's, a file's, or none; and how a network is stored."""
 
 from __future__ import annotations
 
 import json
-import os
-import pickle
 import re
-import urllib.error
 from collections import Counter
 from pathlib import Path
 
 import safetensors.torch
-import torch
-import torchvision
 
 from edgetl.data.names import shown
 from edgetl.errors import WeightsError
-from edgetl.files import sha256_file, user_path, write_bytes
+from edgetl.files import sha256_file, write_bytes
 from edgetl.spec import WeightsOrigin
-from edgetl.train.backbones import BackboneInfo, Network, find_backbone
-from edgetl.train.state_dicts import (
+from edgetl.train.backbones import BackboneInfo, Network, lite
+from edgetl.train.weights.places import Place
+from edgetl.train.weights.state_dicts import (
     Tensors,
     is_safetensors,
     read_safetensors,
@@ -27,40 +23,28 @@ from edgetl.train.state_dicts import (
     without_prefix,
 )
 
-IMAGENET_LICENCE = (
-    "Weights published by torchvision (BSD-3-Clause) and trained on ImageNet-1k, whose terms of "
-    "use may bind what is derived from it; check them for your use."
-)
 IMAGENET_CLASSES = 1000
 AUXILIARY = re.compile(r"aux\d*\.")  # heads that only the original training had
 
 
-def load_weights(model: Network, backbone: str, weights: str) -> WeightsOrigin:
-    """Fill the body of `model` from `imagenet`, a file, or leave it (`none`); say the origin.
+def load_weights(model: Network, info: BackboneInfo, place: Place | None) -> WeightsOrigin:
+    """Fill the body of `model` from what `find_weights` found, or leave it; say the origin.
 
     Every name and shape of the body must match; prefixes of wrappers go, and the file's own head is
-    not used: the origin's notes say so. Raises WeightsError that lists the mismatches, or says
-    which file to fetch and where to put it.
+    not used: the origin's notes say so. Raises WeightsError that lists the mismatches.
     """
-    if weights == "none":
+    if place is None:
         return WeightsOrigin(source="random initialisation", licence="none needed")
-    info, notes = find_backbone(backbone), list[str]()
-    if weights == "imagenet":
-        path = _local_copy(info)
-        licence = IMAGENET_LICENCE
-        if path is None:
-            tensors, path = _from_torchvision(info)
-            source = f"torchvision {info.weights}"
-        else:
-            tensors, notes = read_tensors(path)
-            source = f"{path.name}, found in the folder that EDGETL_WEIGHTS names"
-    else:
-        path = user_path(weights)
-        (tensors, notes), source = read_tensors(path), path.name
-        licence = file_licence(path)
+    path = place.path
+    tensors, notes = read_tensors(path)
+    if info.source == lite.SOURCE:
+        tensors = lite.renamed(model.body, tensors)
     notes += assign(model, tensors, source=str(path))
     return WeightsOrigin(
-        source=source, sha256=sha256_file(path), licence=licence, notes=tuple(notes)
+        source=place.found,
+        sha256=sha256_file(path),
+        licence=file_licence(path) if place.given else info.licence,
+        notes=tuple(notes),
     )
 
 
@@ -79,8 +63,8 @@ def assign(model: Network, tensors: Tensors, *, source: str) -> list[str]:
     wanted = model.body.state_dict()
     name = Path(source).name
     tensors, notes = without_prefix(tensors, wanted, name=name)
-    top = model.head_name.partition(".")[0]
-    head = [k for k in tensors if k not in wanted and k.partition(".")[0] == top]
+    tops = {part.partition(".")[0] for part in (model.head_name, *model.other_heads)}
+    head = [k for k in tensors if k not in wanted and k.partition(".")[0] in tops]
     given = {
         key: value
         for key, value in tensors.items()
@@ -142,64 +126,6 @@ def _type_notes(given: Tensors, name: str) -> list[str]:
         for kind, count in kinds.items()
         if kind.startswith(("float", "bfloat")) and kind != "float32"
     ]
-
-
-def _local_copy(info: BackboneInfo) -> Path | None:
-    folder = os.environ.get("EDGETL_WEIGHTS", "")
-    if not folder:
-        return None
-    home = user_path(folder)
-    if not home.is_dir():
-        raise WeightsError(
-            f"EDGETL_WEIGHTS names {home}, which is no folder.", fix="correct or unset it."
-        )
-    exact = home / Path(info.url).name
-    starts = (f"{info.name}.", f"{info.name}-")
-    named = (
-        [exact]
-        if exact.is_file()
-        else sorted(
-            path
-            for path in home.iterdir()
-            if path.suffix in (".safetensors", ".pth") and path.name.startswith(starts)
-        )
-    )
-    if len(named) > 1:
-        raise WeightsError(
-            f"{home} holds several weights for {info.name}: {', '.join(p.name for p in named)}.",
-            fix="keep one, or name it by --weights FILE.",
-        )
-    if not named:
-        return None
-    check_name_hash(named[0])
-    return named[0]
-
-
-def check_name_hash(path: Path) -> None:
-    """torchvision's file names end in the first 8 hex digits of their SHA-256; others may not."""
-    stated = path.stem.rpartition("-")[2]
-    if re.fullmatch("[0-9a-f]{8,64}", stated) and not sha256_file(path).startswith(stated):
-        raise WeightsError(
-            f"{path} is damaged: its SHA-256 does not begin with {stated}.", fix="fetch it again."
-        )
-
-
-def _from_torchvision(info: BackboneInfo) -> tuple[Tensors, Path]:
-    weights = torchvision.models.get_model_weights(info.name).DEFAULT
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    if cached.is_file():
-        check_name_hash(cached)  # torch.hub checks what it downloads, not what it finds
-    try:
-        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True), cached
-    except (urllib.error.URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = getattr(error, "reason", None) or error
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()  # it holds the connection
-        raise WeightsError(
-            f"Cannot fetch the ImageNet weights of {info.name}: {reason}.",
-            fix=f"fetch {weights.url} where there is a network and put it into {cached.parent} or "
-            "into a folder that EDGETL_WEIGHTS names; or give --weights FILE or --weights none.",
-        ) from error
 
 
 def save_network(model: Network, path: Path, metadata: dict[str, str]) -> None:
