@@ -27,13 +27,12 @@ class Head(NamedTuple):
 def fit_probe(
     features: Floats, truth: npt.NDArray[np.int64], groups: list[str], *, classes: int, seed: int
 ) -> Head:
-    """Fit on standardised features `(N, D)`; C by cross-validated log-loss, groups kept together.
+    """Fit on scaled features `(N, D)`; C by cross-validated log-loss, groups kept together.
 
-    Standardisation is folded into the head. L-BFGS logistic regression as in Kornblith et al.
+    Scaling is folded into the head. L-BFGS logistic regression as in Kornblith et al.
     (CVPR 2019); the loss, not the accuracy, chooses C, because accuracies of small folds tie.
     """
-    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
-    scaled = ((features - mean) / deviation).astype(np.float32)
+    scaled, mean, deviation = _scaled(features)
     present, local = np.unique(truth, return_inverse=True)
     strength = _choose_strength(scaled, local, groups, seed)
     weight, bias = _fit(scaled, local, strength, None, 1e-3)
@@ -44,6 +43,17 @@ def fit_probe(
     return Head(full_weight, full_bias, strength)
 
 
+def _scaled(features: Floats) -> tuple[Floats, Floats, float]:
+    """Features less their mean, all divided by one deviation; these two beside them.
+
+    Not each by its own: features that hardly ever move would get weights that are as large as
+    their deviation is small, which learn noise, and which integers make nonsense of.
+    """
+    mean = features.mean(axis=0)
+    deviation = float(np.sqrt(features.var(axis=0).mean())) + 1e-6
+    return ((features - mean) / deviation).astype(np.float32), mean, deviation
+
+
 def fit_binary_probe(
     features: Floats, truth: npt.NDArray[np.bool_], groups: list[str], *, seed: int
 ) -> Head:
@@ -52,8 +62,7 @@ def fit_binary_probe(
     All have one C, by the cross-validated log-loss over all columns. A column that is always or
     never true gets no weights, and the bias of its smoothed share.
     """
-    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
-    scaled = ((features - mean) / deviation).astype(np.float32)
+    scaled, mean, deviation = _scaled(features)
     keys = _keys(groups)
     folds = int(min(FOLDS, len(set(keys))))
     strength = STRENGTHS[len(STRENGTHS) // 2]
