@@ -41,8 +41,10 @@ def demo(
     record = read_run(run)
     show(record.config.backbone)
     show(f"test accuracy {record.test.metrics['accuracy']:.4f}" if record.test else "no test")
-    _edgetl("export", run, "--target", "cpu", "--out", bundle, "--search", "never")
-    _edgetl("bench", bundle, "--duration", "1")
+    # one engine and no search, to be quick
+    words = ("--engine", "onnxruntime", "--search", "never")
+    _edgetl("export", run, "--target", "cpu", "--out", bundle, *words)
+    _edgetl("bench", bundle, "--duration", "2")
     _show_answers(run, bundle, photos)
     show(f"report: {run / 'report.html'}")
     show(f"bundle: {bundle}")
@@ -61,7 +63,8 @@ def demo(
 
 def _edgetl(*words: str | Path) -> None:
     """Show a command and run it; its failure ends the demo."""
-    show(f"\n$ {shell('edgetl', *words)}")
+    show("")
+    show(f"$ {shell('edgetl', *words)}")
     done = subprocess.run([sys.executable, "-m", "edgetl", *map(str, words)], check=False)
     if done.returncode:
         raise typer.Exit(done.returncode)
