@@ -14,7 +14,8 @@ install: .venv/.installed
 	@touch $@
 
 demo: install
-	$(BIN)/python -m benchmarks.demo
+	rm -rf demo-run
+	$(BIN)/edgetl demo
 
 # The tests run against the built wheel: .venv-test holds nothing but that wheel, and sees the
 # packages of .venv beside it. JOBS processes share the files; each computes on one thread.

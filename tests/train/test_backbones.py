@@ -33,7 +33,7 @@ NAMED = (
 
 
 def test_the_list_holds_what_is_compact_and_has_weights() -> None:
-    known = all_backbones()
+    known = all_backbones("torchvision")
     assert set(NAMED) <= set(known)
     assert all(info.parameters < 12_000_000 for info in known.values())
     assert not {"alexnet", "resnet50", "vit_b_16", "maskrcnn_resnet50_fpn"} & set(known)
@@ -49,7 +49,7 @@ def test_facts_are_those_of_the_default_weights(name: str) -> None:
     assert list(info.normalize.mean) == weights.transforms().mean
 
 
-@pytest.mark.parametrize("name", sorted(all_backbones()))
+@pytest.mark.parametrize("name", sorted(all_backbones("installed") | all_backbones("torchvision")))
 def test_every_backbone_ends_in_features_and_a_linear_head(name: str) -> None:
     model = build_classifier(name, 3, seed=0).eval()
     width = model.head.in_features

@@ -28,7 +28,8 @@ def resolved(**changes: Any) -> FinetuneConfig:
         "labels": "",
     }
     given |= changes
-    return resolve(given.pop("data"), FinetuneOptions.of(None, given))
+    data, options = given.pop("data"), FinetuneOptions.of(None, given)
+    return resolve(data, options, find_backbone(options.backbone))
 
 
 def test_defaults() -> None:

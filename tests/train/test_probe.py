@@ -18,7 +18,7 @@ def clusters(
     truth = np.repeat(np.arange(classes), each)
     centres = np.random.default_rng(99).normal(size=(classes, width))
     features = centres[truth] + rng.normal(scale=spread, size=(len(truth), width))
-    return (features * np.logspace(-2, 2, width) + 50).astype(np.float32), truth
+    return (features * np.logspace(-1, 1, width) + 50).astype(np.float32), truth
 
 
 def fitted(features: probe.Floats, truth: np.ndarray, **changes: object) -> Head:
@@ -40,6 +40,14 @@ def test_it_separates_new_features_of_any_scale(classes: int) -> None:
     assert head.weight.shape == (classes, 6)
     assert (logits.argmax(axis=1) == truth).mean() > 0.97
     assert cross_entropy(logits, truth) < 0.3
+
+
+def test_a_feature_that_hardly_moves_gets_no_large_weight() -> None:
+    """What tells classes apart by a thousandth of the others' range is lost in eight bits."""
+    features, truth = clusters(3, 30)
+    still = (truth[:, None] == 0) * 1e-4
+    head = fitted(np.hstack([features, still]).astype(np.float32), truth)
+    assert abs(head.weight[:, -1]).max() < 5 * abs(head.weight[:, :-1]).max()
 
 
 def test_it_gives_the_same_head_again() -> None:

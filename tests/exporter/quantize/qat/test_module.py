@@ -23,6 +23,7 @@ from edgetl.train.backbones import all_backbones
 from tests.exporter import small
 
 QUICK = ("mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5")
+ALL = all_backbones("installed") | all_backbones("torchvision")
 SIDE = 9  # odd, so that strides and ceil_mode leave a rest
 
 Step = tuple[str, list[str], dict[str, Any]]
@@ -36,7 +37,7 @@ def answers(graph: OnnxModule, images: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "name",
-    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in all_backbones()],
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ALL],
 )
 def test_backbones(name: str) -> None:
     """Logits of every backbone that edgetl trains."""
