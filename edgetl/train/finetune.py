@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sys
 import time
 from datetime import datetime, timezone
 from functools import partial
@@ -135,13 +136,12 @@ def _train(
         bar=bar,
     )
     timings["photos"] = time.perf_counter() - clock
-    for text in (*dataset.summary.warnings, *map(skipped_line, dataset.summary.skipped_files)):
-        log.warning("%s", text)
     twin = twin_of(dataset.task)
     model = twin.network(config.backbone, seed=config.seed)
     origin = load_weights(model, info, place)
-    for text in origin.notes:
-        log.warning(text)
+    skipped = map(skipped_line, dataset.summary.skipped_files)
+    for text in (*dataset.summary.warnings, *skipped, *origin.notes):
+        log.warning("%s", text)
     record = RunRecord(
         edgetl_run=RUN_VERSION,
         status="running",
@@ -161,10 +161,8 @@ def _train(
         record = msgspec.structs.replace(record, created_utc=before.created_utc)
     runs.write_run(home, record)  # first: it is what makes the folder a run
     write_bytes(home / runs.PHOTOS, photo_lines(dataset.photos))
-    validation = held_out(dataset)
-    context = Context(
-        home, config, spec, dataset, twin, info.normalize, progress, timings, [], validation
-    )
+    of_run = (home, config, spec, dataset, twin, info.normalize, progress, timings)
+    context = Context(*of_run, [], held_out(dataset))
     paths = [dataset.root / dataset.photos[i].path for i in dataset.rows("train")]
     context.warn(guidance.framing(paths, spec))
     with named_photos(context):
@@ -310,6 +308,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
+        **({"timm": sys.modules["timm"].__version__} if "timm" in sys.modules else {}),
         "numpy": np.__version__,
         "pillow": PIL.__version__,
     }

@@ -14,7 +14,7 @@ Floats = npt.NDArray[np.float32]
 STRENGTHS = tuple(float(c) for c in np.logspace(-4, 0, 7))
 FOLDS = 3
 ITERATIONS = 300
-FLOOR = 2.0  # chosen by the log-loss on validation photos of clothing, for two backbones
+LARGEST = 10.0
 
 
 class Head(NamedTuple):
@@ -45,15 +45,16 @@ def fit_probe(
 
 
 def _scaled(features: Floats) -> tuple[Floats, Floats, Floats]:
-    """Features less their mean and divided by a deviation; these two `(D,)` beside them.
+    """Features less their mean, divided by one deviation for all; these two `(D,)` beside them.
 
-    The deviation is each feature's own, but hardly below FLOOR times the usual one. Features that
-    hardly ever move would else get weights as large as their deviation is small, which learn noise,
-    and which integers make nonsense of.
+    Not each by its own: features that hardly ever move would get weights as large as their
+    deviation is small, which learn noise, and which integers make nonsense of; those that move most
+    tell most. Only what moves LARGEST times as much as is usual is scaled down to that.
     """
     mean, own = features.mean(axis=0), features.std(axis=0)
-    usual = np.median(own) or own.mean()
-    deviation = np.sqrt(own**2 + (FLOOR * usual) ** 2) + 1e-6
+    most = LARGEST * (np.median(own) or own.max())
+    usual = np.sqrt((np.minimum(own, most) ** 2).mean()) + 1e-6
+    deviation = np.maximum(usual, own / LARGEST)
     return ((features - mean) / deviation).astype(np.float32), mean, deviation
 
 

@@ -10,6 +10,7 @@ import torch
 
 from edgetl.errors import UsageError
 from edgetl.options import FinetuneConfig, FinetuneOptions
+from edgetl.train.backbones import find_backbone
 from edgetl.train.finetune import resolve
 
 
@@ -64,7 +65,7 @@ def test_no_weights_means_from_scratch_and_the_reverse() -> None:
         ({"strategy": "finetune", "weights": "none"}, "--strategy finetune needs pretrained"),
         ({"size": 24}, "--size 24 is not possible"),
         ({"size": 1032}, "--size 1032 is not possible"),
-        ({"size": 100}, "--size 100 is not possible"),
+        ({"size": 102}, "--size 102 is not possible"),
         ({"epochs": 0}, "--epochs 0 is not possible"),
         ({"epochs": -3}, "--epochs -3 is not possible"),
         ({"epochs": 3, "strategy": "probe"}, "--strategy probe trains no epochs"),

@@ -18,7 +18,7 @@ def clusters(
     truth = np.repeat(np.arange(classes), each)
     centres = np.random.default_rng(99).normal(size=(classes, width))
     features = centres[truth] + rng.normal(scale=spread, size=(len(truth), width))
-    return (features * np.logspace(-1, 1, width) + 50).astype(np.float32), truth
+    return (features * np.logspace(-0.5, 1, width) + 50).astype(np.float32), truth
 
 
 def fitted(features: probe.Floats, truth: np.ndarray, **changes: object) -> Head:
