@@ -1,0 +1,125 @@
+"""`edgetl weights` and `edgetl backbones` as a user runs them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import json
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+NAME = "efficientnet_lite0"
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_weights_go_to_a_folder_are_checked_and_used_there(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stick = tmp_path / "stick"
+    done = cli("weights", "fetch", NAME, "--to", str(stick), "--json")
+    (row,) = json.loads(done.stdout)
+    path = stick / row["file"]
+    assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert cli("weights", "verify", str(stick)).returncode == 0
+    monkeypatch.setenv("EDGETL_WEIGHTS", str(stick))
+    listed = {w["backbone"]: w for w in json.loads(cli("weights", "list", "--json").stdout)}
+    assert listed[NAME]["path"] == str(path)
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    done = cli("weights", "verify", str(stick))
+    assert done.returncode == 1
+    assert f"{path.name} is damaged" in done.stderr
+    assert NAME not in cli("weights", "list").stdout.replace(f"{NAME}_", "")
+    path.unlink()
+    assert "is missing" in cli("weights", "verify", str(stick)).stderr
+    cli("weights", "fetch", NAME, "--to", str(stick))
+    assert cli("weights", "verify", str(stick)).returncode == 0
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A hub of this machine, and caches of nobody's: files under the paths that timm's have."""
+    home = tmp_path / "hub"
+    home.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(home))
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("no_proxy", "*")
+    yield home
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_weights_of_timm_are_fetched_from_its_hub(cli: Cli, hub: Path, tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    from edgetl.train.backbones import build_network
+
+    name = "timm/lcnet_050.ra2_in1k"
+    at = hub / "timm" / "lcnet_050.ra2_in1k" / "resolve" / "main" / "model.safetensors"
+    at.parent.mkdir(parents=True)
+    state = build_network(name, 3, "logits", seed=3).body.state_dict()
+    state |= {"classifier.weight": torch.zeros(1000, 1280), "classifier.bias": torch.zeros(1000)}
+    safetensors.torch.save_file(state, at)
+    done = cli("weights", "fetch", "timm/lcnet_050", "--to", str(tmp_path / "stick"), "--json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)
+    assert (row["backbone"], row["file"]) == (name, "lcnet_050.ra2_in1k.safetensors")
+    assert row["licence"] == "apache-2.0"
+    words = ("finetune", "sample:digits", "--out", str(tmp_path / "run"), "--strategy", "probe")
+    done = cli(*words, "--size", "32", "--backbone", "timm/lcnet_050", "--json")
+    assert done.returncode == 0, done.stderr
+    origin = json.loads(done.stdout)["weights_origin"]
+    assert origin["source"] == "timm timm/lcnet_050.ra2_in1k, fetched"
+    assert origin["licence"] == "apache-2.0"
+
+
+def test_backbones_are_filtered(cli: Cli) -> None:
+    rows = json.loads(cli("backbones", "--source", "torchvision", "--json").stdout)
+    assert {"mobilenet_v2", "efficientnet_b0"} <= {row["name"] for row in rows}
+    few = json.loads(cli("backbones", "--max-params", "5", "--max-gflops", "0.3", "--json").stdout)
+    assert few
+    assert all(row["parameters"] <= 5e6 and row["gflops"] <= 0.3 for row in few)
+    local = json.loads(cli("backbones", "--local", "--json").stdout)
+    assert NAME in {row["name"] for row in local}
+    assert all(row["local"] for row in local)
+    assert NAME in cli("backbones", "--source", "installed").stdout
+    done = cli("backbones", "--source", "tensorflow")
+    assert "choose installed or torchvision or timm" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("weights", "fetch", "nope", "--to", "x"), "Unknown backbone 'nope'"),
+        (("weights", "verify", "."), "has no weights.json, or an empty one"),
+        (("finetune", "sample:nope", "--out", "r"), "Unknown sample 'nope'"),
+        (("finetune", "sample:digits", "--out", "r", "--backbone", "nope"), "Searched: installed"),
+    ],
+)
+def test_what_is_not_there_is_refused(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = cli(*words)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
