@@ -29,11 +29,16 @@ def contract() -> Any:
 
 
 @pytest.mark.parametrize(
-    "name", ["timm/mobilenetv4_conv_small", "timm/repvit_m0_9", "timm/starnet_s1"]
+    ("name", "integers"),
+    [
+        ("timm/mobilenetv4_conv_small", "ort-int8"),
+        ("timm/repvit_m0_9", "trt-int8-weak"),
+        ("timm/starnet_s1", "trt-int8-weak"),
+    ],
 )
-def test_the_contract(contract: Any, name: str) -> None:
+def test_the_contract(contract: Any, name: str, integers: str) -> None:
     """Built, traced, equal to itself in ONNX Runtime, and quantized or refused with a reason."""
-    found = contract(name, 96, ("ort-fp32", "ort-int8", "trt-int8-weak"))
+    found = contract(name, 64, ("ort-fp32", integers))
     assert found["opset"] == 17
     exact = found["candidates"]["ort-fp32"]
     assert exact["refused"] is None
@@ -46,9 +51,7 @@ def test_it_is_read_as_timm_s_configuration_states() -> None:
     info = find_backbone("timm/mobilenetv4_conv_small")
     assert info.name == "timm/mobilenetv4_conv_small.e2400_r224_in1k"
     assert (info.size, info.interpolation, info.licence) == (224, "bicubic", "apache-2.0")
-    assert info.url.endswith(
-        "/mobilenetv4_conv_small.e2400_r224_in1k/resolve/main/model.safetensors"
-    )
+    assert info.url.endswith(f"/{info.name}/resolve/main/model.safetensors")
     assert info.gflops is not None
     assert 0.1 < info.gflops < 0.3
     other = find_backbone("timm/mobilenetv4_conv_small.e1200_r224_in1k")
@@ -63,7 +66,7 @@ def test_the_list_holds_what_is_compact() -> None:
     assert all(name.startswith("timm/") for name in found)
     row = timm.table()["tf_efficientnet_lite0.in1k"]
     assert row.parameters == find_backbone("efficientnet_lite0").parameters
-    assert row.gflops == pytest.approx(0.407, abs=0.02)
+    assert row.gflops == pytest.approx(0.407, abs=0.03)  # its makers count more
     assert row.imagenet_top1 == pytest.approx(0.748, abs=0.01)
 
 
