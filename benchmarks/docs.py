@@ -19,13 +19,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import bundle_docs, figure
+from benchmarks import backbone_docs, bundle_docs, figure
 from benchmarks.common import ROOT, read_rows, table
 from edgetl import options
 
 VERBS = (
     "finetune", "export", "evaluate", "predict", "bench", "build", "compare", "inspect", "unpack",
-    "devices", "backbones", "doctor",
+    "devices", "backbones", "weights list", "weights fetch", "weights verify", "samples", "demo",
+    "doctor",
 )  # fmt: skip
 GATE_LIMIT = 0.003  # nats at the default --max-drop
 PLUGIN = ROOT / "tests" / "plugin"
@@ -45,7 +46,7 @@ def command_reference() -> str:
     ]
     for verb in VERBS:
         done = subprocess.run(
-            [sys.executable, "-m", "edgetl", verb, "--help"],
+            [sys.executable, "-m", "edgetl", *verb.split(), "--help"],
             capture_output=True,
             text=True,
             check=True,
@@ -377,6 +378,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "work-once": work_once,
     "plugin-points": points,
     "plugin-code": code,
+    **backbone_docs.GENERATED,
     **bundle_docs.GENERATED,
 }
 
