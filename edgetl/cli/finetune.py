@@ -75,6 +75,7 @@ def _print(out: Path, record: RunRecord) -> None:
     show(table(f"{record.config.backbone}, {record.strategy}", columns, rows))
     if record.test is None:
         message("there is no test split, so there are no test metrics")
+    message(f"weights it started from: {record.weights_origin.source}")
     message(f"{out} finished in {record.seconds:.1f} s; open {out / 'report.html'}")
     bundle = Path(f"{out.name or 'model'}.edgetl")
     message(f"next: {shell('edgetl', 'export', out, '--target', 'cpu', '--out', bundle)}")

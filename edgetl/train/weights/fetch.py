@@ -21,6 +21,7 @@ from edgetl.progress import Bar, no_bar
 CONNECT_S = 2.5  # until the host, or the proxy before it, has taken a connection
 STALL_S = 20.0  # without a byte
 BLOCK = 1 << 16
+FIX = "look at the network and at HTTPS_PROXY, or fetch the file elsewhere."
 PORTS = {"http": 80, "https": 443}
 
 
@@ -54,10 +55,10 @@ def _opened(url: str, stall_s: float) -> Any:
         return urllib.request.urlopen(url, timeout=stall_s)
     except urllib.error.HTTPError as error:
         error.close()  # it holds the connection
-        raise WeightsError(f"{url} answers {error.code} {error.reason}.") from error
+        raise WeightsError(f"{url} answers {error.code} {error.reason}.", fix=FIX) from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise WeightsError(f"{url} cannot be reached: {reason}.") from error
+        raise WeightsError(f"{url} cannot be reached: {reason}.", fix=FIX) from error
 
 
 def _blocks(answer: Any, stall_s: float) -> Iterator[bytes]:
@@ -66,7 +67,7 @@ def _blocks(answer: Any, stall_s: float) -> Iterator[bytes]:
         yield from iter(partial(answer.read, BLOCK), b"")
     except (OSError, http.client.HTTPException) as error:
         why = f"nothing came for {stall_s:g} s" if isinstance(error, TimeoutError) else error
-        raise WeightsError(f"{answer.url} broke off: {why}.") from error
+        raise WeightsError(f"{answer.url} broke off: {why}.", fix=FIX) from error
 
 
 def _check(answer: Any, begin: bytes, size: int, found: str, sha256: str) -> None:
@@ -74,12 +75,15 @@ def _check(answer: Any, begin: bytes, size: int, found: str, sha256: str) -> Non
     url, wanted = answer.url, answer.headers.get("Content-Length")
     if begin.lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise WeightsError(
-            f"{url} answers with a web page, not with weights: a login page of the network, say."
+            f"{url} answers with a web page, not with weights: a login page of the network, say.",
+            fix=FIX,
         )
     if wanted is not None and size != int(wanted):
-        raise WeightsError(f"{url} broke off after {size} of {wanted} bytes.")
+        raise WeightsError(f"{url} broke off after {size} of {wanted} bytes.", fix=FIX)
     if not found.startswith(sha256):
-        raise WeightsError(f"{url} has the SHA-256 {found}, which does not begin with {sha256}.")
+        raise WeightsError(
+            f"{url} has the SHA-256 {found}, which does not begin with {sha256}.", fix=FIX
+        )
 
 
 def _reach(url: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from edgetl.errors import WeightsError
 from edgetl.files import sha256_file, user_path
 from edgetl.progress import Bar, no_bar
 from edgetl.spec import Record
-from edgetl.train.backbones import BackboneInfo, all_backbones, lite, timm
+from edgetl.train.backbones import SOURCES, BackboneInfo, all_backbones, lite, timm
 from edgetl.train.weights.fetch import STALL_S, fetch
 
 LISTING = "weights.json"  # of a folder that `edgetl weights fetch` filled
@@ -110,8 +111,10 @@ def is_local(info: BackboneInfo) -> bool:
 
 
 def local_names() -> list[str]:
-    """Backbones whose weights are here."""
-    return [name for name, info in all_backbones().items() if is_local(info)]
+    """Backbones whose weights are here; of timm's only if it is imported, which takes seconds."""
+    quick = [source for source in SOURCES if source != timm.SOURCE or "timm" in sys.modules]
+    known = (item for source in quick for item in all_backbones(source).items())
+    return [name for name, info in known if is_local(info)]
 
 
 def _in_folder(info: BackboneInfo) -> Path | None:
