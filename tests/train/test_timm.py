@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 
 import edgetl
+from edgetl.bundle import open_bundle
 from edgetl.errors import EngineMissingError, UnknownNameError, UsageError, WeightsError
 from edgetl.train.backbones import all_backbones, build_network, find_backbone, fused, timm
 
@@ -127,3 +129,29 @@ def test_a_run_keeps_the_crop_and_the_filter(shapes: Path, tmp_path: Path) -> No
         find_backbone(name).crop, find_backbone(name).interpolation,
     )  # fmt: skip
     assert "timm" in record.versions
+
+
+@pytest.mark.slow
+def test_a_fused_network_is_what_the_bundle_runs(shapes: Path, tmp_path: Path) -> None:
+    name = "timm/mobileone_s0"
+    torch.save(build_network(name, 3, "logits", seed=0).body.state_dict(), tmp_path / "w.pth")
+    edgetl.finetune(
+        shapes, out=tmp_path / "run", backbone=name, size=64, weights=tmp_path / "w.pth",
+        strategy="probe",
+    )  # fmt: skip
+    bundle = tmp_path / "one.edgetl"
+    edgetl.export(
+        tmp_path / "run", out=bundle, target="cpu", engine="onnxruntime", precision="fp32"
+    )
+    with open_bundle(bundle) as opened:
+        manifest = opened.manifest
+        graph = onnx.load_from_string(
+            opened.read(manifest.candidate("ort-fp32").artifacts[0])
+        ).graph
+    assert manifest.input.interpolation == find_backbone(name).interpolation  # type: ignore[attr-defined]
+    whole = build_network(name, 3, "logits", seed=0)
+    branches = sum(isinstance(module, torch.nn.Conv2d) for module in whole.modules())
+    assert sum(node.op_type == "Conv" for node in graph.node) < branches / 2
+    assert (
+        edgetl.evaluate(bundle, shapes).metrics == edgetl.evaluate(tmp_path / "run", shapes).metrics
+    )
