@@ -11,8 +11,12 @@ Writes results/backbone_contract.jsonl.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +26,7 @@ import torch
 from benchmarks.common import read_rows, write_rows
 from benchmarks.random_source import CLASSES, RandomSource
 from edgetl.bundle.manifest import Calibration
-from edgetl.data.samples import sample_folder
+from edgetl.data.samples import parts
 from edgetl.data.walk import images_in
 from edgetl.errors import EdgetlError
 from edgetl.exporter.job import ExportJob
@@ -59,7 +63,17 @@ FAMILIES = {
     "ViT": "timm/vit_tiny_patch16_224",
 }
 RECIPES = ("ort-fp32", "ort-int8", "ov-int8-symmetric", "trt-int8-weak")
+EACH = 12  # photos of each of five kinds
 CALIBRATION, HELD_OUT, VALIDATION = 32, 8, 16  # photos
+
+
+@functools.cache
+def drawn() -> Path:
+    """Some drawn photos of each kind, in a folder that lives as long as this process."""
+    folder = tempfile.TemporaryDirectory(prefix="edgetl-contract-")
+    atexit.register(folder.cleanup)
+    parts.draw(Path(folder.name), EACH)
+    return Path(folder.name)
 
 
 class RandomBackbone(RandomSource):
@@ -70,9 +84,7 @@ class RandomBackbone(RandomSource):
         self.backbone, self.normalize = info.name, info.normalize
         self.task = Classification(labels=tuple(f"class {i}" for i in range(CLASSES)))
         self.input = sized(size or info.size).seen(info.crop, info.interpolation)
-        found = images_in(sample_folder("sample:parts"))
-        chosen = found[:: len(found) // (CALIBRATION + HELD_OUT + VALIDATION)]
-        self.images = np.stack([self.input.read(path).pixels for path in chosen])
+        self.images = np.stack([self.input.read(path).pixels for path in images_in(drawn())])
         self.model = build_network(backbone, CLASSES, "logits", seed=0)
         self._fit_batch_norm()
 

@@ -14,7 +14,6 @@ import edgetl
 from edgetl.cli.common import Debug, show, table, verb
 from edgetl.data.samples import sample_folder
 from edgetl.errors import UsageError, shell
-from edgetl.exporter.backends import BASELINE
 from edgetl.files import read_jsonl, user_path
 from edgetl.recipes import find_recipe
 from edgetl.runs.folder import PHOTOS, read_run
@@ -43,6 +42,8 @@ def demo(
     record = read_run(run)
     show(record.config.backbone)
     show(f"test accuracy {record.test.metrics['accuracy']:.4f}" if record.test else "no test")
+    from edgetl.exporter.backends import BASELINE
+
     # to be quick, no search, and only the engine of what is in every bundle
     quick = ("--engine", find_recipe(BASELINE).engine, "--search", "never")
     _edgetl("export", run, "--target", "cpu", "--out", bundle, *quick)

@@ -34,17 +34,17 @@ FINISH = {  # usual colour of a kind; shades and lighting overlap
 }
 
 
-def draw(folder: Path) -> None:
-    """The first camera: FOLDER/<kind>/NNNN.jpg."""
-    _draw(folder, seed=1, camera=lambda photo, _: photo)
+def draw(folder: Path, each: int = EACH) -> None:
+    """The first camera: FOLDER/<kind>/NNNN.jpg, `each` photos of a kind."""
+    _draw(folder, each, seed=1, camera=lambda photo, _: photo)
 
 
 def draw_camera2(folder: Path) -> None:
     """The second camera, with parts of its own."""
-    _draw(folder, seed=2, camera=_other_camera)
+    _draw(folder, EACH, seed=2, camera=_other_camera)
 
 
-def _draw(folder: Path, *, seed: int, camera: Callable[[Floats, Rng], Floats]) -> None:
+def _draw(folder: Path, each: int, *, seed: int, camera: Callable[[Floats, Rng], Floats]) -> None:
     def draw_one(job: tuple[str, int]) -> None:
         kind, index = job
         rng = np.random.default_rng((seed, list(FINISH).index(kind), index))
@@ -52,7 +52,7 @@ def _draw(folder: Path, *, seed: int, camera: Callable[[Floats, Rng], Floats]) -
         save_photo(Image.fromarray(photo), folder / kind / f"{index:04d}.jpg")
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        list(pool.map(draw_one, itertools.product(FINISH, range(EACH))))
+        list(pool.map(draw_one, itertools.product(FINISH, range(each))))
 
 
 # --- shapes -----------------------------------------------------------------------------------

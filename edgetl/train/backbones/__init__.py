@@ -24,6 +24,7 @@ __all__ = [
     "timm_is_here",
 ]
 
+QUICK_SIDE = 64  # pixels that show what a network of any size ends in
 FUSED = 1e-3  # how far a fused network may be from its original, of its largest output
 SOURCES: dict[str, ModuleType] = {m.SOURCE: m for m in (lite, torchvision, timm)}
 
@@ -73,7 +74,8 @@ def build_network(name: str, width: int, output: str, *, seed: int) -> Network:
         torch.manual_seed(seed)
         body = source.build(name)
         head = nn.Linear(body.features, width)
-    check_features(body, source.find(name))
+    info = source.find(name)
+    check_features(body, info, info.size if source is timm else QUICK_SIDE)
     return Network(body.module, head, (output,), body.head_name, body.other_heads)
 
 

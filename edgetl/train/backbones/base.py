@@ -70,11 +70,11 @@ class Network(nn.Module):
         return dict(zip(self.outputs, every, strict=True))
 
 
-def check_features(body: Body, info: BackboneInfo) -> None:
-    """WeightsError unless a body gives pooled features."""
+def check_features(body: Body, info: BackboneInfo, side: int) -> None:
+    """WeightsError unless a body gives pooled features of images of `side` pixels."""
     was = body.module.training
     with torch.inference_mode():
-        found = body.module.eval()(torch.zeros(1, 3, info.size, info.size))
+        found = body.module.eval()(torch.zeros(1, 3, side, side))
     body.module.train(was)
     shape = tuple(found.shape) if torch.is_tensor(found) else type(found).__name__
     if shape != (1, body.features):
