@@ -13,16 +13,19 @@ import typer
 from typer.testing import CliRunner
 
 from edgetl.cli.app import app
+from edgetl.data.samples import find_sample, is_sample
 from tests.conftest import CLASSES, draw
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = (
-    "README.md", "docs/export.md", "docs/data.md", "docs/extending.md", "export/README.md",
-    "examples/README.md",
+    "README.md", "docs/export.md", "docs/data.md", "docs/extending.md", "docs/weights.md",
+    "export/README.md", "examples/README.md",
 )  # fmt: skip
 BUNDLE, PHOTO = "parts.edgetl", "camera.jpg"  # as README calls them
 PLUGIN = {"blobs"}  # tasks that a plug-in of the tests adds
-ABSENT = re.compile(r"No data folder|No run at|does not exist|[Nn]o such file")
+ABSENT = re.compile(
+    r"No data folder|No run at|does not exist|[Nn]o such file|cannot be reached|no weights.json"
+)
 QUICK = {"bench": ("--duration", "0.05")}
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 FITTING = {"build": "Nothing to build"}  # what else may end a verb with the tests' bundle
@@ -54,6 +57,7 @@ def desk(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / BUNDLE).write_bytes(tiny_bundle.read_bytes())
     draw("disc", 0).save(tmp_path / PHOTO)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")  # nothing is downloaded
     return tmp_path
 
 
@@ -64,6 +68,9 @@ def complaint(line: str) -> str:
     options and what contradicts itself in them, is right then.
     """
     verb, *words = shlex.split(line)[1:]
+    for sample in (word for word in words if is_sample(word)):
+        find_sample(sample)  # it is there, but training on it takes minutes
+        words[words.index(sample)] = "photos/"
     done = CliRunner().invoke(app, [verb, *words, *QUICK.get(verb, ())])
     if done.exit_code == 0:
         return ""
