@@ -6,7 +6,6 @@ import functools
 import hashlib
 import http.server
 import json
-import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -25,14 +24,15 @@ NAME = "efficientnet_lite0"
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_weights_go_to_a_folder_and_are_checked_there(cli: Cli, tmp_path: Path) -> None:
+def test_weights_go_to_a_folder_and_are_checked_there(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stick = tmp_path / "stick"
     (row,) = json.loads(cli("weights", "fetch", NAME, "--to", str(stick), "--json").stdout)
     path = stick / row["file"]
     assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    done = cli("weights", "list", "--json", env=os.environ | {"EDGETL_WEIGHTS": str(stick)})
-    listed = {w["backbone"]: w for w in json.loads(done.stdout)}
-    assert listed[NAME]["path"] == str(path)
+    monkeypatch.setenv("EDGETL_WEIGHTS", str(stick))
+    assert {each.backbone: each.path for each in store.here()}[NAME] == str(path)
     assert [each.state for each in store.verified(stick)] == ["whole"]
     data = bytearray(path.read_bytes())
     data[1000] ^= 1

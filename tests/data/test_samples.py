@@ -35,7 +35,7 @@ main()
 
 @pytest.mark.parametrize(
     "name",
-    [n if n != "parts-camera2" else pytest.param(n, marks=pytest.mark.slow) for n in SAMPLES],
+    [n if n == "digits" else pytest.param(n, marks=pytest.mark.slow) for n in SAMPLES],
 )
 def test_it_holds_what_it_says(name: str) -> None:
     folder = sample_folder(f"sample:{name}")
@@ -96,6 +96,7 @@ def test_they_are_listed_and_written(cli: Cli, tmp_path: Path) -> None:
     assert cli("samples", "digits").returncode == 1
 
 
+@pytest.mark.slow
 def test_a_network_is_not_needed(tmp_path: Path) -> None:
     """From installed weights and drawn photos to a run, with every socket blocked."""
     words = ["finetune", "sample:parts", "--out", str(tmp_path / "run"), "--strategy", "probe"]

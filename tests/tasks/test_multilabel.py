@@ -165,7 +165,7 @@ def test_thresholds_follow_the_order_of_the_classes() -> None:
     assert TASK.settled(MultiLabelSettings(), theirs) == MultiLabelSettings()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 999), spread=st.sampled_from([1, 12, 200]))
 def test_no_threshold_beats_the_fitted_one(seed: int, spread: int) -> None:
     """However sure a network is of everything."""
