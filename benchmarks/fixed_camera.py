@@ -64,6 +64,7 @@ def measure(data: Path, weights: Path, run: Path) -> dict[str, Any]:
     """Probe at 96 pixels from the command line, process start included."""
     words = [
         *(sys.executable, "-m", "edgetl", "finetune", str(data), "--out", str(run), "--overwrite"),
+        *("--backbone", "mobilenet_v2"),
         *("--strategy", "probe", "--size", "96", "--weights", str(weights), "--json"),
     ]
     start = time.perf_counter()

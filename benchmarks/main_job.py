@@ -28,7 +28,17 @@ def edgetl(*arguments: str | Path) -> tuple[Any, float]:
 def train(strategy: str, data: Path, weights: Path, run: Path) -> dict[str, Any]:
     """Train by one strategy from the command line."""
     found, wall = edgetl(
-        "finetune", data, "--out", run, "--strategy", strategy, "--weights", weights, "--overwrite"
+        "finetune",
+        data,
+        "--out",
+        run,
+        "--strategy",
+        strategy,
+        "--weights",
+        weights,
+        "--overwrite",
+        "--backbone",
+        "mobilenet_v2",
     )
     test = found["metrics"]["test"]
     return {

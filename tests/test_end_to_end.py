@@ -46,7 +46,16 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 shutil.copy(photo, home / "photos" / split / folder.name)
     run, bundle = home / "run", home / "clothing.edgetl"
     trained = edgetl(
-        "finetune", home / "photos", "--out", run, "--strategy", "probe", "--weights", WEIGHTS
+        "finetune",
+        home / "photos",
+        "--out",
+        run,
+        "--strategy",
+        "probe",
+        "--backbone",
+        "mobilenet_v2",
+        "--weights",
+        WEIGHTS,
     )
     plain = ("--search", "never", "--qat", "never")
     exported = edgetl("export", run, "--target", "cpu", "--out", bundle, *plain)

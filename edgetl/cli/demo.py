@@ -20,7 +20,7 @@ from edgetl.runs.folder import PHOTOS, read_run
 from edgetl.spec import Photo
 
 SAMPLE = "sample:parts"
-EPOCHS = "3"
+EPOCHS = "2"
 HELD_OUT = 3  # photos of a class that are shown
 
 

@@ -558,7 +558,14 @@ def test_the_shipped_fp32_agrees_with_pytorch_on_real_photos(shared: Path, tmp_p
             for photo in source[:count]:
                 (tmp_path / "photos" / split / label / photo.name).symlink_to(photo)
     run = tmp_path / "run"
-    edgetl.finetune(tmp_path / "photos", out=run, weights=weights, strategy="probe", size=160)
+    edgetl.finetune(
+        tmp_path / "photos",
+        out=run,
+        weights=weights,
+        strategy="probe",
+        size=160,
+        backbone="mobilenet_v2",
+    )
     done = edgetl.export(run, target="x86-avx2", out=tmp_path / "x.edgetl", precision="fp32")
     for found in done.candidates:
         assert found.n >= 110
