@@ -70,7 +70,8 @@ def main() -> None:
     table, bundle = make(given.data, home), given.work / "garments.edgetl"
     trained, train_s = edgetl(
         "finetune", home, "--labels", table, "--task", "multilabel", "--out", run, "--overwrite",
-        "--strategy", given.strategy, "--weights", given.weights, "--backbone", "mobilenet_v2", "--fit", "squash",
+        "--strategy", given.strategy, "--weights", given.weights, "--fit", "squash",
+        "--backbone", "mobilenet_v2",
     )  # fmt: skip
     exported, export_s = edgetl("export", run, "--target", "cpu", "--out", bundle)
     with table.open() as stream:
