@@ -191,6 +191,7 @@ def test_refused_candidates_are_listed_and_not_shipped(
         assert [a.path for a in opened.manifest.artifacts] == ["models/fp32.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"precision": "int8"}, {"precision": "int8", "engine": "openvino"}]
 )
@@ -246,6 +247,7 @@ def test_a_baseline_that_fails_ships_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_after_all_is_refused(
     trained: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
