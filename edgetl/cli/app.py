@@ -25,7 +25,7 @@ from edgetl.cli import (
     predict,
     samples,
     weights,
-)  # fmt: skip
+)
 from edgetl.cli.common import State, log_to_stderr, report
 from edgetl.cli.interrupts import INTERRUPTED
 from edgetl.cli.options import Refusal

@@ -12,7 +12,7 @@ import typer
 
 import edgetl
 from edgetl.cli.common import Debug, show, table, verb
-from edgetl.data.samples import sample_folder
+from edgetl.data.samples import find_sample, sample_folder
 from edgetl.errors import UsageError, shell
 from edgetl.files import read_jsonl, user_path
 from edgetl.recipes import find_recipe
@@ -37,7 +37,8 @@ def demo(
     if home.exists():
         raise UsageError(f"{home} is there already.", fix="remove it, or name another by --out.")
     photos = sample_folder(SAMPLE)
-    show(f"600 photos of five machine parts, drawn: {photos}")
+    sample = find_sample(SAMPLE)
+    show(f"{sample.photos} photos of {sample.title}: {photos}")
     _edgetl("finetune", SAMPLE, "--out", run, "--epochs", EPOCHS)
     record = read_run(run)
     show(record.config.backbone)

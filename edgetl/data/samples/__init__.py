@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -69,10 +69,10 @@ def write_sample(sample: Sample, folder: Path) -> None:
         raise UsageError(f"{folder} is there already.", fix="name a new folder.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        made = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+        made.mkdir()
         try:
             sample.draw(made)
-            made.chmod(0o777 & ~_umask())
             made.rename(folder)
         except OSError:
             if not folder.is_dir():  # else another process was faster
@@ -81,9 +81,3 @@ def write_sample(sample: Sample, folder: Path) -> None:
             shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
         raise StorageError(f"Cannot write {folder}: {error.strerror}.", fix=CACHE) from error
-
-
-def _umask() -> int:
-    found = os.umask(0)
-    os.umask(found)
-    return found
