@@ -6,7 +6,7 @@ from collections.abc import Callable
 from statistics import mean
 from typing import Any
 
-from benchmarks.common import read_rows, table
+from benchmarks.common import machine_line, read_rows, table
 from edgetl.train.backbones import find_backbone, lite
 
 NONE = "Not measured yet.\n"
@@ -83,6 +83,25 @@ def _became(row: dict[str, Any]) -> list[str]:
     return [f"opset {row['opset']}, {exact:.0e} nats from torch", *found]
 
 
+def framing() -> str:
+    """The probe by what of a photo the network sees, the lowest log-loss in bold."""
+    rows = read_rows("framing")
+    if not rows:
+        return NONE
+    kinds = dict.fromkeys((row["fit"], row["crop"]) for row in rows)
+    body = []
+    for key in dict.fromkeys((row["data"], row["backbone"]) for row in rows):
+        own = [row for row in rows if (row["data"], row["backbone"]) == key]
+        best = min(row["log_loss"] for row in own)
+        cells = [f"{row['accuracy']:.4f}, {row['log_loss']:.4f}" for row in own]
+        marked = [
+            f"**{c}**" if row["log_loss"] == best else c for c, row in zip(cells, own, strict=True)
+        ]
+        body.append([f"{key[0]} ({own[0]['photos']} photos)", key[1], *marked])
+    names = [f"`{f}`" + (f" of {c:g}" if f == "crop" else "") for f, c in kinds]
+    return table(["photos", "backbone", *names], body) + machine_line(rows)
+
+
 def installed() -> str:
     """The files of weights that install."""
     body = [
@@ -94,6 +113,7 @@ def installed() -> str:
 
 GENERATED: dict[str, Callable[[], str]] = {
     "backbones": measured,
+    "framing": framing,
     "backbone-families": families,
     "installed-weights": installed,
 }

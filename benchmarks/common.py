@@ -70,3 +70,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def machine_line(rows: list[dict[str, Any]]) -> str:
+    """Where and when rows were measured."""
+    first = rows[0]
+    cpu = first["machine"].split(" #")[0]
+    commits = list(dict.fromkeys(row["commit"] for row in rows))
+    named = f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
+    return f"\nMeasured on {cpu}, {named}, {first['utc'][:10]}.\n"

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import backbone_docs, bundle_docs, figure
-from benchmarks.common import ROOT, read_rows, table
+from benchmarks.common import ROOT, machine_line, read_rows, table
 from edgetl import options
 
 VERBS = (
@@ -59,15 +59,6 @@ def command_reference() -> str:
             keys = ", ".join(f"`{field.keys[0]}`" for field in options.fields(kind))
             parts.append(f"Keys of a `--config` file: {keys}.\n")
     return "\n".join(parts)
-
-
-def machine_line(rows: list[dict[str, Any]]) -> str:
-    """Where and when rows were measured."""
-    first = rows[0]
-    cpu = first["machine"].split(" #")[0]
-    commits = list(dict.fromkeys(row["commit"] for row in rows))
-    named = f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
-    return f"\nMeasured on {cpu}, {named}, {first['utc'][:10]}.\n"
 
 
 def training() -> str:

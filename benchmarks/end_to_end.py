@@ -36,10 +36,11 @@ class Bare:
         files = tuple(model.bundle.read(path) for path in candidate.artifacts)
         options = Options(precision=candidate.precision, session=candidate.session)
         self.session = find_engine(candidate.engine).open(files, options)
+        self.crop = getattr(model.input, "crop", 1.0)
 
     def __call__(self, path: Path) -> None:
         image = Image.open(path).convert("RGB")
-        side = min(image.size) * 0.875
+        side = min(image.size) * self.crop
         left, top = (image.width - side) / 2, (image.height - side) / 2
         box = (left, top, left + side, top + side)
         small = image.resize((224, 224), Image.Resampling.BILINEAR, box=box)

@@ -35,6 +35,10 @@ class FinetuneOptions(Options, frozen=True, kw_only=True):
         ),
     ] = None
     fit: Annotated[Fit, Option("How a photo fits that size.")] = "crop"
+    crop_pct: Annotated[
+        float,
+        Option("Share of its largest central box that fit crop keeps.", low=0.05, high=1),
+    ] = 1.0
     flip: Annotated[bool, Option("Never mirror training photos.", flags=("--no-flip",))] = True
     seed: Annotated[int, Option("Of every random draw.", low=0, high=2**32 - 1)] = 0
     device: Annotated[TorchDevice, Option("torch's device.")] = "auto"
@@ -49,6 +53,11 @@ class FinetuneOptions(Options, frozen=True, kw_only=True):
     task: Annotated[str, Option("What is learnt.", known=TASKS)] = DEFAULT_TASK
 
     def check(self) -> None:
+        if self.crop_pct != 1 and self.fit != "crop":
+            raise UsageError(
+                f"--crop-pct crops, and --fit {self.fit} shows all of a photo.",
+                fix="leave one of them away.",
+            )
         if self.epochs is not None and self.strategy == "probe":
             raise UsageError(
                 "--strategy probe trains no epochs: it fits a head on fixed features.",

@@ -34,7 +34,7 @@ from edgetl.tasks.base import TASKS, Evaluation, Outputs
 from edgetl.train import guidance
 from edgetl.train.backbones import BackboneInfo, Network, find_backbone
 from edgetl.train.dataset import Dataset, load_dataset
-from edgetl.train.infer import forward_rows, keep_to_cores
+from edgetl.train.infer import forward_rows, keep_to_cores, memory_kept
 from edgetl.train.strategies import (
     Context,
     check_mirroring,
@@ -109,6 +109,7 @@ def _absolute(path: str) -> str:
     return str(user_path(path).resolve())
 
 
+@memory_kept()
 def _train(
     home: Path,
     config: FinetuneConfig,
@@ -120,7 +121,8 @@ def _train(
 ) -> RunRecord:
     keep_to_cores()
     timings, kind = dict[str, float](), TASKS.find(config.task)
-    spec = kind.reads(config.size, config.fit, config.depth).seen(info.crop, info.interpolation)
+    spec = kind.reads(config.size, config.fit, config.depth)
+    spec = spec.seen(config.crop_pct, info.interpolation)
     bar = partial(progress_bar, show=progress)
     # first: a download that fails should not wait for the photos
     place = find_weights(info, config.weights, bar=partial(bar, unit="bytes"))

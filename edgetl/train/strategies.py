@@ -203,7 +203,7 @@ def settings_for(
         batch=BATCH,
         train_size=(small[0], small[1]) if smaller else size,
         head_rate=5e-4 if pretrained else 2e-3,
-        body_rate=4e-4 if pretrained else 2e-3,
+        body_rate=1.2e-3 if pretrained else 2e-3,
         bottom_rate=0.1 if pretrained else 1.0,
         freeze=0.2 if pretrained else 0.0,
         weight_decay=0.01 if pretrained else 0.05,

@@ -37,6 +37,7 @@ def test_defaults() -> None:
     config = resolved()
     assert (config.weights, config.strategy, config.epochs) == ("imagenet", "auto", None)
     assert config.data == str(Path("photos").resolve())
+    assert config.crop_pct == 1
 
 
 def test_paths_become_absolute_and_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +69,7 @@ def test_no_weights_means_from_scratch_and_the_reverse() -> None:
         ({"size": 102}, "--size 102 is not possible"),
         ({"epochs": 0}, "--epochs 0 is not possible"),
         ({"epochs": -3}, "--epochs -3 is not possible"),
+        ({"crop_pct": 0.9, "fit": "pad"}, "--crop-pct crops, and --fit pad shows all"),
         ({"epochs": 3, "strategy": "probe"}, "--strategy probe trains no epochs"),
         ({"seed": -1}, "--seed -1 is not possible"),
         ({"seed": 2**32}, "--seed 4294967296 is not possible"),

@@ -14,6 +14,7 @@ import torch
 import edgetl
 from edgetl.bundle import open_bundle
 from edgetl.errors import EngineMissingError, UnknownNameError, UsageError, WeightsError
+from edgetl.inputs.image import ImageInput
 from edgetl.train.backbones import all_backbones, build_network, find_backbone, fused, timm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,18 +117,17 @@ def test_a_network_of_one_size_takes_no_other(tmp_path: Path) -> None:
         )
 
 
-def test_a_run_keeps_the_crop_and_the_filter(shapes: Path, tmp_path: Path) -> None:
+def test_a_run_keeps_the_filter_and_takes_a_crop_of_its_own(shapes: Path, tmp_path: Path) -> None:
     """With weights of a file, as no download is possible; all else is as after one."""
     name = "timm/lcnet_050.ra2_in1k"
     torch.save(build_network(name, 3, "logits", seed=0).body.state_dict(), tmp_path / "w.pth")
     record = edgetl.finetune(
         shapes, out=tmp_path / "run", backbone="timm/lcnet_050", size=64,
-        weights=tmp_path / "w.pth", strategy="probe",
+        weights=tmp_path / "w.pth", strategy="probe", crop_pct=0.9,
     )  # fmt: skip
     assert record.config.backbone == name
-    assert (record.input.crop, record.input.interpolation) == (  # type: ignore[attr-defined]
-        find_backbone(name).crop, find_backbone(name).interpolation,
-    )  # fmt: skip
+    assert isinstance(record.input, ImageInput)
+    assert (record.input.crop, record.input.interpolation) == (0.9, "bicubic")
     assert "timm" in record.versions
 
 

@@ -31,7 +31,7 @@ from edgetl.exporter.quantize.qat.module import OnnxModule
 from edgetl.inputs.base import Pixels
 from edgetl.machine import this_machine
 from edgetl.tasks.base import Outputs, join
-from edgetl.train.infer import keep_to_cores
+from edgetl.train.infer import keep_to_cores, memory_kept
 from edgetl.train.tasks.base import TrainTask, twin_of
 
 BATCH = 32
@@ -53,6 +53,7 @@ class Trained(NamedTuple):
     note: str
 
 
+@memory_kept()
 def train_integers(
     context: BuildContext, *, rounding: Rounding, progress: Callable[[str], None]
 ) -> Trained:
