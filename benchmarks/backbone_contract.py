@@ -83,7 +83,7 @@ class RandomBackbone(RandomSource):
         info = find_backbone(backbone)
         self.backbone, self.normalize = info.name, info.normalize
         self.task = Classification(labels=tuple(f"class {i}" for i in range(CLASSES)))
-        self.input = sized(size or info.size).seen(info.crop, info.interpolation)
+        self.input = sized(size or info.size).seen(1.0, info.interpolation)
         self.images = np.stack([self.input.read(path).pixels for path in images_in(drawn())])
         self.model = build_network(backbone, CLASSES, "logits", seed=0)
         self._fit_batch_norm()

@@ -5,7 +5,8 @@
 For each backbone and seed: the probe and fine-tuning, scored on the test photos; then the default
 export of the fine-tuned run to this CPU, as benchmarks/default_export.py scores it. Rows are added
 to results/backbones.jsonl as they come, and what is there already is not done again, so that it may
-be stopped. MobileNetV2's weights are a file (--weights); the others' are installed packages.
+be stopped; rows of before a change of training are to be removed by hand. MobileNetV2's weights are
+a file (--weights); the others' are installed packages.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def drops(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for key, variant in (("drop_plain", ""), ("drop_qat", "qat")):
         made = [r for r in rows if r["precision"] == "int8" and r["variant"] == variant]
+        made = [r for r in made if r["divergence"] is not None]  # it could be built
         best = min(made, key=lambda r: r["divergence"], default=None)
         found[key] = best["drop"] if best else None
     return found

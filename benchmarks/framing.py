@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
 from benchmarks.cells import crops
-from benchmarks.common import parser, write_rows
+from benchmarks.common import parser, read_rows, write_rows
 from edgetl.inputs.image import sized
 from edgetl.metrics import cross_entropy
 from edgetl.spec import Fit
@@ -81,7 +81,8 @@ def main() -> None:
                 row = {"data": name, "backbone": backbone, "fit": framing[0], "crop": framing[1]}
                 rows.append(row | found)
                 print(rows[-1], flush=True)
-    write_rows(NAME, rows)
+                write_rows(NAME, rows, keep=len(rows) - 1)
+                rows = read_rows(NAME)
 
 
 if __name__ == "__main__":

@@ -34,13 +34,14 @@ def backbones(
     """
     try:
         from edgetl.train.backbones import SOURCES, all_backbones, timm_is_here
-        from edgetl.train.weights import is_local
+        from edgetl.train.weights import is_local, named_folder
     except ModuleNotFoundError as error:
         raise missing_extra("train", "edgetl backbones") from error
     if source and source not in SOURCES:
         raise UsageError(
             f"--source {source} is not possible.", fix=f"choose {' or '.join(SOURCES)}."
         )
+    named_folder()  # a wrong one is an error, not an empty one
     rows: list[dict[str, Any]] = []
     for info in sorted(all_backbones(source).values(), key=lambda b: b.parameters):
         small = max_params is None or info.parameters <= max_params * 1e6
@@ -55,7 +56,7 @@ def backbones(
             str(row["size"]),
             number(row["gflops"], 3),
             number(row["imagenet_top1"]),
-            "here" if row["local"] else "to fetch",
+            "here" if row["local"] else "to fetch" if row["url"] else "to install",
             row["licence"] if len(row["licence"]) < 32 else "see --json",
         ]
         for row in rows

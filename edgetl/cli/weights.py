@@ -31,7 +31,7 @@ def _store() -> Any:
 @app.command("list")
 @verb
 def listed(json: Json = False, debug: Debug = False) -> Answer:
-    """List the weights on this machine, in the order in which they would be taken."""
+    """List the weights on this machine: of each backbone those that would be taken."""
     found = _store().here()
     rows = [[w.backbone, f"{w.bytes / 1e6:.1f}", str(w.path), w.licence] for w in found]
     columns = ["backbone", "MB#", "file", "licence"]

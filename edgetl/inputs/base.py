@@ -62,7 +62,7 @@ class Input:
         return self.shape[1], self.shape[0]
 
     def seen(self, crop: float, interpolation: Interpolation) -> Input:  # noqa: ARG002
-        """As the weights of a backbone saw photos; inputs that crop and resize none stay."""
+        """With that share of a photo and that filter; inputs that crop and resize none stay."""
         return self
 
     def enlarged(self) -> Input:

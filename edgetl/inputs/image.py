@@ -86,13 +86,14 @@ class ImageInput(Record, Input, frozen=True, kw_only=True, tag="image"):
         return msgspec.structs.replace(self, crop=crop, interpolation=interpolation)
 
     def enlarged(self) -> ImageInput:
-        """A little larger, with nothing cropped yet."""
+        """A little larger, and with a border around what is cropped, where there is one."""
         high, wide = (round(side / CROP / 8) * 8 for side in (self.height, self.width))
-        return msgspec.structs.replace(self, height=high, width=wide, crop=1.0)
+        crop = min(1.0, self.crop / CROP)
+        return msgspec.structs.replace(self, height=high, width=wide, crop=crop)
 
     def __str__(self) -> str:
         side = f"{self.width}" if self.width == self.height else f"{self.height}x{self.width}"
-        crop = f" of {self.crop:g}" if self.fit == "crop" and self.crop != CROP else ""
+        crop = f" of {self.crop:g}" if self.fit == "crop" and self.crop != 1 else ""
         other = [
             v for v, usual in ((self.interpolation, "bilinear"), (self.order, "rgb")) if v != usual
         ]

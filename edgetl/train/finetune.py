@@ -177,6 +177,11 @@ def _check_same(now: RunRecord, before: RunRecord) -> None:
             f"The photos in {now.data.root} are not those that the run was started with.",
             fix="restore them, or start anew with --overwrite.",
         )
+    if now.input != before.input:
+        raise DataError(
+            f"The run was started with photos read as {before.input}, and now it is {now.input}.",
+            fix="start anew with --overwrite.",
+        )
     if now.weights_origin.sha256 != before.weights_origin.sha256:
         raise WeightsError(
             "The starting weights are not those that the run was started with.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,9 +32,10 @@ from edgetl.train.weights import restore_network
 
 BATCH = 32
 FEATURES = "features"
-# glibc's mallopt: M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX; and their usual values
-KEEP = {-1: 2**31 - 1, -4: 0, -8: 1}
-USUAL = {-1: 128 * 1024, -4: 65536, -8: 0}
+# glibc's mallopt: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX. It raises the two thresholds by
+# itself, up to those of USUAL, but no more once it was told anything.
+KEEP = {-1: 2**31 - 1, -4: 0}
+USUAL = {-1: 64 << 20, -3: 32 << 20, -4: 65536}
 
 
 class NotFiniteError(TrainingError):
@@ -52,6 +54,19 @@ def keep_to_cores() -> None:
         torch.set_num_threads(cores)
 
 
+_keeping: list[None] = []  # one for each block that is within `memory_kept`
+_settling = threading.Lock()
+
+
+def _tell_glibc(options: dict[int, int]) -> None:
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):
+        for option, value in options.items():
+            library.mallopt(option, value)
+        if options is USUAL:
+            library.malloc_trim(0)
+
+
 @contextlib.contextmanager
 def memory_kept() -> Iterator[None]:
     """Keep what tensors free for the next ones, within glibc; given back to the system at the end.
@@ -59,18 +74,16 @@ def memory_kept() -> Iterator[None]:
     By default large blocks come from the kernel anew for every layer, page by page, each cleared
     first, which takes about as long as a forward pass computes. Other C libraries are left alone.
     """
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):
-        yield
-        return
-    for option, value in KEEP.items():
-        library.mallopt(option, value)
+    with _settling:
+        _keeping.append(None)
+        _tell_glibc(KEEP)
     try:
         yield
     finally:
-        for option, value in USUAL.items():
-            library.mallopt(option, value)
-        library.malloc_trim(0)
+        with _settling:
+            _keeping.pop()
+            if not _keeping:
+                _tell_glibc(USUAL)
 
 
 def bf16_pays(device: Literal["cpu", "cuda"]) -> bool:

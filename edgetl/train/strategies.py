@@ -283,9 +283,9 @@ def fit_network(
 
 
 def training_pixels(context: Context, rows: Any) -> Pixels:
-    """Training photos a little larger than deployed, fitted alike, but with nothing cropped yet.
+    """Training photos a little larger than deployed, and with a border where one is cropped.
 
-    Random crops choose their own part; they start from all of what the fit would crop.
+    Random crops choose their own part of that.
     """
     spec = context.spec.enlarged() if context.twin.augments else context.spec
     paths = [context.dataset.root / context.dataset.photos[i].path for i in rows]

@@ -120,24 +120,30 @@ def test_torch_keeps_to_the_cores_of_this_process(
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 def test_memory_is_kept_from_one_tensor_to_the_next_and_then_given_back() -> None:
-    """Counted in faults of pages, 4 KiB each, of 20 blocks of 64 MiB that are freed at once."""
+    """Counted in faults of pages, 4 KiB each, of blocks that are freed at once.
+
+    Afterwards blocks of the sizes that glibc keeps by itself are kept as before.
+    """
     code = (
         "import resource, sys\n"
         "from edgetl.train.infer import memory_kept\n"
-        "def faults():\n"
+        "def faults(mib=64):\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(20):\n"
-        "        bytearray(64 << 20)\n"
+        "        bytearray(mib << 20)\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
         "def resident():\n"
         "    return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
         "start, before = resident(), faults()\n"
         "with memory_kept():\n"
+        "    with memory_kept():\n"
+        "        pass\n"
         "    kept = faults()\n"
-        "print(before, kept, faults(), resident() - start)\n"
+        "print(before, kept, faults(), resident() - start, faults(2))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    before, kept, after, grown = map(int, done.stdout.split())
+    before, kept, after, grown, small = map(int, done.stdout.split())
     assert kept < before / 10
     assert after > before / 2
     assert grown < 32 << 20
+    assert small < before / 10

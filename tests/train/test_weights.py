@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import hashlib
 import http.server
+import json
 import os
 import pickle
 import shlex
@@ -392,7 +393,23 @@ def test_the_named_folder_is_searched_first(
     origin = load_weights(model, NET, "imagenet")
     assert body_equals(model, path)
     assert "EDGETL_WEIGHTS" in origin.source
-    assert "ImageNet" in origin.licence
+    assert "ask whoever made it" in origin.licence
+
+
+def test_files_there_of_another_backbone_and_dates_in_names_are_told_apart(
+    model: Network, weights_file: MakeWeights, folder: Path
+) -> None:
+    """timm's names begin with torchvision's, and eight digits may be a day."""
+    data = weights_file(NET).read_bytes()
+    other = f"{NET}.a1_in1k.safetensors"
+    (folder / other).write_bytes(b"timm's")
+    row = {
+        "backbone": f"timm/{NET}.a1_in1k", "file": other, "sha256": "", "bytes": 6, "source": "",
+        "licence": "",
+    }  # fmt: skip
+    (folder / "weights.json").write_text(json.dumps([row]))
+    (folder / f"{NET}-20240131.safetensors").write_bytes(data)
+    assert "20240131" in load_weights(model, NET, "imagenet").source
 
 
 def test_a_hash_in_the_name_is_checked(

@@ -54,7 +54,7 @@ def sample_folder(name: str) -> Path:
     sample = find_sample(name)
     home = cache_folder() / "samples" / f"{name.removeprefix(PREFIX)}-{VERSION}"
     if not home.is_dir():
-        write_sample(sample, home)
+        write_sample(sample, home, CACHE)
     return home
 
 
@@ -63,8 +63,13 @@ def real_path(path: Path) -> Path:
     return sample_folder(str(path)) if is_sample(path) else path
 
 
-def write_sample(sample: Sample, folder: Path) -> None:
-    """Make a sample's photos as `folder`, which must not be there; all of them or none."""
+def write_sample(
+    sample: Sample, folder: Path, fix: str = "name a folder you may write to."
+) -> None:
+    """Make a sample's photos as `folder`, which must not be there; all of them or none.
+
+    StorageError with `fix` where that is not possible.
+    """
     if folder.exists():
         raise UsageError(f"{folder} is there already.", fix="name a new folder.")
     try:
@@ -80,4 +85,4 @@ def write_sample(sample: Sample, folder: Path) -> None:
         finally:
             shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
-        raise StorageError(f"Cannot write {folder}: {error.strerror}.", fix=CACHE) from error
+        raise StorageError(f"Cannot write {folder}: {error.strerror or error}.", fix=fix) from error

@@ -21,7 +21,7 @@ from edgetl.progress import Bar, no_bar
 CONNECT_S = 2.5  # until the host, or the proxy before it, has taken a connection
 STALL_S = 20.0  # without a byte
 BLOCK = 1 << 16
-FIX = "look at the network and at HTTPS_PROXY, or fetch the file elsewhere."
+FIX = "look at the network, HTTPS_PROXY and HF_ENDPOINT, or fetch the file elsewhere."
 PORTS = {"http": 80, "https": 443}
 
 
@@ -37,7 +37,7 @@ def fetch(
     with (
         _opened(url, stall_s) as answer,
         atomic_file(to) as stream,
-        bar(f"fetching {to.name}", int(answer.headers.get("Content-Length") or 0)) as advance,
+        bar(f"fetching {to.name}", (wanted := answer.length) or 0) as advance,
     ):
         found, begin = hashlib.sha256(), b""
         for block in _blocks(answer, stall_s):
@@ -45,7 +45,9 @@ def fetch(
             found.update(block)
             stream.write(block)
             advance(len(block))
-        _check(answer, begin, stream.tell(), found.hexdigest(), sha256)
+        if wanted is not None and stream.tell() != wanted:
+            raise WeightsError(f"{url} broke off after {stream.tell()} of {wanted} bytes.", fix=FIX)
+        _check(answer.url, begin, found.hexdigest(), sha256)
     return found.hexdigest()
 
 
@@ -56,7 +58,7 @@ def _opened(url: str, stall_s: float) -> Any:
     except urllib.error.HTTPError as error:
         error.close()  # it holds the connection
         raise WeightsError(f"{url} answers {error.code} {error.reason}.", fix=FIX) from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # of what is no address
         reason = getattr(error, "reason", error)
         raise WeightsError(f"{url} cannot be reached: {reason}.", fix=FIX) from error
 
@@ -70,16 +72,13 @@ def _blocks(answer: Any, stall_s: float) -> Iterator[bytes]:
         raise WeightsError(f"{answer.url} broke off: {why}.", fix=FIX) from error
 
 
-def _check(answer: Any, begin: bytes, size: int, found: str, sha256: str) -> None:
+def _check(url: str, begin: bytes, found: str, sha256: str) -> None:
     """WeightsError where what came is not the file that was asked for."""
-    url, wanted = answer.url, answer.headers.get("Content-Length")
     if begin.lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise WeightsError(
             f"{url} answers with a web page, not with weights: a login page of the network, say.",
             fix=FIX,
         )
-    if wanted is not None and size != int(wanted):
-        raise WeightsError(f"{url} broke off after {size} of {wanted} bytes.", fix=FIX)
     if not found.startswith(sha256):
         raise WeightsError(
             f"{url} has the SHA-256 {found}, which does not begin with {sha256}.", fix=FIX

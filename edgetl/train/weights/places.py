@@ -24,6 +24,7 @@ from edgetl.train.backbones import SOURCES, BackboneInfo, all_backbones, lite, t
 from edgetl.train.weights.fetch import STALL_S, fetch
 
 LISTING = "weights.json"  # of a folder that `edgetl weights fetch` filled
+REMOVE = "remove it; `edgetl weights fetch` fetches it anew."
 
 
 class Place(NamedTuple):
@@ -36,13 +37,13 @@ class Place(NamedTuple):
 
 def find_local(info: BackboneInfo) -> Place | None:
     """The first file there is; WeightsError where that one is damaged or may mean two things."""
-    if path := _in_folder(info):
-        return Place(path, f"{path.name}, found in the folder that EDGETL_WEIGHTS names")
+    if place := _in_folder(info):
+        return place
     if path := lite.installed_file(info.name) if info.package else None:
         check_hash(path, info.sha256, f"pip install --force-reinstall --no-deps {info.package}")
         return Place(path, f"{path.name} of the installed package {info.package}")
     if (path := cached_path(info)).is_file():
-        check_hash(path, info.sha256 or stated_hash(path), "fetch it again.")
+        check_hash(path, info.sha256 or stated_hash(path), REMOVE)
         return Place(path, f"{info.source} {info.weights}, found in torch's cache")
     if info.source == timm.SOURCE and (named := timm.cached_file(info.name)):
         return Place(Path(named), f"timm {info.weights}, found in the cache of Hugging Face")
@@ -106,7 +107,7 @@ def is_local(info: BackboneInfo) -> bool:
     """Whether its weights are here, and whole."""
     try:
         return find_local(info) is not None
-    except WeightsError:
+    except (WeightsError, OSError):
         return False
 
 
@@ -117,7 +118,8 @@ def local_names() -> list[str]:
     return [name for name, info in known if is_local(info)]
 
 
-def _in_folder(info: BackboneInfo) -> Path | None:
+def named_folder() -> Path | None:
+    """What EDGETL_WEIGHTS names, if it is set; WeightsError unless that is a folder."""
     folder = os.environ.get("EDGETL_WEIGHTS", "")
     if not folder:
         return None
@@ -126,6 +128,14 @@ def _in_folder(info: BackboneInfo) -> Path | None:
         raise WeightsError(
             f"EDGETL_WEIGHTS names {home}, which is no folder.", fix="correct or unset it."
         )
+    return home
+
+
+def _in_folder(info: BackboneInfo) -> Place | None:
+    """Its own file; else the one whose name begins with the backbone's, which the user made."""
+    if (home := named_folder()) is None:
+        return None
+    listed = {row.file: row for row in read_listing(home)}
     exact, plain = home / file_name(info), info.name.removeprefix(timm.PREFIX)
     named = (
         [exact]
@@ -135,6 +145,7 @@ def _in_folder(info: BackboneInfo) -> Path | None:
             for path in home.iterdir()
             if path.suffix in (".safetensors", ".pth")
             and path.name.startswith((f"{plain}.", f"{plain}-"))
+            and (path.name not in listed or listed[path.name].backbone == info.name)
         )
     )
     if len(named) > 1:
@@ -144,10 +155,15 @@ def _in_folder(info: BackboneInfo) -> Path | None:
         )
     if not named:
         return None
-    check_hash(named[0], stated_hash(named[0]), "fetch it again.")
-    hashes = {row.file: row.sha256 for row in read_listing(home)}
-    check_hash(named[0], hashes.get(named[0].name, ""), "fetch it again.")
-    return named[0]
+    path, stated = named[0], stated_hash(named[0])
+    known = path == exact or path.name in listed
+    if path.name in listed:
+        stated = listed[path.name].sha256
+    elif not known and stated.isdigit():
+        stated = ""  # a date
+    check_hash(path, stated, REMOVE)
+    found = f"{path.name}, found in the folder that EDGETL_WEIGHTS names"
+    return Place(path, found, given=not known)
 
 
 def read_listing(home: Path) -> list[Stored]:
@@ -157,7 +173,9 @@ def read_listing(home: Path) -> list[Stored]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{home / LISTING} is damaged.", fix="fetch the folder anew.") from error
+        raise WeightsError(
+            f"{home / LISTING} is damaged.", fix="remove it, and fetch anew."
+        ) from error
 
 
 def stated_hash(path: Path) -> str:

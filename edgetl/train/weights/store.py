@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import shutil
 from pathlib import Path
 
@@ -10,16 +10,20 @@ from edgetl.errors import WeightsError
 from edgetl.files import atomic_file, encode_json, sha256_file, user_path, write_bytes
 from edgetl.progress import Bar, no_bar
 from edgetl.spec import Record
-from edgetl.train.backbones import all_backbones, find_backbone
+from edgetl.train.backbones import BackboneInfo, all_backbones, find_backbone
 from edgetl.train.weights.fetch import fetch
 from edgetl.train.weights.places import (
     LISTING,
+    Place,
     Stored,
     file_name,
     find_local,
+    named_folder,
     read_listing,
     stated_hash,
 )
+
+log = logging.getLogger("edgetl")
 
 
 class Here(Record, frozen=True, kw_only=True):
@@ -41,20 +45,28 @@ class Checked(Record, frozen=True, kw_only=True):
 
 
 def here() -> list[Here]:
-    """All weights that `--weights imagenet` would find; damaged ones are passed over."""
+    """All weights that `--weights imagenet` would find; damaged ones are said and passed over.
+
+    WeightsError where EDGETL_WEIGHTS names no folder.
+    """
+    named_folder()
     found = []
     for info in all_backbones().values():
-        with contextlib.suppress(WeightsError):
-            if place := find_local(info):
-                found.append(
-                    Here(
-                        backbone=info.name,
-                        path=str(place.path),
-                        found=place.found,
-                        bytes=place.path.stat().st_size,
-                        licence=info.licence,
-                    )
+        try:
+            place = find_local(info)
+        except (WeightsError, OSError) as error:
+            log.warning("%s", error)
+            continue
+        if place:
+            found.append(
+                Here(
+                    backbone=info.name,
+                    path=str(place.path),
+                    found=place.found,
+                    bytes=place.path.stat().st_size,
+                    licence=info.licence,
                 )
+            )
     return found
 
 
@@ -68,7 +80,7 @@ def collect(name: str, folder: Path, *, bar: Bar = no_bar) -> Stored:
     row = known.get(to.name)
     if row and to.is_file() and sha256_file(to) == row.sha256:
         return row
-    if place := find_local(info):
+    if place := _whole(info):
         with atomic_file(to) as stream, place.path.open("rb") as original:
             shutil.copyfileobj(original, stream)
         sha256 = sha256_file(to)
@@ -90,6 +102,16 @@ def collect(name: str, folder: Path, *, bar: Bar = no_bar) -> Stored:
     known[to.name] = row
     write_bytes(home / LISTING, encode_json([known[key] for key in sorted(known)]))
     return row
+
+
+def _whole(info: BackboneInfo) -> Place | None:
+    """Weights that are here; damaged ones are passed over where they can be fetched."""
+    try:
+        return find_local(info)
+    except WeightsError:
+        if info.url:
+            return None
+        raise
 
 
 def verified(folder: Path) -> list[Checked]:
