@@ -121,8 +121,8 @@ def _train(
 ) -> RunRecord:
     keep_to_cores()
     timings, kind = dict[str, float](), TASKS.find(config.task)
-    spec = kind.reads(config.size, config.fit, config.depth)
-    spec = spec.seen(config.crop_pct, info.interpolation)
+    reads = kind.reads(config.size, config.fit, config.depth)
+    spec = reads.seen(config.crop_pct, info.interpolation)
     bar = partial(progress_bar, show=progress)
     # first: a download that fails should not wait for the photos
     place = find_weights(info, config.weights, bar=partial(bar, unit="bytes"))
@@ -140,9 +140,8 @@ def _train(
     timings["photos"] = time.perf_counter() - clock
     twin = twin_of(dataset.task)
     model = twin.network(config.backbone, seed=config.seed)
-    origin = load_weights(model, info, place)
-    skipped = map(skipped_line, dataset.summary.skipped_files)
-    for text in (*dataset.summary.warnings, *skipped, *origin.notes):
+    origin, data_said = load_weights(model, info, place), dataset.summary
+    for text in (*data_said.warnings, *map(skipped_line, data_said.skipped_files), *origin.notes):
         log.warning("%s", text)
     record = RunRecord(
         edgetl_run=RUN_VERSION,
