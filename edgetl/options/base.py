@@ -206,3 +206,12 @@ def sides(flag: str, text: str) -> Size:
         raise UsageError(f"{flag} {text} is not a size.", fix="give 224, or 192x320: height first.")
     height, width = int(found[1]), int(found[2] or found[1])
     return height if height == width else (height, width)
+
+
+def one_framing(fit: str | None, *, cropped: bool) -> None:
+    """UsageError where a share to crop is asked of a fit that shows all of a photo."""
+    if cropped and fit not in (None, "crop"):
+        raise UsageError(
+            f"--crop-pct crops, and --fit {fit} shows all of a photo.",
+            fix="leave one of them away.",
+        )

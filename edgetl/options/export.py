@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from edgetl.errors import UsageError
-from edgetl.options.base import Colours, Option, Options, colours, seconds, sides
+from edgetl.options.base import Colours, Option, Options, colours, one_framing, seconds, sides
 from edgetl.options.runtime import Engine, Precision
 from edgetl.spec import LARGEST_SIDE, Fit, Interpolation, Order, Size
 
@@ -126,11 +126,7 @@ class ExportOptions(OnnxOptions, frozen=True, kw_only=True):
     ] = None
 
     def check(self) -> None:
-        if self.crop_pct is not None and self.fit not in (None, "crop"):
-            raise UsageError(
-                f"--crop-pct crops, and --fit {self.fit} shows all of a photo.",
-                fix="leave one of them away.",
-            )
+        one_framing(self.fit, cropped=self.crop_pct is not None)
         if self.budget_s is not None and self.search == "never":
             raise UsageError(
                 "--budget bounds a search, and --search never makes none.",

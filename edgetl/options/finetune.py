@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from edgetl.errors import UsageError
-from edgetl.options.base import Option, Options, sides
+from edgetl.options.base import Option, Options, one_framing, sides
 from edgetl.spec import Fit, Size, Strategy, TorchDevice
 from edgetl.tasks.base import DEFAULT_TASK, TASKS
 
@@ -53,11 +53,7 @@ class FinetuneOptions(Options, frozen=True, kw_only=True):
     task: Annotated[str, Option("What is learnt.", known=TASKS)] = DEFAULT_TASK
 
     def check(self) -> None:
-        if self.crop_pct != 1 and self.fit != "crop":
-            raise UsageError(
-                f"--crop-pct crops, and --fit {self.fit} shows all of a photo.",
-                fix="leave one of them away.",
-            )
+        one_framing(self.fit, cropped=self.crop_pct != 1)
         if self.epochs is not None and self.strategy == "probe":
             raise UsageError(
                 "--strategy probe trains no epochs: it fits a head on fixed features.",

@@ -211,9 +211,9 @@ def test_findings_reach_stderr_once_the_json_the_run_and_the_report(
         for label in ("left", "right"):
             (tmp_path / "d" / split / label).mkdir(parents=True)
             for index in range(count):
-                belt = Image.new("RGB", (120, 48), (90, 90, 90))
+                belt = Image.new("RGB", (168, 48), (90, 90, 90))
                 seed = index + 100 * (split == "val")
-                belt.paste(arrow(seed, points_left=label == "left"), (36, 0))
+                belt.paste(arrow(seed, points_left=label == "left"), (60, 0))
                 belt.save(tmp_path / "d" / split / label / f"{index:02}.png")
     done = cli(
         "finetune", tmp_path / "d", "--out", tmp_path / "run", "--backbone", NET, "--epochs", "1",
@@ -223,7 +223,7 @@ def test_findings_reach_stderr_once_the_json_the_run_and_the_report(
     warnings = read_run(tmp_path / "run").warnings
     long, mirrored = warnings[:2]
     assert "44 of 44" not in long  # only training photos count
-    assert "32 of 32 training photos are about 2.5 times as long as wide" in long
+    assert "32 of 32 training photos are about 3.5 times as long as wide" in long
     assert "become right" in mirrored
     page = (tmp_path / "run" / "report.html").read_text()
     for text in (long, mirrored):
