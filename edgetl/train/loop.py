@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -23,6 +24,7 @@ from edgetl.spec import Normalize, Strict
 from edgetl.tasks.base import Outputs, Task
 from edgetl.train.augment import Batches, jitter
 from edgetl.train.backbones import Network
+from edgetl.train.depthwise import QuickDepthwise
 from edgetl.train.infer import NotFiniteError, bf16_pays, forward_rows
 from edgetl.train.tasks.base import TrainTask
 from edgetl.train.weights.state_dicts import read_safetensors
@@ -133,7 +135,8 @@ class Trainer:
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
         generator = torch.Generator().manual_seed(self.settings.seed * 7_368_787 + self.step)
         inputs = self._inputs(jitter(images.float(), generator))
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+        quick = QuickDepthwise() if self.bf16 and self.device == "cpu" else contextlib.nullcontext()
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16), quick:
             found = self.model(inputs)
         outputs = {name: tensor.float() for name, tensor in found.items()}
         loss = self.twin.loss(outputs, truth, smoothing=self.settings.smoothing)
