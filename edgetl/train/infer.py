@@ -21,7 +21,7 @@ from torch import nn
 
 from edgetl.errors import TrainingError
 from edgetl.inputs.base import Pixels
-from edgetl.machine import available_cores, this_machine
+from edgetl.machine import available_cores
 from edgetl.runs.folder import MODEL
 from edgetl.runs.record import RunRecord
 from edgetl.spec import Normalize, Split
@@ -84,13 +84,6 @@ def memory_kept() -> Iterator[None]:
             _keeping.pop()
             if not _keeping:
                 _tell_glibc(USUAL)
-
-
-def bf16_pays(device: Literal["cpu", "cuda"]) -> bool:
-    """Whether bfloat16 arithmetic is native on the device."""
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return this_machine().bf16
 
 
 def normalise(images: torch.Tensor, normalize: Normalize, dtype: torch.dtype) -> torch.Tensor:

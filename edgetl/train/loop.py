@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
@@ -24,8 +23,8 @@ from edgetl.spec import Normalize, Strict
 from edgetl.tasks.base import Outputs, Task
 from edgetl.train.augment import Batches, jitter
 from edgetl.train.backbones import Network
-from edgetl.train.depthwise import QuickDepthwise
-from edgetl.train.infer import NotFiniteError, bf16_pays, forward_rows
+from edgetl.train.infer import NotFiniteError, forward_rows
+from edgetl.train.precision import quickest
 from edgetl.train.tasks.base import TrainTask
 from edgetl.train.weights.state_dicts import read_safetensors
 
@@ -90,7 +89,6 @@ class Trainer:
             quicken_norms(self.model)
         self.groups = parameter_groups(self.model, settings)
         self.optimizer = torch.optim.AdamW(self.groups, lr=0.0, fused=True)
-        self.bf16 = bf16_pays(device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.best = copy.deepcopy(self.average)
         self.best_score: tuple[float, float] = (-math.inf, -math.inf)
@@ -135,8 +133,7 @@ class Trainer:
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
         generator = torch.Generator().manual_seed(self.settings.seed * 7_368_787 + self.step)
         inputs = self._inputs(jitter(images.float(), generator))
-        quick = QuickDepthwise() if self.bf16 and self.device == "cpu" else contextlib.nullcontext()
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16), quick:
+        with quickest(self.device):
             found = self.model(inputs)
         outputs = {name: tensor.float() for name, tensor in found.items()}
         loss = self.twin.loss(outputs, truth, smoothing=self.settings.smoothing)

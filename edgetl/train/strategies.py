@@ -30,8 +30,9 @@ from edgetl.train import guidance
 from edgetl.train.augment import Batches
 from edgetl.train.backbones import Network, find_backbone
 from edgetl.train.dataset import Dataset
-from edgetl.train.infer import FEATURES, NotFiniteError, bf16_pays, forward_rows
+from edgetl.train.infer import FEATURES, NotFiniteError, forward_rows
 from edgetl.train.loop import Hyperparameters, Trainer, Validation, train
+from edgetl.train.precision import bf16_pays
 from edgetl.train.probe import Head
 from edgetl.train.tasks.base import TrainTask
 

@@ -99,14 +99,6 @@ def test_what_torch_fx_cannot_follow_is_run_as_it_is() -> None:
     np.testing.assert_array_equal(ours, plain)
 
 
-def test_emulated_bf16_on_a_gpu_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    def supported(including_emulation: bool = True) -> bool:
-        return including_emulation
-
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-    assert not infer.bf16_pays("cuda")
-
-
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (64, 2)])
 def test_torch_keeps_to_the_cores_of_this_process(
     cores: int, threads: int, monkeypatch: pytest.MonkeyPatch, single: None

@@ -1,4 +1,4 @@
-"""Gradients of depthwise convolutions: float32's, whatever the forward pass computes in."""
+"""The arithmetic of training: where bfloat16 pays, and gradients of depthwise convolutions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgetl.train.depthwise import QuickDepthwise
+from edgetl.train.precision import QuickDepthwise, bf16_pays
 
 
 def gradients(
@@ -67,3 +67,11 @@ def test_frozen_layers_get_none() -> None:
         layer(images).sum().backward()
     assert images.grad is not None
     assert layer.weight.grad is None
+
+
+def test_emulated_bf16_on_a_gpu_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert not bf16_pays("cuda")
