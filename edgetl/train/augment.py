@@ -95,12 +95,14 @@ def random_box(
 
 
 def jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Vary brightness, contrast and saturation of each photo of float `(B, H, W, 3)` in 0…255."""
+    """Vary brightness, contrast and saturation of each photo `(B, H, W, 3)` in 0…255; float32.
+
+    Brightness b makes `x` to `bx`; contrast c then spreads the values about their mean, and
+    saturation s those of a pixel about its grey: together `bcs x + bc(1 - s) grey + b(1 - c) mean`.
+    """
     draws = torch.rand((3, len(images), 1, 1, 1), generator=generator) * 2 * COLOUR + 1 - COLOUR
     brightness, contrast, saturation = draws.to(images.device)
-    images = images * brightness
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    images = (images - mean) * contrast + mean
-    grey = images.mean(dim=3, keepdim=True)
-    varied: torch.Tensor = ((images - grey) * saturation + grey).clamp(0, 255)
-    return varied
+    images, both = images.float(), brightness * contrast
+    mean, grey = images.mean(dim=(1, 2, 3), keepdim=True), images.mean(dim=3, keepdim=True)
+    rest = grey * (both * (1 - saturation)) + mean * (brightness - both)
+    return torch.addcmul(rest, images, both * saturation).clamp_(0, 255)

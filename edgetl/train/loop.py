@@ -24,6 +24,7 @@ from edgetl.tasks.base import Outputs, Task
 from edgetl.train.augment import Batches, jitter
 from edgetl.train.backbones import Network
 from edgetl.train.infer import NotFiniteError, forward_rows
+from edgetl.train.norms import with_fixed_norms
 from edgetl.train.precision import quickest
 from edgetl.train.tasks.base import TrainTask
 from edgetl.train.weights.state_dicts import read_safetensors
@@ -94,6 +95,8 @@ class Trainer:
         self.best_score: tuple[float, float] = (-math.inf, -math.inf)
         self.step = self.epoch = self.stale = 0
         self.history: list[EpochRow] = []
+        self.set_mode()
+        self.quick = self.model if settings.train_norm else with_fixed_norms(self.model)
 
     def run_epoch(self, batches: Batches, advance: Callable[[int], None]) -> tuple[float, float]:
         """Train one epoch; returns (mean loss, photos per second).
@@ -132,9 +135,9 @@ class Trainer:
         # Dropout and colour draw from the step's own seed, so that a resumed run draws the same.
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
         generator = torch.Generator().manual_seed(self.settings.seed * 7_368_787 + self.step)
-        inputs = self._inputs(jitter(images.float(), generator))
+        inputs = self._inputs(jitter(images, generator))
         with quickest(self.device):
-            found = self.model(inputs)
+            found = self.quick(inputs)
         outputs = {name: tensor.float() for name, tensor in found.items()}
         loss = self.twin.loss(outputs, truth, smoothing=self.settings.smoothing)
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,104 @@
+"""Fixed batch normalisation as part of the convolutions: the same answers and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from edgetl.train.backbones import build_network
+from edgetl.train.norms import NormedConv, with_fixed_norms
+
+
+def settle(model: nn.Module) -> nn.Module:
+    """Training mode, but statistics that are fixed and nothing drawn."""
+    torch.manual_seed(0)
+    for module in model.train().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+            module.get_buffer("running_mean").normal_(0, 0.1)
+            module.get_buffer("running_var").uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+        elif isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def answers(model: nn.Module, owner: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    owner.zero_grad(set_to_none=True)
+    found = model(images)
+    found = found["logits"] if isinstance(found, dict) else found
+    (found * torch.linspace(-1, 1, found.numel()).view(found.shape)).sum().backward()
+    return [found.detach(), *(p.grad.clone() for p in owner.parameters() if p.grad is not None)]
+
+
+def same(model: nn.Module, images: torch.Tensor) -> nn.Module:
+    quick = with_fixed_norms(model)
+    ours, theirs = (answers(each, model, images) for each in (quick, model))
+    assert len(ours) == len(theirs)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine - other).norm() <= 1e-4 * other.norm()
+    return quick
+
+
+def normed(model: nn.Module) -> int:
+    return sum(isinstance(module, NormedConv) for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_lite0", "mobilenet_v3_small"])
+def test_backbones_answer_and_learn_alike(name: str) -> None:
+    model = settle(build_network(name, 5, "logits", seed=0))
+    for parameter in list(model.parameters())[:6]:
+        parameter.requires_grad_(False)
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert normed(same(model, torch.randn(2, 3, 64, 64))) == norms
+
+
+def test_steps_of_an_optimiser_reach_both() -> None:
+    model = settle(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    quick, images = with_fixed_norms(model), torch.randn(2, 3, 8, 8)
+    before = quick(images).detach()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    quick(images).square().mean().backward()
+    optimizer.step()
+    assert not torch.allclose(before, quick(images))
+    torch.testing.assert_close(quick(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+class Twice(nn.Module):
+    """What the convolution answers is used beside the normalisation too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found = self.conv(images)
+        return self.norm(found) + found
+
+
+class Branching(Twice):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found = self.norm(self.conv(images))
+        return found if found.sum() > 0 else -found
+
+
+@pytest.mark.parametrize(
+    "model",
+    [Twice(), Branching(), nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()),
+     nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False))],
+    ids=["twice used", "no graph", "no convolution", "no scale"],
+)  # fmt: skip
+def test_others_stay_as_they_are(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    images = torch.randn(2, 3, 8, 8, requires_grad=True)
+    assert normed(with_fixed_norms(model)) == 0
+    torch.testing.assert_close(with_fixed_norms(model)(images), model(images))
+
+
+def test_bias_of_the_convolution_counts() -> None:
+    model = settle(nn.Sequential(nn.Conv2d(3, 4, 3, bias=True), nn.BatchNorm2d(4), nn.ReLU6()))
+    assert normed(same(model, torch.randn(2, 3, 8, 8))) == 1
