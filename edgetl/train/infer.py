@@ -9,7 +9,6 @@ import contextlib
 import copy
 import ctypes
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -27,6 +26,7 @@ from edgetl.runs.record import RunRecord
 from edgetl.spec import Normalize, Split
 from edgetl.tasks.base import Outputs, finite, join
 from edgetl.train.backbones import Network
+from edgetl.train.fold import folded
 from edgetl.train.tasks.base import twin_of
 from edgetl.train.weights import restore_network
 
@@ -86,26 +86,11 @@ def memory_kept() -> Iterator[None]:
                 _tell_glibc(USUAL)
 
 
-def normalise(images: torch.Tensor, normalize: Normalize, dtype: torch.dtype) -> torch.Tensor:
-    """uint8 `(N, H, W, 3)` → normalised `(N, 3, H, W)`, channels-last, of `dtype`."""
+def normalise(images: torch.Tensor, normalize: Normalize) -> torch.Tensor:
+    """uint8 `(N, H, W, 3)` → normalised float32 `(N, 3, H, W)`, channels-last."""
     mean = torch.tensor(normalize.mean, device=images.device) * 255
     scale = 1 / (torch.tensor(normalize.std, device=images.device) * 255)
-    return ((images.float() - mean) * scale).permute(0, 3, 1, 2).to(dtype)
-
-
-def folded(model: nn.Module) -> nn.Module:
-    """A copy for inference with batch normalisation folded into convolutions, channels-last.
-
-    Equal up to rounding. Networks that torch.fx cannot follow keep their batch normalisation.
-    """
-    from torch.fx.experimental.optimization import fuse
-
-    plain = copy.deepcopy(model).eval()
-    with warnings.catch_warnings(), contextlib.suppress(Exception):
-        warnings.simplefilter("ignore")
-        plain = fuse(plain)
-    ready: nn.Module = plain.to(memory_format=torch.channels_last)
-    return ready
+    return ((images.float() - mean) * scale).permute(0, 3, 1, 2)
 
 
 def forward_rows(
@@ -115,22 +100,22 @@ def forward_rows(
     normalize: Normalize,
     *,
     device: Literal["cpu", "cuda"],
-    dtype: torch.dtype = torch.float32,
     fold: bool = True,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Outputs:
     """Outputs float32 `(len(rows), …)` of `model` for rows of `pixels (N, H, W, 3)`.
 
-    A model that returns one tensor, as a body does, has the output FEATURES. `fold` folds batch
-    normalisation first, which is faster and equal up to rounding. Raises NotFiniteError with the
+    A model that returns one tensor, as a body does, has the output FEATURES. `fold` computes
+    by `folded`, which is faster and equal up to rounding. Raises NotFiniteError with the
     rows whose outputs are NaN or infinity.
     """
-    ready = (folded(model) if fold else copy.deepcopy(model).eval()).to(device=device, dtype=dtype)
+    ready = folded(model, device) if fold else copy.deepcopy(model).eval()
+    ready = ready.to(device)
     parts: list[Outputs] = []
     with torch.inference_mode():
         for start in range(0, len(rows), BATCH):
             block = torch.from_numpy(np.ascontiguousarray(pixels[rows[start : start + BATCH]]))
-            found = ready(normalise(block.to(device), normalize, dtype))
+            found = ready(normalise(block.to(device), normalize))
             named = found if isinstance(found, dict) else {FEATURES: found}
             parts.append({name: tensor.float().cpu().numpy() for name, tensor in named.items()})
             advance(len(block))

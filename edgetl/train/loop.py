@@ -23,8 +23,8 @@ from edgetl.spec import Normalize, Strict
 from edgetl.tasks.base import Outputs, Task
 from edgetl.train.augment import Batches, jitter
 from edgetl.train.backbones import Network
+from edgetl.train.fold import with_fixed_norms
 from edgetl.train.infer import NotFiniteError, forward_rows
-from edgetl.train.norms import with_fixed_norms
 from edgetl.train.precision import quickest
 from edgetl.train.tasks.base import TrainTask
 from edgetl.train.weights.state_dicts import read_safetensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ Floats = npt.NDArray[np.float32]
 STRENGTHS = tuple(float(c) for c in np.logspace(-4, 0, 7))
 FOLDS = 3
 ITERATIONS = 300
+TOLERANCE = 1e-3  # 1e-2 stops weakly regularised fits so early that they seem the better ones
 LARGEST = 10.0
 
 
@@ -36,7 +38,7 @@ def fit_probe(
     scaled, mean, deviation = _scaled(features)
     present, local = np.unique(truth, return_inverse=True)
     strength = _choose_strength(scaled, local, groups, seed)
-    weight, bias = _fit(scaled, local, strength, None, 1e-3)
+    weight, bias = _fit(scaled, local, strength, None)
     full_weight = np.zeros((classes, features.shape[1]), np.float32)
     full_bias = np.full(classes, -30.0, np.float32)
     full_weight[present] = weight / deviation
@@ -75,30 +77,30 @@ def fit_binary_probe(
 
         splitter = GroupKFold(folds, shuffle=True, random_state=seed)
         parts = list(splitter.split(scaled, groups=keys))
-        losses: list[float] = []
-        for strength in STRENGTHS:
-            losses.append(0.0)
+
+        def loss(strength: float) -> float:
+            total = 0.0
             for train, held in parts:
-                weight, bias = _fit_columns(scaled[train], truth[train], strength, 1e-2)
+                weight, bias = _fit_columns(scaled[train], truth[train], strength)
                 logits = scaled[held].astype(np.float64) @ weight.T + bias
-                losses[-1] += float((np.logaddexp(0, logits) - truth[held] * logits).sum())
-            if losses[-1] > min(losses):
-                break  # as in `_choose_strength`
-        strength = STRENGTHS[int(np.argmin(losses))]
-    weight, bias = _fit_columns(scaled, truth, strength, 1e-3)
+                total += float((np.logaddexp(0, logits) - truth[held] * logits).sum())
+            return total
+
+        strength = _lowest(loss)
+    weight, bias = _fit_columns(scaled, truth, strength)
     weight = (weight / deviation).astype(np.float32)
     return Head(weight, (bias - weight @ mean).astype(np.float32), strength)
 
 
 def _fit_columns(
-    scaled: Floats, truth: npt.NDArray[np.bool_], strength: float, tolerance: float
+    scaled: Floats, truth: npt.NDArray[np.bool_], strength: float
 ) -> tuple[Floats, Floats]:
     weight = np.zeros((truth.shape[1], scaled.shape[1]), np.float32)
     share = (truth.sum(axis=0) + 0.5) / (len(truth) + 1)
     bias = np.log(share / (1 - share)).astype(np.float32)
     for i in range(truth.shape[1]):
         if 0 < truth[:, i].sum() < len(truth):
-            two, both = _fit(scaled, truth[:, i].astype(np.int64), strength, None, tolerance)
+            two, both = _fit(scaled, truth[:, i].astype(np.int64), strength, None)
             weight[i], bias[i] = two[1] - two[0], both[1] - both[0]
     return weight, bias
 
@@ -127,17 +129,34 @@ def _choose_strength(
     if not parts:  # every split by groups would leave a class out
         return STRENGTHS[len(STRENGTHS) // 2]
     warm: list[tuple[Floats, Floats] | None] = [None] * len(parts)
-    losses: list[float] = []
-    for strength in STRENGTHS:
-        losses.append(0.0)
+
+    def loss(strength: float) -> float:
+        total = 0.0
         for index, (train, held) in enumerate(parts):
-            weight, bias = warm[index] = _fit(
-                scaled[train], truth[train], strength, warm[index], 1e-2
-            )
-            losses[-1] += cross_entropy(scaled[held] @ weight.T + bias, truth[held])
-        if losses[-1] > min(losses):
-            break  # the loss is unimodal in C: weaker regularisation only overfits more
-    return STRENGTHS[int(np.argmin(losses))]
+            weight, bias = warm[index] = _fit(scaled[train], truth[train], strength, warm[index])
+            total += cross_entropy(scaled[held] @ weight.T + bias, truth[held])
+        return total
+
+    return _lowest(loss)
+
+
+def _lowest(loss: Callable[[float], float]) -> float:
+    """The strength whose loss is lowest, looked for from the middle one on.
+
+    The loss has one minimum: weaker regularisation than there only overfits more.
+    """
+    middle = len(STRENGTHS) // 2
+    losses = {middle: loss(STRENGTHS[middle])}
+    for step in (1, -1):
+        at = middle
+        while 0 <= at + step < len(STRENGTHS):
+            losses[at + step] = loss(STRENGTHS[at + step])
+            if losses[at + step] > losses[at]:
+                break
+            at += step
+        if at != middle:
+            break
+    return STRENGTHS[min(losses, key=lambda at: losses[at])]
 
 
 def _fit(
@@ -145,13 +164,12 @@ def _fit(
     truth: npt.NDArray[np.int64],
     strength: float,
     warm: tuple[Floats, Floats] | None,
-    tolerance: float,
 ) -> tuple[Floats, Floats]:
     """Multinomial logistic regression; two classes are written as two rows as well."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=strength, max_iter=ITERATIONS, tol=tolerance, warm_start=True)
+    model = LogisticRegression(C=strength, max_iter=ITERATIONS, tol=TOLERANCE, warm_start=True)
     binary = len(np.unique(truth)) == 2
     if warm is not None:
         weight, bias = warm

@@ -32,7 +32,6 @@ from edgetl.train.backbones import Network, find_backbone
 from edgetl.train.dataset import Dataset
 from edgetl.train.infer import FEATURES, NotFiniteError, forward_rows
 from edgetl.train.loop import Hyperparameters, Trainer, Validation, train
-from edgetl.train.precision import bf16_pays
 from edgetl.train.probe import Head
 from edgetl.train.tasks.base import TrainTask
 
@@ -135,14 +134,10 @@ def check_mirroring(context: Context, probed: Network) -> None:
     task, truth = validation.task, validation.task.named(validation.targets)
     if not truth or not context.twin.augments:
         return
-    dtype = torch.bfloat16 if bf16_pays(device) else torch.float32
-    rows = validation.rows
+    mirror = validation.pixels[:, :, ::-1]
+    seen = forward_rows(probed, mirror, validation.rows, context.normalize, device=device)
     plain, mirrored = (
-        task.answers(
-            forward_rows(probed, images, rows, context.normalize, device=device, dtype=dtype),
-            task.Settings(),
-        )
-        for images in (validation.pixels, validation.pixels[:, :, ::-1])
+        task.answers(outputs, task.Settings()) for outputs in (validation.known[probed], seen)
     )
     context.warn(guidance.mirroring(plain, mirrored, truth))
 
@@ -150,7 +145,6 @@ def check_mirroring(context: Context, probed: Network) -> None:
 def _fit_head(context: Context, model: Network) -> Head | None:
     dataset, device = context.dataset, context.config.device
     rows = dataset.rows("train")
-    dtype = torch.bfloat16 if bf16_pays(device) else torch.float32
     clock = time.perf_counter()
     with context.bar("frozen features", len(rows)) as advance:
         features = forward_rows(
@@ -159,7 +153,6 @@ def _fit_head(context: Context, model: Network) -> Head | None:
             rows,
             context.normalize,
             device=device,
-            dtype=dtype,
             advance=advance,
         )[FEATURES]
     context.timings["features"] = time.perf_counter() - clock

@@ -13,7 +13,8 @@ import torch
 from edgetl.spec import Normalize
 from edgetl.train import infer
 from edgetl.train.backbones import Network
-from edgetl.train.infer import folded, forward_rows, keep_to_cores, normalise
+from edgetl.train.fold import folded
+from edgetl.train.infer import forward_rows, keep_to_cores, normalise
 from tests.helpers import build_classifier
 
 NORMALIZE = Normalize()
@@ -49,7 +50,7 @@ def test_folding_changes_only_the_last_digits(name: str, single: None) -> None:
 def test_the_network_given_is_left_as_it_is(single: None) -> None:
     model = settled("shufflenet_v2_x0_5").train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    forward_rows(model, photos(2), np.arange(2), NORMALIZE, device="cpu", dtype=torch.bfloat16)
+    forward_rows(model, photos(2), np.arange(2), NORMALIZE, device="cpu")
     assert model.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
@@ -74,7 +75,7 @@ def test_rows_are_taken_in_the_order_asked_across_batches(
 
 def test_normalise_is_what_the_weights_were_trained_with() -> None:
     images = torch.from_numpy(photos(2))
-    ours = normalise(images, NORMALIZE, torch.float32)
+    ours = normalise(images, NORMALIZE)
     mean = torch.tensor(NORMALIZE.mean).view(1, 3, 1, 1)
     std = torch.tensor(NORMALIZE.std).view(1, 3, 1, 1)
     theirs = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std

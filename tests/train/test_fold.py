@@ -1,4 +1,4 @@
-"""Fixed batch normalisation as part of the convolutions: the same answers and gradients."""
+"""Normalisation and activations as part of the convolutions: the same answers and gradients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edgetl.train.backbones import build_network
-from edgetl.train.norms import NormedConv, with_fixed_norms
+from edgetl.train.fold import ActiveConv, NormedConv, folded, with_fixed_norms
 
 
 def settle(model: nn.Module) -> nn.Module:
@@ -102,3 +102,41 @@ def test_others_stay_as_they_are(model: nn.Module) -> None:
 def test_bias_of_the_convolution_counts() -> None:
     model = settle(nn.Sequential(nn.Conv2d(3, 4, 3, bias=True), nn.BatchNorm2d(4), nn.ReLU6()))
     assert normed(same(model, torch.randn(2, 3, 8, 8))) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "regnet_x_400mf"]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_activations_join_for_inference(name: str, dtype: torch.dtype) -> None:
+    model = settle(build_network(name, 5, "logits", seed=0)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        wanted = model(images)["logits"]
+        quick = folded(model).to(dtype)
+        found = quick(images.to(dtype))["logits"].float()
+    assert (found - wanted).norm() <= (1e-4 if dtype is torch.float32 else 0.1) * wanted.norm()
+    assert any(isinstance(module, ActiveConv) for module in quick.modules())
+    on_gpu = folded(model, "cuda")
+    assert not any(isinstance(module, ActiveConv) for module in on_gpu.modules())
+
+
+def test_an_activation_joins_only_what_it_alone_reads() -> None:
+    class Skipped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(3, 4, 3), nn.ReLU()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            found = self.conv(images)
+            return self.act(found) + found
+
+    for model in (
+        Skipped(),
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding="same"), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU()),
+    ):
+        quick, images = folded(model), torch.randn(2, 3, 8, 8)
+        torch.testing.assert_close(quick(images), model(images))
+        assert not any(isinstance(module, ActiveConv) for module in quick.modules())
