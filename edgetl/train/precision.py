@@ -51,8 +51,8 @@ class QuickDepthwise(TorchFunctionMode):
         return _convolve(*args, **(kwargs or {}))
 
 
-def _convolve(  # noqa: PLR0917 (torch's own signature)
-    images: torch.Tensor,
+def _convolve(  # noqa: PLR0917 (torch's own signature, and names)
+    input: torch.Tensor,  # noqa: A002
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
     stride: Any = 1,
@@ -60,14 +60,14 @@ def _convolve(  # noqa: PLR0917 (torch's own signature)
     dilation: Any = 1,
     groups: int = 1,
 ) -> Any:
-    given = images, weight, bias, stride, padding, dilation, groups
-    if groups == 1 or groups != images.shape[1] or isinstance(padding, str):
+    given = input, weight, bias, stride, padding, dilation, groups
+    if groups == 1 or input.dim() != 4 or groups != input.shape[1] or isinstance(padding, str):
         return torch.conv2d(*given)
     return _Depthwise.apply(*given)
 
 
 class _Depthwise(torch.autograd.Function):
-    """torch.conv2d with its float32 gradients."""
+    """Computed as torch.conv2d does, its gradients in float32."""
 
     @staticmethod
     def forward(ctx: Any, images: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.Tensor:

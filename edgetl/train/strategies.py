@@ -134,10 +134,14 @@ def check_mirroring(context: Context, probed: Network) -> None:
     task, truth = validation.task, validation.task.named(validation.targets)
     if not truth or not context.twin.augments:
         return
-    mirror = validation.pixels[:, :, ::-1]
-    seen = forward_rows(probed, mirror, validation.rows, context.normalize, device=device)
+    rows, how = validation.rows, context.normalize
     plain, mirrored = (
-        task.answers(outputs, task.Settings()) for outputs in (validation.known[probed], seen)
+        task.answers(outputs, task.Settings())
+        for outputs in (
+            validation.known.get(probed)
+            or forward_rows(probed, validation.pixels, rows, how, device=device),
+            forward_rows(probed, validation.pixels[:, :, ::-1], rows, how, device=device),
+        )
     )
     context.warn(guidance.mirroring(plain, mirrored, truth))
 

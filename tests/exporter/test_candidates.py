@@ -207,12 +207,12 @@ def test_what_calibrated_is_on_record(trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ort-int8", "ov-int8", "trt-int8-weak", "trt-int8-strong"])
 def test_nodes_are_kept_in_floating_point(name: str, context: BuildContext, images: Pixels) -> None:
-    """Half of the network in FP32 is nearer to FP32 than all of it in INT8, and differs."""
+    """All convolutions but one in FP32 are nearer to FP32 than all in INT8, and differ."""
     recipe = with_calibration(name, "minmax")
     nodes = onnx.load_model_from_string(context.canonical).graph.node
     layers = [n.name for n in nodes if n.op_type == "Conv"]
     whole = build(recipe, context)
-    mixed = build(recipe, context, frozenset(layers[: len(layers) // 2]))
+    mixed = build(recipe, context, frozenset(layers[:-1]))
     assert mixed.files.keys() == whole.files.keys()
     assert mixed.files != whole.files
     reference = context.source.reference(images)["logits"]

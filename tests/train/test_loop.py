@@ -17,6 +17,7 @@ from edgetl.spec import Normalize
 from edgetl.tasks.base import Metric, Outputs
 from edgetl.tasks.classification import Classification
 from edgetl.train.augment import Batches
+from edgetl.train.fold import NormedConv
 from edgetl.train.infer import NotFiniteError, forward_rows
 from edgetl.train.loop import Hyperparameters, Trainer, Validation, parameter_groups, train
 from tests.helpers import build_classifier, twin
@@ -104,9 +105,18 @@ class StopError(Exception):
     """Ends a training from its checkpoint."""
 
 
-@pytest.mark.parametrize("net", NETS)
-def test_a_saved_state_goes_on_to_the_same_bits(net: str, single: None, tmp_path: Path) -> None:
-    whole, batches, validation = setup(net)
+FIXED = {"stage": "finetune", "train_norm": False, "freeze": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("net", "changes"), [*((net, {}) for net in NETS), ("mobilenet_v3_small", FIXED)]
+)
+def test_a_saved_state_goes_on_to_the_same_bits(
+    net: str, changes: dict[str, Any], single: None, tmp_path: Path
+) -> None:
+    whole, batches, validation = setup(net, **changes)
+    joined = any(isinstance(module, NormedConv) for module in whole.quick.modules())
+    assert joined == bool(changes)
     run(whole, batches, validation)
 
     for stop in (1, 3):
@@ -119,9 +129,9 @@ def test_a_saved_state_goes_on_to_the_same_bits(net: str, single: None, tmp_path
                 raise StopError
 
         with pytest.raises(StopError):
-            run(*setup(net), checkpoint)
+            run(*setup(net, **changes), checkpoint)
         torch.manual_seed(stop)  # another process has another history of draws
-        resumed, batches, validation = setup(net)
+        resumed, batches, validation = setup(net, **changes)
         # rows may be ahead of the checkpoint; those of another stage do not count
         later = msgspec.structs.replace(rows[-1], epoch=stop + 1)
         other = msgspec.structs.replace(rows[0], stage="probe")

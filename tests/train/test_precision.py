@@ -29,7 +29,9 @@ LAYERS = {
     "3x3": nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False),
     "5x5, stride 2, bias": nn.Conv2d(8, 8, 5, stride=2, padding=2, groups=8),
     "two filters a channel": nn.Conv2d(8, 16, 3, groups=8),
-    "dilated": nn.Conv2d(8, 8, 3, dilation=2, padding="same", groups=8),
+    "dilated": nn.Conv2d(8, 8, 3, dilation=2, padding=2, groups=8),
+    "oblong": nn.Conv2d(8, 8, (3, 5), (2, 1), (1, 2), (1, 2), groups=8),
+    "padding by name": nn.Conv2d(8, 8, 3, padding="same", groups=8),
     "groups": nn.Conv2d(8, 8, 3, groups=4),
     "plain": nn.Conv2d(8, 4, 3),
 }

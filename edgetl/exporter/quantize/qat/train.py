@@ -29,9 +29,9 @@ from edgetl.exporter.onnx.checks import parse_onnx, takes_one
 from edgetl.exporter.quantize.calibration import Ranges, Rounding
 from edgetl.exporter.quantize.qat.module import OnnxModule
 from edgetl.inputs.base import Pixels
+from edgetl.machine import this_machine
 from edgetl.tasks.base import Outputs, join
 from edgetl.train.infer import keep_to_cores, memory_kept
-from edgetl.train.precision import quickest
 from edgetl.train.tasks.base import TrainTask, twin_of
 
 BATCH = 32
@@ -107,13 +107,14 @@ def _fit(
         optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))
     )
     order = np.random.default_rng(0)
+    bf16 = this_machine().bf16
     start, queue = time.monotonic(), np.empty(0, np.int64)
     for step in range(steps):
         if len(queue) < min(BATCH, len(photos)):
             queue = order.permutation(len(photos))
         chosen, queue = np.sort(queue[:BATCH]), queue[BATCH:]
         images = torch.from_numpy(_varied(photos[chosen], order))
-        with quickest("cpu"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             with torch.no_grad():
                 wanted, goal = teacher.answer(images)
             found, features = student.answer(images)
