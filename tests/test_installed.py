@@ -126,6 +126,7 @@ def interpreters() -> list[str]:
     return [sys.executable, *names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", interpreters())
 def test_predict_with_one_engine(
     python: str, tmp_path: Path, tiny_bundle: Path, shapes: Path

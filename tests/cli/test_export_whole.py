@@ -86,6 +86,7 @@ def interrupt(process: subprocess.Popen[str], at: str) -> list[str]:
     raise AssertionError(f"no line held {at!r}: {seen}")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_search_and_not_the_export(
     searching_process: subprocess.Popen[str], home: Path
@@ -129,6 +130,7 @@ def test_a_second_ctrl_c_ends_the_export(
     assert not list(home.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_finished_trials_are_there_after_ctrl_c(
     searching_process: subprocess.Popen[str], tmp_path: Path
