@@ -34,7 +34,7 @@ from edgetl.tasks.base import TASKS, Evaluation, Outputs
 from edgetl.train import guidance
 from edgetl.train.backbones import BackboneInfo, Network, find_backbone
 from edgetl.train.dataset import Dataset, load_dataset
-from edgetl.train.infer import forward_rows, keep_to_cores, memory_kept
+from edgetl.train.infer import keep_to_cores, memory_kept
 from edgetl.train.strategies import (
     Context,
     check_mirroring,
@@ -140,8 +140,9 @@ def _train(
     timings["photos"] = time.perf_counter() - clock
     twin = twin_of(dataset.task)
     model = twin.network(config.backbone, seed=config.seed)
-    origin, data_said = load_weights(model, info, place), dataset.summary
-    for text in (*data_said.warnings, *map(skipped_line, data_said.skipped_files), *origin.notes):
+    origin = load_weights(model, info, place)
+    skipped = map(skipped_line, dataset.summary.skipped_files)
+    for text in (*dataset.summary.warnings, *skipped, *origin.notes):
         log.warning("%s", text)
     record = RunRecord(
         edgetl_run=RUN_VERSION,
@@ -251,13 +252,10 @@ def _finish(
     settings: Any = None
     splits: tuple[Split, ...] = ("validation", "test")
     for split in splits:
-        rows = dataset.rows(split)
-        if len(rows):
-            known = context.validation.known.get(model) if split == "validation" else None
-            outputs = known or forward_rows(
-                model, dataset.pixels, rows, record.normalize, device=context.config.device
-            )
-            targets = dataset.targets(rows)
+        if len(dataset.rows(split)):
+            held = context.validation if split == "validation" else held_out(dataset, split)
+            outputs = held.outputs(model, record.normalize, context.config.device)
+            targets = held.targets
             settings = settings or dataset.task.fit(outputs, targets)  # on validation, as export's
             results[split] = dataset.task.evaluate(outputs, targets, settings), outputs
     context.timings["evaluation"] = time.perf_counter() - clock

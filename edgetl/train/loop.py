@@ -67,6 +67,13 @@ class Validation:
         found = self.task.evaluate(self.last, self.targets)
         return found.metrics, self.task.loss(self.last, self.targets)
 
+    def outputs(
+        self, model: nn.Module, normalize: Normalize, device: Literal["cpu", "cuda"]
+    ) -> Outputs:
+        """A network's outputs, computed anew only where they are not known yet."""
+        known = self.known.get(model)
+        return known or forward_rows(model, self.pixels, self.rows, normalize, device=device)
+
 
 class Trainer:
     """State of one training: network, its running average, optimiser, and the best so far."""

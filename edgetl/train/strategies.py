@@ -25,7 +25,7 @@ from edgetl.options import FinetuneConfig
 from edgetl.progress import Advance, progress_bar, status_line
 from edgetl.runs import folder as runs
 from edgetl.runs.record import EpochRow, Stage
-from edgetl.spec import Normalize
+from edgetl.spec import Normalize, Split
 from edgetl.train import guidance
 from edgetl.train.augment import Batches
 from edgetl.train.backbones import Network, find_backbone
@@ -68,9 +68,9 @@ class Context(NamedTuple):
         return progress_bar(title, total, show=self.progress)
 
 
-def held_out(dataset: Dataset) -> Validation:
-    """The photos that choose."""
-    rows = dataset.rows("validation")
+def held_out(dataset: Dataset, split: Split = "validation") -> Validation:
+    """The photos of a split that nothing trains on; those of validation choose."""
+    rows = dataset.rows(split)
     return Validation(dataset.pixels, rows, dataset.targets(rows), dataset.task)
 
 
@@ -134,15 +134,12 @@ def check_mirroring(context: Context, probed: Network) -> None:
     task, truth = validation.task, validation.task.named(validation.targets)
     if not truth or not context.twin.augments:
         return
-    rows, how = validation.rows, context.normalize
-    plain, mirrored = (
-        task.answers(outputs, task.Settings())
-        for outputs in (
-            validation.known.get(probed)
-            or forward_rows(probed, validation.pixels, rows, how, device=device),
-            forward_rows(probed, validation.pixels[:, :, ::-1], rows, how, device=device),
-        )
+    normalize, mirror = context.normalize, validation.pixels[:, :, ::-1]
+    outputs = (
+        validation.outputs(probed, normalize, device),
+        forward_rows(probed, mirror, validation.rows, normalize, device=device),
     )
+    plain, mirrored = (task.answers(each, task.Settings()) for each in outputs)
     context.warn(guidance.mirroring(plain, mirrored, truth))
 
 
