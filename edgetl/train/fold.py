@@ -12,7 +12,7 @@ import contextlib
 import copy
 import functools
 from collections.abc import Iterator
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, TypeGuard, TypeVar
 
 import torch
 from torch import fx, nn
@@ -27,6 +27,7 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.SiLU: ("swish", []),
 }
 LARGEST = 1e6
+M = TypeVar("M", bound=nn.Module)
 
 
 class NormedConv(nn.Module):
@@ -100,8 +101,19 @@ def folded(model: nn.Module, device: Literal["cpu", "cuda"] = "cpu") -> nn.Modul
         traced.delete_all_unused_submodules()
         plain = _activated(traced) if device == "cpu" and _joins_activations() else traced
         traced.recompile()
-    ready: nn.Module = plain.to(memory_format=torch.channels_last)
-    return ready
+    return channels_last(plain)
+
+
+def channels_last(model: M) -> M:
+    """Lay out filters and all else with four axes as oneDNN wants them; the model itself returns.
+
+    `Module.to` does so too, but fails where a layer has weights of five axes, as timm's lambda
+    layers do.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def _is_fixed(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:

@@ -23,7 +23,7 @@ from edgetl.spec import Normalize, Strict
 from edgetl.tasks.base import Outputs, Task
 from edgetl.train.augment import Batches, jitter
 from edgetl.train.backbones import Network
-from edgetl.train.fold import with_fixed_norms
+from edgetl.train.fold import channels_last, with_fixed_norms
 from edgetl.train.infer import NotFiniteError, forward_rows
 from edgetl.train.precision import quickest
 from edgetl.train.tasks.base import TrainTask
@@ -91,7 +91,7 @@ class Trainer:
         """`steps` is how many an epoch has."""
         self.settings, self.normalize, self.device = settings, normalize, device
         self.twin = twin
-        self.model: Network = model.to(device).to(memory_format=torch.channels_last)
+        self.model: Network = channels_last(model.to(device))
         self.total = max(1, steps * settings.epochs)
         if settings.train_norm:
             quicken_norms(self.model)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edgetl.train.backbones import build_network
-from edgetl.train.fold import ActiveConv, NormedConv, folded, with_fixed_norms
+from edgetl.train.fold import ActiveConv, NormedConv, channels_last, folded, with_fixed_norms
 
 
 def settle(model: nn.Module) -> nn.Module:
@@ -97,6 +97,26 @@ def test_others_stay_as_they_are(model: nn.Module) -> None:
     images = torch.randn(2, 3, 8, 8, requires_grad=True)
     assert normed(with_fixed_norms(model)) == 0
     torch.testing.assert_close(with_fixed_norms(model)(images), model(images))
+
+
+def test_weights_of_five_axes_stay_as_they_are() -> None:
+    """timm's lambda layers have a Conv3d among their Conv2d."""
+
+    class Lambda(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flat, self.deep = nn.Conv2d(3, 4, 3), nn.Conv3d(1, 2, (1, 3, 3))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.deep(self.flat(images).unsqueeze(1))
+            return found
+
+    model, images = Lambda().eval(), torch.rand(2, 3, 8, 8)
+    wanted = model(images)
+    torch.testing.assert_close(folded(model)(images), wanted)
+    torch.testing.assert_close(channels_last(model)(images), wanted)
+    assert model.flat.weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.deep.weight.is_contiguous()
 
 
 def test_bias_of_the_convolution_counts() -> None:
