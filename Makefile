@@ -21,7 +21,7 @@ demo: install
 # packages of .venv beside it. JOBS processes share the files; each computes on one thread.
 JOBS ?= 2
 RUN = PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 EDGETL_WHEEL="$$(ls $(CURDIR)/dist/*.whl)" \
-  .venv-test/bin/python -m pytest -n $(JOBS) --dist loadfile
+  .venv-test/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test: wheel lint
 	$(RUN) -m "not slow" $(TESTS)

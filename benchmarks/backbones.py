@@ -4,9 +4,9 @@
 
 For each backbone and seed: the probe and fine-tuning, scored on the test photos; then the default
 export of the fine-tuned run to this CPU, as benchmarks/default_export.py scores it. Rows are added
-to results/backbones.jsonl as they come, and what is there already is not done again, so that it may
-be stopped; rows of before a change of training are to be removed by hand. MobileNetV2's weights are
-a file (--weights); the others' are installed packages.
+to results/backbones.jsonl as they come, and what is there already is not done again, on whichever
+machine it was, so that it may be stopped; rows of before a change of training are to be removed by
+hand. MobileNetV2's weights are a file (--weights); the others' are installed packages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any
 
 from benchmarks.common import parser, read_rows, write_rows
 from benchmarks.default_export import exported, on_test
-from edgetl.machine import this_machine
 
 NAME = "backbones"
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
@@ -72,18 +71,13 @@ def main() -> None:
     options.add_argument("--no-export", action="store_true")
     given = options.parse_args()
     rows = read_rows(NAME)
-    here = this_machine().fingerprint
-
-    def done(job: tuple[str, str, int]) -> bool:
-        known = ((r["backbone"], r["strategy"], r["seed"]) for r in rows if r["machine"] == here)
-        return job in known
-
     for seed in map(int, given.seeds.split(",")):
         for backbone in given.backbones.split(","):
             weights = str(given.weights) if backbone == "mobilenet_v2" else "imagenet"
             for strategy in ("probe", "finetune", "export"):
                 job = backbone, strategy, seed
-                if done(job) or (strategy == "export" and given.no_export):
+                known = {(r["backbone"], r["strategy"], r["seed"]) for r in rows}
+                if job in known or (strategy == "export" and given.no_export):
                     continue
                 tuned = given.work / f"{backbone}-finetune-{seed}"
                 if strategy == "export":

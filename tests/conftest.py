@@ -43,6 +43,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLASSES = ("bars", "disc", "square")
 PER_CLASS = 24
 SIDE = 64
+# Files that take minutes: they go first, so that no process waits at the end for one of them.
+LONGEST = ("test_end_to_end", "test_demo", "test_plugins", "test_export", "test_export_whole")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def draw(label: str, seed: int) -> Image.Image:

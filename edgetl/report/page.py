@@ -95,7 +95,7 @@ def _curves(record: RunRecord, history: list[EpochRow]) -> dict[str, Any]:
     if len(rows) > 1:
         metric = record.task.metrics[0]
         probe = next((stage.primary for stage in record.stages if stage.name == "probe"), None)
-        best = max(rows, key=lambda row: record.task.rank(row.metrics, 0.0))
+        kept = [stage.details.get("epoch kept") for stage in record.stages][-1:]
         return {
             "figures": [
                 (curves.loss_svg(rows), _caption("Loss", rows)),
@@ -105,7 +105,7 @@ def _curves(record: RunRecord, history: list[EpochRow]) -> dict[str, Any]:
                 ),
             ],
             "rows": rows,
-            "best": best.epoch,
+            "kept": kept[0] if kept else None,
             "reason": "",
         }
     if rows:
@@ -117,7 +117,7 @@ def _curves(record: RunRecord, history: list[EpochRow]) -> dict[str, Any]:
         )
     else:
         reason = "No curves: no epoch was recorded."
-    return {"figures": [], "rows": rows, "best": None, "reason": reason}
+    return {"figures": [], "rows": rows, "kept": None, "reason": reason}
 
 
 def _caption(what: str, rows: list[EpochRow]) -> str:

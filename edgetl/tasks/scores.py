@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from edgetl.metrics import Interval
@@ -24,6 +25,10 @@ class Metric(NamedTuple):
     gated: float = 0.0  # 0: it is told, and refuses nothing
     rises: bool = False  # whether more is worse
     share: bool = False  # of samples that are right: shown in per cent, with Wilson's interval
+
+    def standard_error(self, value: float, samples: int) -> float:
+        """By how much chance moves a value on so many samples; 0 but for shares: not known."""
+        return math.sqrt(value * (1 - value) / samples) if self.share else 0.0
 
 
 class Score(Record, frozen=True, kw_only=True):

@@ -44,7 +44,7 @@ class Hyperparameters(Strict, frozen=True, kw_only=True):
     weight_decay: float
     smoothing: float
     warmup: float  # share of all steps
-    patience: int  # epochs without a better validation score
+    patience: int  # epochs in a row that are worse on validation
     train_norm: bool  # whether batch normalisation learns statistics
     flip: bool
     seed: int
@@ -76,7 +76,7 @@ class Validation:
 
 
 class Trainer:
-    """State of one training: network, its running average, optimiser, and the best so far."""
+    """State of one training: network, its running average, optimiser, and what is kept."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Trainer:
         self.groups = parameter_groups(self.model, settings)
         self.optimizer = torch.optim.AdamW(self.groups, lr=0.0, fused=True)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.best = copy.deepcopy(self.average)
+        self.kept = copy.deepcopy(self.average)
         self.best_score: tuple[float, float] = (-math.inf, -math.inf)
         self.step = self.epoch = self.stale = 0
         self.history: list[EpochRow] = []
@@ -182,20 +182,21 @@ class Trainer:
             for key in mine.keys() - set(floats):
                 mine[key].copy_(other[key])
 
-    def finish_epoch(self, row: EpochRow) -> None:
-        """Keep the best average; count epochs without progress."""
+    def finish_epoch(self, row: EpochRow, samples: int) -> None:
+        """Keep the latest average that is within a standard error of the best on validation."""
         self.history.append(row)
         score = self.twin.task.rank(row.metrics, row.validation_loss)
-        if score > self.best_score:
-            self.best_score, self.stale = score, 0
-            self.best.load_state_dict(self.average.state_dict())
+        best, _ = self.best_score = max(self.best_score, score)
+        if score[0] >= best - self.twin.task.metrics[0].standard_error(best, samples):
+            self.stale = 0
+            self.kept.load_state_dict(self.average.state_dict())
         else:
             self.stale += 1
         self.epoch += 1
 
     @property
     def done(self) -> bool:
-        """Whether all epochs are over, or nothing got better for `patience` of them."""
+        """Whether all epochs are over, or the last ones, more than `patience`, were not kept."""
         return self.epoch >= self.settings.epochs or self.stale > self.settings.patience
 
     def save(self, path: Path) -> None:
@@ -248,7 +249,7 @@ class Trainer:
                     state[name] = torch.empty_like(parameter).copy_(value)
 
     def _modules(self) -> dict[str, nn.Module]:
-        return {"model": self.model, "average": self.average, "best": self.best}
+        return {"model": self.model, "average": self.average, "kept": self.kept}
 
 
 def quicken_norms(model: nn.Module) -> None:
@@ -310,8 +311,9 @@ def train(
                 validation_loss=validation_loss,
                 images_per_s=rate,
                 seconds=time.perf_counter() - start,
-            )
+            ),
+            len(validation.rows),
         )
         if not trainer.stale:
-            validation.known[trainer.best] = validation.last
+            validation.known[trainer.kept] = validation.last
         checkpoint(trainer)

@@ -256,17 +256,16 @@ def fit_network(
     train(trainer, batches, context.validation, checkpoint=save, bar=context.bar)
     seconds = time.perf_counter() - clock
     context.timings[stage] = seconds
-    rank = dataset.task.rank
-    best = max(trainer.history, key=lambda row: rank(row.metrics, row.validation_loss))
+    kept = trainer.history[-1 - trainer.stale]
     return (
-        trainer.best.to("cpu"),
+        trainer.kept.to("cpu"),
         Stage(
             name=stage,
-            metrics=best.metrics,
-            loss=best.validation_loss,
+            metrics=kept.metrics,
+            loss=kept.validation_loss,
             seconds=seconds,
             details={
-                "best epoch": best.epoch,
+                "epoch kept": kept.epoch,
                 "epochs": settings.epochs,
                 "training size": shown_size(settings.train_size),
                 "batch": settings.batch,

@@ -100,7 +100,7 @@ def run_record(labels: tuple[str, ...] = ("cat", "dog", "eel"), wrong: int = 2) 
             Stage(name="probe", metrics={"accuracy": 0.8, "macro_f1": 0.79}, loss=0.5, seconds=3.0),
             Stage(name="finetune", metrics={"accuracy": 0.9, "macro_f1": 0.89}, loss=0.3,
                   seconds=60.0,
-                  details={"best_epoch": 3}),
+                  details={"epoch kept": 3}),
         ),
         validation=scores(labels, wrong), test=scores(labels, wrong),
     )  # fmt: skip
@@ -163,7 +163,7 @@ def test_whole_run(tmp_path: Path) -> None:
     for text in (
         "pets", "fine-tuned mobilenet_v2", "test accuracy", "1 min 11 s", "beats the probe",
         "never worse than the probe", "probe, 80.0 %", "few photos of eel", "5" * 64, "a" * 64,
-        "research", "2.9.0", "best epoch", "test, n = 30", "lowest F1", ", 93.0 %",
+        "research", "2.9.0", "epoch kept", "test, n = 30", "lowest F1", ", 93.0 %",
     ):  # fmt: skip
         assert text in page.text.replace("\N{NO-BREAK SPACE}", " "), text
     assert page.tags["svg"] == 2
