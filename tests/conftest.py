@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -463,12 +466,62 @@ def _runs(name: str) -> bool:
     return find_engine(recipe.engine).missing(recipe.session) is None
 
 
+class Forks:
+    """Commands as forks of a process that has imported everything: see forkserver.py."""
+
+    def __init__(self) -> None:
+        self.server = subprocess.Popen(
+            [sys.executable, "-P", Path(__file__).with_name("forkserver.py")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, words: list[str], cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+        """One command in a fork; TimeoutExpired where it takes longer than `timeout` seconds."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        with tempfile.TemporaryDirectory() as folder:
+            files = {name: Path(folder) / name for name in ("stdout", "stderr")}
+            for file in files.values():
+                file.touch()
+            request = {"words": words, "folder": str(cwd), "environment": dict(os.environ)}
+            request |= {name: str(file) for name, file in files.items()}
+            print(json.dumps(request), file=self.server.stdin, flush=True)
+            limit = threading.Timer(timeout, os.kill, (int(self.server.stdout.readline()), 9))
+            limit.start()
+            code = int(self.server.stdout.readline())
+            limit.cancel()
+            said = {
+                name: file.read_text("utf-8", "surrogateescape") for name, file in files.items()
+            }
+        if limit.finished.is_set() and code == -signal.SIGKILL:
+            raise subprocess.TimeoutExpired(words, timeout)
+        return subprocess.CompletedProcess(words, code, **said)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    made = Forks()
+    yield made
+    assert made.server.stdin is not None
+    assert made.server.stdout is not None
+    made.server.stdin.close()
+    made.server.stdout.close()
+    made.server.wait()
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command line in a process of its own: `cli("predict", bundle, photo)`."""
+def cli(tmp_path: Path, forks: Forks) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in a process of its own: `cli("predict", bundle, photo)`.
+
+    It is a fork of one that has imported torch and the engines already, but where a test says how
+    to run it: then it is a new one.
+    """
 
     def run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "edgetl", *map(os.fspath, arguments)]
+        words = [os.fspath(a) for a in arguments]
+        if not set(options) - {"cwd", "timeout"}:
+            return forks.run(words, **{"cwd": tmp_path, "timeout": 120} | options)
+        command = [sys.executable, "-m", "edgetl", *words]
         settings = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
         return subprocess.run(command, check=False, **settings | options)
 
