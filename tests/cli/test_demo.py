@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -15,13 +14,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.mark.slow
 def test_the_main_job_end_to_end(cli: Cli, tmp_path: Path) -> None:
-    done = cli(
-        "demo",
-        "--out",
-        str(tmp_path / "demo"),
-        timeout=550,
-        env=os.environ | {"OMP_NUM_THREADS": "2"},
-    )
+    done = cli("demo", "--out", str(tmp_path / "demo"), timeout=550)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "efficientnet_lite0" in lines
